@@ -1,0 +1,203 @@
+"""The vocabulary between protocol and broker: AMQP's methods, and our own forms of the hot ones.
+
+pamqp's classes name every method (`Queue.Declare`, `Basic.Consume`, ...). Those that carry
+messages or settle them are too frequent for that and have their own classes here: `Message` is a
+published message, its content header and body still the bytes that came in; `Settle` is an ack,
+nack or reject. The protocol makes them out of bytes, the broker acts on them, and what the broker
+has to say leaves through an `Outlet`, which turns it into bytes again. Neither side imports the
+other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from pamqp.base import Frame
+from pamqp.commands import Access, Basic, Channel, Confirm, Connection, Exchange, Queue, Tx
+
+__all__ = [
+    "ACK",
+    "DISCARD",
+    "REQUEUE",
+    "Access",
+    "Arguments",
+    "Basic",
+    "Channel",
+    "Confirm",
+    "Connection",
+    "Exchange",
+    "Field",
+    "Frame",
+    "Message",
+    "MethodCommand",
+    "Outlet",
+    "Queue",
+    "Settle",
+    "Target",
+    "Tx",
+]
+
+Field = tuple[str, Any]
+"""A value of a field table with the type octet it came with: `("I", 5)`, `("S", "text")`.
+
+| octet | Python value | octet | Python value |
+|---|---|---|---|
+| t | bool | S | str (not UTF-8: surrogate escapes) |
+| b B s u I i l L | int | A | list of Field |
+| f d | float | F | dict of str to Field |
+| D | (scale, unscaled) | V | None |
+| T | int, seconds | x | bytes |
+"""
+
+Arguments = dict[str, Field]
+"""A decoded field table."""
+
+ACK: Final = 0
+REQUEUE: Final = 1
+DISCARD: Final = 2
+
+
+class Target:
+    """Where a basic.publish goes: exchange, routing key and flags, parsed once for many messages.
+
+    A channel usually publishes with the same few method payloads again and again, so the reader
+    keeps the parsed form, and the broker keeps on it (`route`, `route_version`) what it found out:
+    the permission, and the queues that these bindings lead to.
+    """
+
+    __slots__ = (
+        "envelope",
+        "exchange",
+        "immediate",
+        "mandatory",
+        "route",
+        "route_version",
+        "routing_key",
+    )
+
+    def __init__(
+        self, exchange: str, routing_key: str, envelope: bytes, mandatory: bool, immediate: bool
+    ) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.envelope = envelope
+        """Exchange and routing key as the two short strings that came, and go out again."""
+        self.mandatory = mandatory
+        self.immediate = immediate
+        self.route: Any = None
+        self.route_version = -1
+
+
+class Message:
+    """A published message: raw bytes, and where they are going.
+
+    `properties` is the content header from its property flags on; it and `body` are never changed
+    in place, and go out as they came in. No `__init__`: the reader fills the slots, for speed.
+    """
+
+    __slots__ = (
+        "body",
+        "channel",
+        "message_id",
+        "persistent",
+        "properties",
+        "references",
+        "stored",
+        "target",
+    )
+
+    channel: int
+    target: Target
+    properties: bytes
+    body: bytes
+    persistent: bool
+    """delivery-mode 2; set by the reader."""
+    message_id: int
+    references: int
+    stored: bool
+
+    @property
+    def envelope(self) -> bytes:
+        """Exchange and routing key, each as a short string."""
+        return self.target.envelope
+
+
+def make_message(
+    channel: int, target: Target, properties: bytes, body: bytes, persistent: bool
+) -> Message:
+    """A message with its storage slots in their first state."""
+    message = Message()
+    message.channel = channel
+    message.target = target
+    message.properties = properties
+    message.body = body
+    message.persistent = persistent
+    message.message_id = 0
+    message.references = 0
+    message.stored = False
+    return message
+
+
+class Settle:
+    """basic.ack, basic.nack or basic.reject: `outcome` is ACK, REQUEUE or DISCARD."""
+
+    __slots__ = ("channel", "delivery_tag", "method", "multiple", "outcome")
+
+    def __init__(
+        self, channel: int, delivery_tag: int, multiple: bool, outcome: int, method: tuple[int, int]
+    ) -> None:
+        self.channel = channel
+        self.delivery_tag = delivery_tag
+        self.multiple = multiple
+        self.outcome = outcome
+        self.method = method
+        """Class and method id, for the error that an unknown delivery tag raises."""
+
+
+class MethodCommand:
+    """Any other method, with the channel it came on and its arguments table still typed."""
+
+    __slots__ = ("arguments", "channel", "method")
+
+    def __init__(self, channel: int, method: Frame, arguments: Arguments) -> None:
+        self.channel = channel
+        self.method = method
+        self.arguments = arguments
+
+
+class Outlet(Protocol):
+    """What a channel of the broker says to its peer. Implemented by the protocol, per channel.
+
+    Everything said through one outlet reaches the peer in the order in which it was said.
+    """
+
+    congested: bool
+    """True while more than `unsent_bytes_max` wait for the peer to read: deliver nothing more."""
+
+    def method(self, method: Frame) -> None:
+        """Send a method without content."""
+
+    def deliver(
+        self, consumer_prefix: bytes, delivery_tag: int, redelivered: bool, message: Message
+    ) -> None:
+        """Send basic.deliver; `consumer_prefix` comes from `consumer_prefix()`."""
+
+    def get_ok(
+        self, delivery_tag: int, redelivered: bool, message_count: int, message: Message
+    ) -> None:
+        """Send basic.get-ok."""
+
+    def returned(self, code: int, text: str, message: Message) -> None:
+        """Send basic.return with the whole message."""
+
+    def confirm(self, publish_number: int, multiple: bool) -> None:
+        """Send basic.ack for what was published."""
+
+    def refuse(self, publish_number: int, multiple: bool) -> None:
+        """Send basic.nack for what was published."""
+
+    def hold(self) -> object:
+        """Keep everything said from here on back until the returned mark is released."""
+
+    def release(self, mark: object) -> None:
+        """Let out what was held behind `mark`, up to the next mark still held."""

@@ -1,0 +1,84 @@
+"""Every setting and every limit of the broker: its unit, its default, once.
+
+`Limits` is what a peer can reach: each entry has a test that reaches it. `Config` is what the
+process as a whole is told. Flags win over the environment, the environment over the file; the
+command line (`amqpd.cli`) puts them together.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct, field
+
+Compat = Literal["3.13", "4.2", "4.3"]
+Durability = Literal["full", "normal"]
+
+SERVER_VERSIONS: Final[dict[str, str]] = {"3.13": "3.13.7", "4.2": "4.2.1", "4.3": "4.3.0"}
+"""What server-properties say, since clients branch on it; `information` tells the truth."""
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What any one peer can make the broker hold or do."""
+
+    channel_max: int = 2047
+    """Channels open at once on a connection; 0 is no limit (rabbit: channel_max)."""
+    frame_bytes_max: int = 131072
+    """Largest frame, header and end octet included; 0 is no limit (rabbit: frame_max)."""
+    frame_bytes_min: int = 4096
+    """Smallest frame_max that a client may ask for, and the largest frame before it logged in."""
+    heartbeat_s: int = 60
+    """Heartbeat interval offered in connection.tune; 0 is none."""
+    handshake_timeout_s: float = 10.0
+    """From the first byte to connection.open."""
+    message_bytes_max: int = 128 * MIB
+    """Largest message body (rabbit: max_message_size; 16 MiB in the 4.x profiles)."""
+    content_bytes_max: int = 512 * MIB
+    """Body size above which a content header is refused at once."""
+    table_depth_max: int = 64
+    """Nesting of tables and arrays within a field table."""
+    unsent_bytes_max: int = 1 * MIB
+    """Bytes waiting for one peer to read before deliveries to it pause."""
+    connections_max: int = 65536
+    """Connections of the whole broker; further ones are refused in connection.open."""
+    consumers_per_channel_max: int = 0
+    """Consumers on one channel; 0 is no limit (rabbit: consumer_max_per_channel)."""
+    publish_targets_max: int = 1024
+    """Different publish methods of a connection that are kept parsed."""
+    route_cache_max: int = 16384
+    """Routing results kept per virtual host."""
+    unwritten_bytes_max: int = 64 * MIB
+    """Bytes waiting for the journal before publishers are read from no further."""
+    held_bytes_max: int = 16 * MIB
+    """Bytes of replies held for the journal on one connection before it is read no further."""
+    authentication_failure_delay_s: float = 3.0
+    """Pause before a connection with bad credentials is dropped without a close frame."""
+    closing_timeout_s: float = 30.0
+    """Longest wait for close-ok after the broker closed a connection."""
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the process is told by flags, environment and file."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:5672",)
+    tls_listen: tuple[str, ...] = ()
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    """Certificate authorities for clients' certificates; asked for when set."""
+    management: str = "off"
+    data_dir: str | None = None
+    in_memory: bool = False
+    definitions: str | None = None
+    compat: Compat = "3.13"
+    durability: Durability = "full"
+    ready_file: str | None = None
+    default_user: str = "guest"
+    default_pass: str = "guest"
+    default_vhost: str = "/"
+    loopback_users: tuple[str, ...] = ("guest",)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    limits: Limits = field(default_factory=Limits)

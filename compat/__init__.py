@@ -1,0 +1,1 @@
+"""Clients' own test suites, run against a broker; see harness.py."""

@@ -1,0 +1,538 @@
+"""What every compat suite shares: options, a fresh broker, processes with a bound, the verdict.
+
+A suite is a folder `compat/<suite>/` with
+
+- `run.py`: obtains the client's tests from its registry, runs them, returns one `Result` per test;
+- `expected.json`: names of the tests that pass on RabbitMQ (written by `--write-expected`, with
+  `--broker rabbitmq`), and the seconds they took there. One that does not run is a failure: a
+  test process that dies half-way must not look green;
+- `known.toml`: tests that may fail, each named with its reason:
+
+      [[known]]
+      test = "TestSomething/with_a_part"   # exact, or a shell pattern
+      needs = "management"                 # management | rabbitmqctl | feature | broker | timing
+      reason = "drops its own connection through the management API"
+      skip = true                          # optional: the runner leaves it out altogether
+
+`run.py` is, in full:
+
+      import sys
+      from pathlib import Path
+
+      sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+      from compat import harness
+
+
+      def run(ctx: harness.Context) -> list[harness.Result]:
+          ...
+
+
+      if __name__ == "__main__":
+          sys.exit(harness.main(Path(__file__).parent, run))
+
+Exit codes: 0 all that has to pass passed, 1 not so, 77 a toolchain is missing (with the reason).
+Each suite folder and this one hold an `__init__.py`, so that type checkers tell the runners apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import enum
+import fnmatch
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.parse
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EXIT_SKIPPED = 77
+BROKER_START_SECONDS = 60.0
+BROKER_STOP_SECONDS = 20.0
+
+
+class Unavailable(Exception):
+    """A toolchain the suite needs is not on this machine: the suite is skipped, saying so."""
+
+
+class SuiteError(Exception):
+    """The suite could not be run at all (no client, no build, no broker): a failure."""
+
+
+class Outcome(enum.StrEnum):
+    """What a test did."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One test of a suite."""
+
+    name: str
+    outcome: Outcome
+    detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """A test, or a pattern of tests, that may fail, and why."""
+
+    test: str
+    needs: str
+    reason: str
+    skip: bool = False
+
+    def matches(self, name: str) -> bool:
+        """Exact first, since test names may hold the letters of a shell pattern."""
+        return self.test == name or fnmatch.fnmatchcase(name, self.test)
+
+
+def load_known(suite_dir: Path) -> list[Known]:
+    """The suite's known.toml; none is an empty list."""
+    path = suite_dir / "known.toml"
+    if not path.exists():
+        return []
+    entries = tomllib.loads(path.read_text())["known"]
+    return [Known(e["test"], e["needs"], e["reason"], bool(e.get("skip", False))) for e in entries]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What RabbitMQ passed, and in how many seconds."""
+
+    passed: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def load_expected(suite_dir: Path) -> Expected:
+    """The suite's expected.json; none means that nothing is missed."""
+    path = suite_dir / "expected.json"
+    if not path.exists():
+        return Expected()
+    data = json.loads(path.read_text())
+    return Expected(tuple(data["passed"]), float(data["seconds"]))
+
+
+@dataclass
+class Report:
+    """A suite's results held against what RabbitMQ passes and what is known."""
+
+    suite: str
+    results: list[Result]
+    known: list[Known] = field(default_factory=list)
+    expected: Expected = field(default_factory=Expected)
+    seconds: float = 0.0
+
+    def known_for(self, name: str) -> Known | None:
+        """The entry that excuses this test, if one does."""
+        return next((k for k in self.known if k.matches(name)), None)
+
+    def with_outcome(self, outcome: Outcome) -> list[Result]:
+        """The results of one kind."""
+        return [r for r in self.results if r.outcome is outcome]
+
+    @property
+    def passed(self) -> list[Result]:
+        """Tests that passed, known or not."""
+        return self.with_outcome(Outcome.PASS)
+
+    @property
+    def failed(self) -> list[Result]:
+        """Failures that nothing excuses: failed, skipped or missing where RabbitMQ passes."""
+        must_pass = set(self.expected.passed)
+        bad = [
+            r
+            for r in self.results
+            if r.outcome is Outcome.FAIL or (r.outcome is Outcome.SKIP and r.name in must_pass)
+        ]
+        ran = {r.name for r in self.results}
+        bad += [
+            Result(n, Outcome.FAIL, "did not run") for n in self.expected.passed if n not in ran
+        ]
+        return [r for r in bad if self.known_for(r.name) is None]
+
+    @property
+    def excused(self) -> list[tuple[Result, Known]]:
+        """Tests that did not pass, or did not run, and are named as known."""
+        ran = {r.name for r in self.results}
+        missing = [
+            Result(n, Outcome.SKIP, "did not run") for n in self.expected.passed if n not in ran
+        ]
+        pairs = [
+            (r, self.known_for(r.name))
+            for r in [*self.results, *missing]
+            if r.outcome is not Outcome.PASS
+        ]
+        return [(r, k) for r, k in pairs if k is not None]
+
+    @property
+    def skipped(self) -> int:
+        """Skips that RabbitMQ has too, and the known ones."""
+        names = {r.name for r in self.with_outcome(Outcome.SKIP)}
+        names |= {r.name for r, _ in self.excused}
+        return len(names - {r.name for r in self.failed})
+
+    @property
+    def ok(self) -> bool:
+        """True when something ran, and all that has to pass passed."""
+        return bool(self.passed) and not self.failed
+
+    @property
+    def summary(self) -> str:
+        """The closing line that test runners and CI read."""
+        return f"{len(self.passed)} passed, {len(self.failed)} failed, {self.skipped} skipped"
+
+    def print(self) -> None:
+        """Every failure with its last words, every excuse by name, then the summary."""
+        for result, known in self.excused:
+            print(f"known: {result.name}: {known.needs}: {known.reason}")
+        for result in self.failed:
+            print(f"FAILED: {result.name}")
+            for line in result.detail.strip().splitlines()[-15:]:
+                print(f"    {line}")
+        if not self.results:
+            print(f"{self.suite}: no test ran")
+        print(f"{self.suite}: {self.seconds:.0f} s")
+        print(self.summary, flush=True)
+
+    def as_json(self) -> dict[str, object]:
+        """For --json and the matrix."""
+        return {
+            "suite": self.suite,
+            "ok": self.ok,
+            "passed": len(self.passed),
+            "failed": len(self.failed),
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 1),
+            "failures": [{"test": r.name, "detail": r.detail[-2000:]} for r in self.failed],
+            "known": [
+                {"test": r.name, "needs": k.needs, "reason": k.reason} for r, k in self.excused
+            ],
+        }
+
+
+# --- processes -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished command; `code` is None when it was stopped at its time limit."""
+
+    code: int | None
+    output: str
+    seconds: float
+
+    @property
+    def tail(self) -> str:
+        """The last lines, for a message."""
+        return "\n".join(self.output.splitlines()[-25:])
+
+
+def stop_group(process: subprocess.Popen[bytes], grace: float = 5.0) -> None:
+    """End a process that was started with its own session, and all its children."""
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sig)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+
+
+def command(
+    argv: Sequence[str | Path],
+    *,
+    timeout: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    stdin: bytes | None = None,
+) -> Completed:
+    """Run a command in its own process group; stdout and stderr together, kept in `log` if given.
+
+    `env` is added to this process's environment. Output goes through a file, so that a hanging
+    grandchild that holds the pipe open can't hold us.
+    """
+    begun = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(open(log, "w+b") if log else tempfile.TemporaryFile())
+        given = stack.enter_context(tempfile.TemporaryFile())
+        given.write(stdin or b"")
+        given.seek(0)
+        process = subprocess.Popen(
+            [str(a) for a in argv],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=given,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        code: int | None
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            stop_group(process)
+        out.seek(0)
+        text = out.read().decode("utf-8", "replace")
+    return Completed(code, text, time.monotonic() - begun)
+
+
+def need(program: str) -> str:
+    """The path of a program, or `Unavailable`."""
+    found = shutil.which(program)
+    if found is None:
+        raise Unavailable(f"{program} is not installed")
+    return found
+
+
+def must(done: Completed, what: str) -> Completed:
+    """The same command, or `SuiteError` with its last words."""
+    if done.code != 0:
+        how = "timed out" if done.code is None else f"exit code {done.code}"
+        raise SuiteError(f"{what}: {how}\n{done.tail}")
+    return done
+
+
+def junit_results(path: Path) -> list[Result]:
+    """Results of a JUnit XML file as pytest writes it; names are `module::Class::test`."""
+    if not path.exists():
+        return []
+    results = []
+    for case in ET.parse(path).iter("testcase"):
+        where = case.get("classname", "").replace(".", "::")
+        outcome, detail = Outcome.PASS, ""
+        for child in case:
+            if child.tag in ("failure", "error"):
+                outcome, detail = Outcome.FAIL, child.text or child.get("message", "")
+            elif child.tag == "skipped" and outcome is Outcome.PASS:
+                outcome, detail = Outcome.SKIP, child.get("message", "")
+        seconds = float(case.get("time", "0"))
+        results.append(Result(f"{where}::{case.get('name', '')}", outcome, detail, seconds))
+    return results
+
+
+# --- brokers ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where a broker listens. `addresses` is the ready file's JSON, for TLS and the like."""
+
+    url: str
+    addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    management_url: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    """What rabbitmqctl needs to find it, when it is RabbitMQ."""
+
+    @property
+    def host(self) -> str:
+        """The host to dial."""
+        return urllib.parse.urlsplit(self.url).hostname or "127.0.0.1"
+
+    @property
+    def port(self) -> int:
+        """The port to dial."""
+        return urllib.parse.urlsplit(self.url).port or 5672
+
+    @property
+    def user(self) -> str:
+        """The account."""
+        return urllib.parse.unquote(urllib.parse.urlsplit(self.url).username or "guest")
+
+    @property
+    def password(self) -> str:
+        """Its password."""
+        return urllib.parse.unquote(urllib.parse.urlsplit(self.url).password or "guest")
+
+    @property
+    def vhost(self) -> str:
+        """The virtual host, `/` unless the URL names one."""
+        return urllib.parse.unquote(urllib.parse.urlsplit(self.url).path[1:]) or "/"
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def amqpd(work_dir: Path, argv: Sequence[str] = (), extra: Sequence[str] = ()) -> Iterator[Broker]:
+    """A fresh amqpd on a free port with an empty data directory; stopped by SIGTERM.
+
+    `argv` replaces `python -m amqpd` (an installed or compiled one); `extra` goes after `serve`.
+    """
+    home = Path(tempfile.mkdtemp(prefix="amqpd-", dir=work_dir))
+    ready, log = home / "ready.json", home / "broker.log"
+    env = dict(os.environ)
+    if not argv:
+        argv = [sys.executable, "-m", "amqpd"]
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    line = [*argv, "serve", "--listen", "127.0.0.1:0", "--data-dir", str(home / "data")]
+    line += ["--ready-file", str(ready), *extra]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            line,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        addresses = _await_ready(process, ready, log)
+        yield Broker(f"amqp://guest:guest@{addresses['amqp'][0]}/", addresses)
+        if process.poll() is not None:
+            raise SuiteError(f"amqpd died during the suite, exit code {process.returncode}\n")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(BROKER_STOP_SECONDS)
+        stop_group(process)
+        tail = log.read_text(errors="replace").splitlines()[-20:]
+        if process.returncode != 0:
+            print(f"amqpd ended with exit code {process.returncode}:", *tail, sep="\n  ")
+
+
+def _await_ready(
+    process: subprocess.Popen[bytes], ready: Path, log: Path
+) -> dict[str, Sequence[str]]:
+    """The ready file's JSON once it is whole."""
+    deadline = time.monotonic() + BROKER_START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError, ValueError):
+            addresses: dict[str, Sequence[str]] = json.loads(ready.read_text())
+            return addresses
+        time.sleep(0.05)
+    raise SuiteError("amqpd did not start\n" + log.read_text(errors="replace")[-2000:])
+
+
+# --- the program -----------------------------------------------------------------------------
+
+
+@dataclass
+class Context:
+    """What a suite's `run` gets."""
+
+    broker: Broker
+    work_dir: Path
+    suite_dir: Path
+    known: list[Known]
+    timeout: float
+    fresh: Callable[..., contextlib.AbstractContextManager[Broker]]
+    """`with ctx.fresh() as broker:` another empty broker of the same kind, for suites in parts
+    (`ctx.fresh(["--tls-listen", ...])` adds options to an amqpd). With --amqp-url it is that one."""
+    only: Sequence[str] = ()
+    """Tests named on the command line, for a look at one; empty means all."""
+
+    @property
+    def url(self) -> str:
+        """The broker's AMQP URL."""
+        return self.broker.url
+
+    @property
+    def left_out(self) -> list[Known]:
+        """Known tests that are not to be run at all."""
+        return [k for k in self.known if k.skip]
+
+
+def _parser(suite: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"compat/{suite}/run.py")
+    parser.add_argument("--amqp-url", help="a broker that runs already; default: start one")
+    parser.add_argument("--management-url", help="its HTTP API, if it has one")
+    parser.add_argument(
+        "--broker",
+        choices=("amqpd", "rabbitmq", "rabbitmq-management"),
+        default="amqpd",
+        help="which broker to start without --amqp-url (rabbitmq: the installed package)",
+    )
+    parser.add_argument("--amqpd", default="", help="command instead of `python -m amqpd`")
+    parser.add_argument("--work-dir", type=Path, help="kept; default: a temporary directory")
+    parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for the tests")
+    parser.add_argument("--json", type=Path, help="write the report there")
+    parser.add_argument("--write-expected", action="store_true", help="rewrite expected.json")
+    parser.add_argument("--only", action="append", default=[], metavar="TEST", help="just these")
+    return parser
+
+
+def _fresh(
+    args: argparse.Namespace, work_dir: Path
+) -> Callable[..., contextlib.AbstractContextManager[Broker]]:
+    """How to come by an empty broker under these options."""
+
+    def fresh(extra: Sequence[str] = ()) -> contextlib.AbstractContextManager[Broker]:
+        if args.amqp_url:
+            return contextlib.nullcontext(Broker(args.amqp_url, management_url=args.management_url))
+        if args.broker == "amqpd":
+            return amqpd(work_dir, shlex.split(args.amqpd), extra)
+        from compat import rabbitmq_server
+
+        return rabbitmq_server.server(work_dir, management=args.broker.endswith("management"))
+
+    return fresh
+
+
+def write_expected(path: Path, results: Iterable[Result], seconds: float) -> None:
+    """Keep what passed, sorted, so that a newer client shows as a readable difference."""
+    names = sorted({r.name for r in results if r.outcome is Outcome.PASS})
+    path.write_text(json.dumps({"seconds": round(seconds), "passed": names}, indent=1) + "\n")
+
+
+def main(
+    suite_dir: Path, run: Callable[[Context], list[Result]], argv: Sequence[str] | None = None
+) -> int:
+    """Run one suite from the command line; the exit code."""
+    suite_dir = suite_dir.resolve()
+    args = _parser(suite_dir.name).parse_args(argv)
+    known, expected = load_known(suite_dir), load_expected(suite_dir)
+    with contextlib.ExitStack() as stack:
+        if args.work_dir:
+            work_dir = args.work_dir.resolve()
+            work_dir.mkdir(parents=True, exist_ok=True)
+        else:
+            work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compat-")))
+        fresh = _fresh(args, work_dir)
+        try:
+            with fresh() as broker:
+                begun = time.monotonic()
+                ctx = Context(
+                    broker, work_dir, suite_dir, known, args.timeout, fresh, tuple(args.only)
+                )
+                results = run(ctx)
+                seconds = time.monotonic() - begun
+        except Unavailable as reason:
+            print(f"{suite_dir.name}: skipped: {reason}")
+            if args.json:
+                body = {"suite": suite_dir.name, "ok": True, "skipped_because": str(reason)}
+                args.json.write_text(json.dumps(body, indent=1))
+            return EXIT_SKIPPED
+        except SuiteError as reason:
+            print(f"{suite_dir.name}: could not be run: {reason}")
+            results, seconds = [Result("suite", Outcome.FAIL, str(reason))], 0.0
+    if args.write_expected:
+        write_expected(suite_dir / "expected.json", results, seconds)
+        expected = load_expected(suite_dir)
+    report = Report(suite_dir.name, results, known, Expected() if args.only else expected, seconds)
+    report.print()
+    if args.json:
+        args.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    return 0 if report.ok else 1
