@@ -10,10 +10,10 @@ other.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from pamqp.base import Frame
-from pamqp.commands import Access, Basic, Channel, Confirm, Connection, Exchange, Queue, Tx
+from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue, Tx
 
 __all__ = [
     "ACK",
@@ -31,11 +31,55 @@ __all__ = [
     "Message",
     "MethodCommand",
     "Outlet",
+    "Oversized",
     "Queue",
     "Settle",
     "Target",
     "Tx",
 ]
+
+class Access:
+    """The class of 0-8 that pamqp leaves out; old clients still ask, and RabbitMQ still grants."""
+
+    class Request(Frame):
+        """Ask for an access ticket."""
+
+        __slots__: ClassVar[list[str]] = [
+            "realm", "exclusive", "passive", "active", "write", "read",
+        ]
+        frame_id: ClassVar[int] = 10
+        index: ClassVar[int] = 0x001E000A
+        name: ClassVar[str] = "Access.Request"
+        synchronous: ClassVar[bool] = True
+        valid_responses: ClassVar[list[str]] = ["Access.RequestOk"]
+
+        _realm = "shortstr"
+        _exclusive = "bit"
+        _passive = "bit"
+        _active = "bit"
+        _write = "bit"
+        _read = "bit"
+
+        realm: str
+        exclusive: bool
+        passive: bool
+        active: bool
+        write: bool
+        read: bool
+
+    class RequestOk(Frame):
+        """Grant it."""
+
+        __slots__: ClassVar[list[str]] = ["ticket"]
+        frame_id: ClassVar[int] = 11
+        index: ClassVar[int] = 0x001E000B
+        name: ClassVar[str] = "Access.RequestOk"
+
+        _ticket = "short"
+
+        def __init__(self, ticket: int = 1) -> None:
+            self.ticket = ticket
+
 
 Field = tuple[str, Any]
 """A value of a field table with the type octet it came with: `("I", 5)`, `("S", "text")`.
@@ -102,6 +146,7 @@ class Message:
         "persistent",
         "properties",
         "references",
+        "special",
         "stored",
         "target",
     )
@@ -112,6 +157,8 @@ class Message:
     body: bytes
     persistent: bool
     """delivery-mode 2; set by the reader."""
+    special: bool
+    """Has headers, reply-to, expiration or user-id, for which the broker has rules."""
     message_id: int
     references: int
     stored: bool
@@ -123,7 +170,7 @@ class Message:
 
 
 def make_message(
-    channel: int, target: Target, properties: bytes, body: bytes, persistent: bool
+    channel: int, target: Target, properties: bytes, body: bytes, persistent: bool, special: bool
 ) -> Message:
     """A message with its storage slots in their first state."""
     message = Message()
@@ -132,10 +179,22 @@ def make_message(
     message.properties = properties
     message.body = body
     message.persistent = persistent
+    message.special = special
     message.message_id = 0
     message.references = 0
     message.stored = False
     return message
+
+
+class Oversized:
+    """A publish whose body was larger than this broker takes; the body was not kept."""
+
+    __slots__ = ("body_size", "channel", "target")
+
+    def __init__(self, channel: int, target: Target, body_size: int) -> None:
+        self.channel = channel
+        self.target = target
+        self.body_size = body_size
 
 
 class Settle:

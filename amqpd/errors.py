@@ -92,8 +92,11 @@ def amqp_error(
 
 
 def cut(text: str) -> str:
-    """`text` as a short string can carry it: at most 255 octets, `...` where it was cut."""
-    if len(text) <= REPLY_TEXT_CHARACTERS_MAX and len(text.encode()) <= REPLY_TEXT_CHARACTERS_MAX:
+    """`text` as a short string can carry it: at most 255 octets, `...` where it was cut.
+
+    Names may hold octets that are not UTF-8, as surrogate escapes.
+    """
+    encoded = text.encode("utf-8", "surrogateescape")
+    if len(encoded) <= REPLY_TEXT_CHARACTERS_MAX:
         return text
-    encoded = text.encode()[: REPLY_TEXT_CHARACTERS_MAX - 3]
-    return encoded.decode(errors="ignore") + "..."
+    return encoded[: REPLY_TEXT_CHARACTERS_MAX - 3].decode("utf-8", "ignore") + "..."

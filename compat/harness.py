@@ -56,9 +56,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 EXIT_SKIPPED = 77
+DID_NOT_RUN = "did not run"
 BROKER_START_SECONDS = 60.0
 BROKER_STOP_SECONDS = 20.0
 
@@ -108,7 +110,7 @@ def load_known(suite_dir: Path) -> list[Known]:
     path = suite_dir / "known.toml"
     if not path.exists():
         return []
-    entries = tomllib.loads(path.read_text())["known"]
+    entries = tomllib.loads(path.read_text()).get("known", [])
     return [Known(e["test"], e["needs"], e["reason"], bool(e.get("skip", False))) for e in entries]
 
 
@@ -162,9 +164,7 @@ class Report:
             if r.outcome is Outcome.FAIL or (r.outcome is Outcome.SKIP and r.name in must_pass)
         ]
         ran = {r.name for r in self.results}
-        bad += [
-            Result(n, Outcome.FAIL, "did not run") for n in self.expected.passed if n not in ran
-        ]
+        bad += [Result(n, Outcome.FAIL, DID_NOT_RUN) for n in self.expected.passed if n not in ran]
         return [r for r in bad if self.known_for(r.name) is None]
 
     @property
@@ -172,7 +172,7 @@ class Report:
         """Tests that did not pass, or did not run, and are named as known."""
         ran = {r.name for r in self.results}
         missing = [
-            Result(n, Outcome.SKIP, "did not run") for n in self.expected.passed if n not in ran
+            Result(n, Outcome.SKIP, DID_NOT_RUN) for n in self.expected.passed if n not in ran
         ]
         pairs = [
             (r, self.known_for(r.name))
@@ -202,10 +202,14 @@ class Report:
         """Every failure with its last words, every excuse by name, then the summary."""
         for result, known in self.excused:
             print(f"known: {result.name}: {known.needs}: {known.reason}")
+        missing = [result.name for result in self.failed if result.detail == DID_NOT_RUN]
+        if missing:
+            print(f"FAILED: {len(missing)} did not run: {', '.join(missing)}")
         for result in self.failed:
-            print(f"FAILED: {result.name}")
-            for line in result.detail.strip().splitlines()[-15:]:
-                print(f"    {line}")
+            if result.name not in missing:
+                print(f"FAILED: {result.name}")
+                for line in result.detail.strip().splitlines()[-15:]:
+                    print(f"    {line}")
         if not self.results:
             print(f"{self.suite}: no test ran")
         print(f"{self.suite}: {self.seconds:.0f} s")
@@ -269,7 +273,10 @@ def command(
     """
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
-        out = stack.enter_context(open(log, "w+b") if log else tempfile.TemporaryFile())
+        if log:
+            out: IO[bytes] = stack.enter_context(log.open("w+b"))
+        else:
+            out = stack.enter_context(tempfile.TemporaryFile())
         given = stack.enter_context(tempfile.TemporaryFile())
         given.write(stdin or b"")
         given.seek(0)
@@ -310,6 +317,12 @@ def must(done: Completed, what: str) -> Completed:
     return done
 
 
+def json_in(done: Completed) -> dict[str, Any]:
+    """The first JSON object a command printed, whatever it said before or after it."""
+    found, _ = json.JSONDecoder().raw_decode(done.output[done.output.index("{") :])
+    return dict(found)
+
+
 def junit_results(path: Path) -> list[Result]:
     """Results of a JUnit XML file as pytest writes it; names are `module::Class::test`."""
     if not path.exists():
@@ -320,7 +333,7 @@ def junit_results(path: Path) -> list[Result]:
         outcome, detail = Outcome.PASS, ""
         for child in case:
             if child.tag in ("failure", "error"):
-                outcome, detail = Outcome.FAIL, child.text or child.get("message", "")
+                outcome, detail = Outcome.FAIL, child.text or child.get("message") or ""
             elif child.tag == "skipped" and outcome is Outcome.PASS:
                 outcome, detail = Outcome.SKIP, child.get("message", "")
         seconds = float(case.get("time", "0"))
@@ -399,7 +412,12 @@ def amqpd(work_dir: Path, argv: Sequence[str] = (), extra: Sequence[str] = ()) -
         )
     try:
         addresses = _await_ready(process, ready, log)
-        yield Broker(f"amqp://guest:guest@{addresses['amqp'][0]}/", addresses)
+        api = addresses.get("management")
+        yield Broker(
+            f"amqp://guest:guest@{addresses['amqp'][0]}/",
+            addresses,
+            f"http://{api[0]}" if api else None,
+        )
         if process.poll() is not None:
             raise SuiteError(f"amqpd died during the suite, exit code {process.returncode}\n")
     finally:
@@ -440,7 +458,7 @@ class Context:
     timeout: float
     fresh: Callable[..., contextlib.AbstractContextManager[Broker]]
     """`with ctx.fresh() as broker:` another empty broker of the same kind, for suites in parts
-    (`ctx.fresh(["--tls-listen", ...])` adds options to an amqpd). With --amqp-url it is that one."""
+    (`ctx.fresh(["--tls-listen", ...])` adds options to an amqpd). With --amqp-url: that one."""
     only: Sequence[str] = ()
     """Tests named on the command line, for a look at one; empty means all."""
 
@@ -451,8 +469,9 @@ class Context:
 
     @property
     def left_out(self) -> list[Known]:
-        """Known tests that are not to be run at all."""
-        return [k for k in self.known if k.skip]
+        """Known tests that are not to be run at all; with an HTTP API, those that need it are."""
+        has_api = self.broker.management_url is not None
+        return [k for k in self.known if k.skip and not (k.needs == "management" and has_api)]
 
 
 def _parser(suite: str) -> argparse.ArgumentParser:
@@ -501,6 +520,7 @@ def main(
     suite_dir: Path, run: Callable[[Context], list[Result]], argv: Sequence[str] | None = None
 ) -> int:
     """Run one suite from the command line; the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stop the broker too
     suite_dir = suite_dir.resolve()
     args = _parser(suite_dir.name).parse_args(argv)
     known, expected = load_known(suite_dir), load_expected(suite_dir)
@@ -511,6 +531,8 @@ def main(
         else:
             work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compat-")))
         fresh = _fresh(args, work_dir)
+        results: list[Result] = []
+        seconds = 0.0
         try:
             with fresh() as broker:
                 begun = time.monotonic()
@@ -526,8 +548,7 @@ def main(
                 args.json.write_text(json.dumps(body, indent=1))
             return EXIT_SKIPPED
         except SuiteError as reason:
-            print(f"{suite_dir.name}: could not be run: {reason}")
-            results, seconds = [Result("suite", Outcome.FAIL, str(reason))], 0.0
+            results = [*results, Result("the run itself", Outcome.FAIL, str(reason))]
     if args.write_expected:
         write_expected(suite_dir / "expected.json", results, seconds)
         expected = load_expected(suite_dir)

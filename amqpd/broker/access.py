@@ -1,0 +1,376 @@
+"""Who may log in, which virtual hosts they may enter, and what they may touch there.
+
+Rules, as RabbitMQ's internal backend has them:
+
+- A permission is a regular expression on the resource's name, found anywhere in it (unanchored).
+  An empty one matches nothing. The default exchange is looked up as `amq.default`.
+- Without a permission in a virtual host a user does not enter it; without a topic permission for
+  an exchange all its routing keys are allowed.
+- In topic permissions `{username}` and `{vhost}` stand for those names, put in as they are, not
+  escaped. RabbitMQ's `{client_id}` is known to MQTT clients only and stays as it is here.
+
+Every changing method returns the entries that make the change durable, none when nothing changed.
+`version` grows with every change, for those who keep an answer from before.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+from amqpd.broker.definitions import (
+    PermissionRecord,
+    TopicPermissionRecord,
+    UserRecord,
+    drop,
+    encode,
+)
+from amqpd.broker.passwords import check_algorithm, check_hash, check_password
+from amqpd.errors import ACCESS_REFUSED, NOT_ALLOWED, amqp_error
+from amqpd_storage.entries import DropDefinition, PutDefinition
+
+User = UserRecord
+Kind = Literal["configure", "write", "read"]
+TopicKind = Literal["write", "read"]
+Resource = Literal["queue", "exchange"]
+DefinitionEntries = list[PutDefinition | DropDefinition]
+
+GRANTED_CACHE_MAX: Final = 8192
+"""Answers of yes kept by `may`; when full they are all forgotten and found anew."""
+
+
+class _Permission(NamedTuple):
+    record: PermissionRecord
+    configure: re.Pattern[str]
+    write: re.Pattern[str]
+    read: re.Pattern[str]
+
+
+class _TopicPermission(NamedTuple):
+    record: TopicPermissionRecord
+    write: re.Pattern[str]
+    read: re.Pattern[str]
+
+
+class Access:
+    """All users and their permissions."""
+
+    def __init__(
+        self,
+        loopback_users: Iterable[str] = (),
+        granted_cache_max: int = GRANTED_CACHE_MAX,
+    ) -> None:
+        self.loopback_users: Final = frozenset(loopback_users)
+        """Users who may log in from this machine only."""
+        self.version: int = 0
+        self._granted_cache_max: Final = granted_cache_max
+        self._granted: set[tuple[str, str, Kind, str]] = set()
+        self._users: dict[str, User] = {}
+        self._permissions: dict[tuple[str, str], _Permission] = {}
+        self._topic_permissions: dict[tuple[str, str, str], _TopicPermission] = {}
+
+    # Users
+
+    def users(self) -> list[User]:
+        """All users, oldest first."""
+        return list(self._users.values())
+
+    def user(self, name: str) -> User | None:
+        """The user of that name."""
+        return self._users.get(name)
+
+    def put_user(
+        self, name: str, password_hash: str, hashing_algorithm: str, tags: Iterable[str] = ()
+    ) -> DefinitionEntries:
+        """Create or change a user. Raises ValueError for a hash that could never match."""
+        return self._put_user(UserRecord(name, password_hash, hashing_algorithm, tuple(tags)))
+
+    def delete_user(self, name: str) -> DefinitionEntries:
+        """Delete a user with all permissions; no entries if there is none of that name."""
+        user = self._users.pop(name, None)
+        if user is None:
+            return []
+        self._changed()
+        permissions = [key for key in self._permissions if key[0] == name]
+        topics = [key for key in self._topic_permissions if key[0] == name]
+        return [*self._drop_permissions(permissions, topics), drop(user)]
+
+    def authenticate(self, name: str, password: bytes) -> User | None:
+        """The user, if the password is theirs."""
+        user = self._users.get(name)
+        if user is None:
+            return None
+        right = check_password(password, user.password_hash, user.hashing_algorithm)
+        return user if right else None
+
+    def login_allowed(self, user: str, peer_is_loopback: bool) -> bool:
+        """Whether the user may log in from where they are."""
+        return peer_is_loopback or user not in self.loopback_users
+
+    # Permissions
+
+    def permissions(self) -> list[PermissionRecord]:
+        """All permissions, oldest first."""
+        return [permission.record for permission in self._permissions.values()]
+
+    def put_permission(
+        self, user: str, vhost: str, configure: str, write: str, read: str
+    ) -> DefinitionEntries:
+        """Let the user enter the virtual host with these rights, in place of those before.
+
+        Raises ValueError for an invalid regular expression, LookupError for an unknown user.
+        """
+        self._require_user(user)
+        return self._put_permission(PermissionRecord(user, vhost, configure, write, read))
+
+    def delete_permission(self, user: str, vhost: str) -> DefinitionEntries:
+        """Let the user no longer enter; topic permissions stay, as in RabbitMQ."""
+        if (user, vhost) not in self._permissions:
+            return []
+        self._changed()
+        return self._drop_permissions([(user, vhost)], [])
+
+    def topic_permissions(self) -> list[TopicPermissionRecord]:
+        """All topic permissions, oldest first."""
+        return [permission.record for permission in self._topic_permissions.values()]
+
+    def put_topic_permission(
+        self, user: str, vhost: str, exchange: str, write: str, read: str
+    ) -> DefinitionEntries:
+        """Restrict the user to these routing keys of the exchange. Raises as put_permission."""
+        self._require_user(user)
+        return self._put_topic_permission(TopicPermissionRecord(user, vhost, exchange, write, read))
+
+    def delete_topic_permission(
+        self, user: str, vhost: str, exchange: str | None = None
+    ) -> DefinitionEntries:
+        """Lift the restriction for one exchange, or for all of the virtual host."""
+        keys = [
+            key
+            for key in self._topic_permissions
+            if key[:2] == (user, vhost) and exchange in (None, key[2])
+        ]
+        if keys:
+            self._changed()
+        return self._drop_permissions([], keys)
+
+    def drop_vhost(self, vhost: str) -> DefinitionEntries:
+        """Forget every permission in a virtual host that is going away."""
+        permissions = [key for key in self._permissions if key[1] == vhost]
+        topics = [key for key in self._topic_permissions if key[1] == vhost]
+        if permissions or topics:
+            self._changed()
+        return self._drop_permissions(permissions, topics)
+
+    def restore(self, record: UserRecord | PermissionRecord | TopicPermissionRecord) -> None:
+        """Take in what the journal remembers, in any order. Raises ValueError if unusable."""
+        if isinstance(record, UserRecord):
+            self._put_user(record)
+        elif isinstance(record, PermissionRecord):
+            self._put_permission(record)
+        else:
+            self._put_topic_permission(record)
+
+    # Questions
+
+    def may_enter(self, user: str, vhost: str) -> bool:
+        """Whether the user may open connections to the virtual host."""
+        return (user, vhost) in self._permissions
+
+    def may(self, user: str, vhost: str, kind: Kind, resource_name: str) -> bool:
+        """Whether the user has that right on a queue or exchange; `""` is the default exchange."""
+        question = (user, vhost, kind, resource_name)
+        if question in self._granted:
+            return True
+        permission = self._permissions.get((user, vhost))
+        if permission is None:
+            return False
+        pattern: re.Pattern[str] = getattr(permission, kind)
+        if pattern.search(resource_name or "amq.default") is None:
+            return False
+        if len(self._granted) >= self._granted_cache_max:
+            self._granted.clear()
+        self._granted.add(question)
+        return True
+
+    def may_topic(
+        self, user: str, vhost: str, exchange: str, kind: TopicKind, routing_key: str
+    ) -> bool:
+        """Whether the user may use the routing key; to be asked of topic exchanges only."""
+        permission = self._topic_permissions.get((user, vhost, exchange))
+        if permission is None:
+            return True
+        pattern = permission.write if kind == "write" else permission.read
+        return pattern.search(routing_key) is not None
+
+    # Refusals: each returns when it is allowed, and raises what the client gets when not
+
+    def require_entry(self, user: str, vhost: str, method: tuple[int, int] = (10, 40)) -> None:
+        """530 unless the user may enter the virtual host."""
+        if not self.may_enter(user, vhost):
+            text = f"access to vhost '{vhost}' refused for user '{user}'"
+            raise amqp_error(NOT_ALLOWED, text, method)
+
+    def require(
+        self,
+        user: str,
+        vhost: str,
+        kind: Kind,
+        resource: Resource,
+        name: str,
+        method: tuple[int, int],
+    ) -> None:
+        """403 unless the user has that right."""
+        if not self.may(user, vhost, kind, name):
+            raise amqp_error(ACCESS_REFUSED, _refusal(user, vhost, kind, resource, name), method)
+
+    def require_any(
+        self, user: str, vhost: str, resource: Resource, name: str, method: tuple[int, int]
+    ) -> None:
+        """403 unless the user has one of the three rights (passive declare from 4.2 on)."""
+        kinds: tuple[Kind, ...] = ("configure", "write", "read")
+        if not any(self.may(user, vhost, kind, name) for kind in kinds):
+            text = _refusal(user, vhost, "configure", resource, name)
+            raise amqp_error(ACCESS_REFUSED, text, method)
+
+    def require_topic(
+        self,
+        user: str,
+        vhost: str,
+        exchange: str,
+        kind: TopicKind,
+        routing_key: str,
+        method: tuple[int, int],
+    ) -> None:
+        """403 unless the user may use the routing key; to be asked of topic exchanges only."""
+        if not self.may_topic(user, vhost, exchange, kind, routing_key):
+            text = (
+                f"{kind} access to topic '{routing_key}' in exchange '{exchange}'"
+                f" in vhost '{vhost}' refused for user '{user}'"
+            )
+            raise amqp_error(ACCESS_REFUSED, text, method)
+
+    # Changes
+
+    def _put_user(self, record: UserRecord) -> DefinitionEntries:
+        check_algorithm(record.hashing_algorithm)
+        check_hash(record.password_hash)
+        if self._users.get(record.name) == record:
+            return []
+        self._users[record.name] = record
+        self._changed()
+        return [encode(record)]
+
+    def _put_permission(self, record: PermissionRecord) -> DefinitionEntries:
+        key = (record.user, record.vhost)
+        before = self._permissions.get(key)
+        if before is not None and before.record == record:
+            return []
+        self._permissions[key] = _Permission(
+            record,
+            compile_pattern(record.configure),
+            compile_pattern(record.write),
+            compile_pattern(record.read),
+        )
+        self._changed()
+        return [encode(record)]
+
+    def _put_topic_permission(self, record: TopicPermissionRecord) -> DefinitionEntries:
+        key = (record.user, record.vhost, record.exchange)
+        before = self._topic_permissions.get(key)
+        if before is not None and before.record == record:
+            return []
+        self._topic_permissions[key] = _TopicPermission(
+            record,
+            compile_topic_pattern(record.write, record.user, record.vhost),
+            compile_topic_pattern(record.read, record.user, record.vhost),
+        )
+        self._changed()
+        return [encode(record)]
+
+    def _drop_permissions(
+        self, permissions: list[tuple[str, str]], topics: list[tuple[str, str, str]]
+    ) -> DefinitionEntries:
+        return [
+            *(drop(self._permissions.pop(key).record) for key in permissions),
+            *(drop(self._topic_permissions.pop(topic).record) for topic in topics),
+        ]
+
+    def _require_user(self, name: str) -> None:
+        if name not in self._users:
+            raise LookupError(f"user '{name}' does not exist")
+
+    def _changed(self) -> None:
+        self._granted.clear()
+        self.version += 1
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """A permission's regular expression, ready to search. Raises ValueError naming it.
+
+    RabbitMQ's are PCRE. What Python's `re` writes in another way is translated, what it lacks is
+    refused: a right must never mean something else than its author wrote. ASCII, because PCRE's
+    \\w and \\d know no Unicode there.
+    """
+    try:
+        with warnings.catch_warnings():
+            # `[[` and the like may change their meaning some day; today it is PCRE's.
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(_from_pcre(pattern or "^$"), re.ASCII)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"invalid regular expression {pattern!r}: {error}") from None
+
+
+def compile_topic_pattern(pattern: str, user: str, vhost: str) -> re.Pattern[str]:
+    """The same with its variables filled in, which for one row never change."""
+    # Plain replacement, one after the other, as in rabbit_auth_backend_internal.
+    return compile_pattern(pattern.replace("{username}", user).replace("{vhost}", vhost))
+
+
+_POSIX_CLASSES: Final = {
+    "alnum": "a-zA-Z0-9",
+    "alpha": "a-zA-Z",
+    "digit": "0-9",
+    "lower": "a-z",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\s",
+    "upper": "A-Z",
+    "word": r"\w",
+    "xdigit": "0-9a-fA-F",
+}
+
+_POSIX_NAME: Final = re.compile(r"\[:(\^?\w+):\]")
+_PCRE_ONLY: Final = re.compile(
+    r"\\(?P<escape>.)|(?P<set>\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\])", re.DOTALL
+)
+
+
+def _from_pcre(pattern: str) -> str:
+    return _PCRE_ONLY.sub(_translated, pattern)
+
+
+def _translated(found: re.Match[str]) -> str:
+    """The Python form of an escape or of a [set]."""
+    if found["escape"] == "z":  # the very end of the text
+        return r"\Z"
+    if found["escape"] == "Z":  # the end, or before a last line feed
+        return r"(?=\n?\Z)"
+    if found["set"] is None:
+        return found[0]
+    if _POSIX_NAME.fullmatch(found["set"]):
+        raise re.error(f"{found[0]} is allowed within [ ] only")
+    return _POSIX_NAME.sub(_posix_class, found["set"])
+
+
+def _posix_class(found: re.Match[str]) -> str:
+    if found[1] not in _POSIX_CLASSES:
+        raise re.error(f"{found[0]} is not supported")
+    return _POSIX_CLASSES[found[1]]
+
+
+def _refusal(user: str, vhost: str, kind: Kind, resource: Resource, name: str) -> str:
+    # RabbitMQ asks for the default exchange as amq.default, and says so.
+    shown = name or "amq.default"
+    return f"{kind} access to {resource} '{shown}' in vhost '{vhost}' refused for user '{user}'"

@@ -1,0 +1,253 @@
+"""A channel: what it may not yet forget of what it was sent, and what its peer expects of it.
+
+It holds the ledger of unacknowledged deliveries, the consumers, confirm and tx mode. Publishing is
+in `publishing`, the methods are in `handlers`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from amqpd.broker.confirms import Confirms
+from amqpd.broker.consumer import Consumer
+from amqpd.broker.messages import QueueMessage
+from amqpd.broker.transaction import BufferedSettlement, Transaction
+from amqpd.commands import ACK, REQUEUE, Basic, Frame, Outlet, Settle
+from amqpd.errors import NOT_FOUND, PRECONDITION_FAILED, amqp_error
+from amqpd_storage.entries import Barrier
+
+if TYPE_CHECKING:
+    from amqpd.broker.broker import Broker
+    from amqpd.broker.queue import Queue
+    from amqpd.broker.reply_to import ReplyConsumer
+    from amqpd.broker.session import Session
+    from amqpd.broker.virtual_host import VirtualHost
+
+Delivery = tuple[QueueMessage, "Queue", Consumer | None]
+"""An unacknowledged delivery; without a consumer when basic.get fetched it."""
+
+COMMITTING: Final = "unexpected command while processing 'tx.commit'"
+
+
+class Channel:
+    """One open channel of a session."""
+
+    __slots__ = (
+        "broker",
+        "committing",
+        "confirms",
+        "consumer_unacked",
+        "consumers",
+        "default_prefetch",
+        "delivery_tag",
+        "global_prefetch",
+        "last_queue",
+        "number",
+        "outlet",
+        "reply_consumer",
+        "session",
+        "transaction",
+        "unacked",
+        "virtual_host",
+    )
+
+    def __init__(self, number: int, session: Session, outlet: Outlet) -> None:
+        self.number = number
+        self.session = session
+        self.broker: Broker = session.broker
+        self.virtual_host: VirtualHost = session.virtual_host
+        self.outlet = outlet
+        self.delivery_tag = 0
+        """Of the latest delivery; deliver and get-ok share the counter."""
+        self.unacked: dict[int, Delivery] = {}
+        """The ledger, by delivery tag, in order of delivery tag."""
+        self.consumer_unacked = 0
+        """How many of these went to consumers, for the global prefetch limit."""
+        self.consumers: dict[str, Consumer] = {}
+        self.default_prefetch = 0
+        self.global_prefetch = 0
+        self.confirms: Confirms | None = None
+        self.transaction: Transaction | None = None
+        self.committing: Barrier | None = None
+        """The barrier that tx.commit-ok waits for."""
+        self.last_queue: str | None = None
+        """Stands in for an empty queue name."""
+        self.reply_consumer: ReplyConsumer | None = None
+
+    # -- replies
+
+    def reply(self, method: Frame) -> None:
+        """Answer at once."""
+        self.outlet.method(method)
+
+    def reply_when_safe(self, method: Frame) -> Barrier | None:
+        """Answer once everything journaled so far is on disk; None if nothing is waited for."""
+        effects = self.broker.effects
+        if not effects.entries:
+            self.outlet.method(method)
+            return None
+        barrier = Barrier()
+        effects.entries.append(barrier)
+        effects.barriers[barrier] = (self, self.outlet.hold())
+        self.outlet.method(method)
+        return barrier
+
+    def barrier_safe(self, barrier: Barrier, mark: object) -> None:
+        """What the reply waited for is on disk."""
+        if barrier is self.committing:
+            self.committing = None
+        self.outlet.release(mark)
+
+    # -- names
+
+    def named_queue(self, name: str, method: tuple[int, int]) -> str:
+        """The queue that is meant: the channel's last declared one if the name is empty."""
+        if name:
+            return name
+        if self.last_queue is None:
+            raise amqp_error(NOT_FOUND, "no previously declared queue", method)
+        return self.last_queue
+
+    # -- settling deliveries
+
+    def settle(self, command: Settle) -> None:
+        """basic.ack, basic.nack, basic.reject."""
+        if not command.multiple and self.transaction is None:
+            delivery = self.unacked.pop(command.delivery_tag, None)
+            if delivery is None:
+                raise self._unknown_tag(command)
+            stored, queue, consumer = delivery
+            queue.unacked -= 1
+            if command.outcome == REQUEUE:
+                queue.take_back(stored)
+            elif stored.key:
+                queue.settle(stored)
+            if consumer is not None:
+                self.consumer_unacked -= 1
+                consumer.unacked -= 1
+                if self.global_prefetch:
+                    self.unblock_consumers()
+                elif consumer.blocked:
+                    queue.unblock(consumer)
+            if command.outcome == REQUEUE:
+                queue.dispatch()
+            return
+        deliveries = self._take_from_ledger(command)
+        if self.transaction is not None:
+            self.transaction.settlements.append(BufferedSettlement(command.outcome, deliveries))
+        else:
+            self.settle_deliveries(deliveries, command.outcome)
+
+    def settle_deliveries(self, deliveries: dict[int, Delivery], outcome: int) -> None:
+        """Settle what is out of the ledger already."""
+        returned: dict[Queue, None] = {}
+        freed: dict[Consumer, None] = {}
+        for stored, queue, consumer in deliveries.values():
+            queue.unacked -= 1
+            if outcome == REQUEUE:
+                queue.take_back(stored)
+                returned[queue] = None
+            else:
+                queue.settle(stored)
+            if consumer is not None:
+                self.consumer_unacked -= 1
+                consumer.unacked -= 1
+                freed[consumer] = None
+        for consumer in freed:
+            consumer.queue.unblock(consumer)
+        if self.global_prefetch:
+            self.unblock_consumers()
+        for queue in returned:
+            queue.dispatch()
+
+    def requeue_all(self) -> None:
+        """Every unacknowledged delivery returns to its queue: basic.recover, or the end."""
+        deliveries = self.unacked
+        self.unacked = {}
+        self.settle_deliveries(deliveries, REQUEUE)
+
+    def restore_to_ledger(self, settlements: list[BufferedSettlement]) -> None:
+        """tx.rollback: what was settled within the transaction is unacknowledged again."""
+        for settlement in settlements:
+            self.unacked.update(settlement.deliveries)
+        self.unacked = dict(sorted(self.unacked.items()))
+
+    def unblock_consumers(self) -> None:
+        """Something that held this channel's consumers back has changed."""
+        for consumer in list(self.consumers.values()):
+            consumer.queue.unblock(consumer)
+
+    def _take_from_ledger(self, command: Settle) -> dict[int, Delivery]:
+        unacked = self.unacked
+        delivery_tag = command.delivery_tag
+        if not command.multiple:
+            delivery = unacked.pop(delivery_tag, None)
+            if delivery is None:
+                raise self._unknown_tag(command)
+            return {delivery_tag: delivery}
+        if delivery_tag == 0:
+            self.unacked = {}
+            return unacked
+        if delivery_tag not in unacked:
+            raise self._unknown_tag(command)
+        taken: dict[int, Delivery] = {}
+        for tag, delivery in unacked.items():
+            if tag > delivery_tag:
+                break
+            taken[tag] = delivery
+        for tag in taken:
+            del unacked[tag]
+        return taken
+
+    def _unknown_tag(self, command: Settle) -> Exception:
+        text = f"unknown delivery tag {command.delivery_tag}"
+        return amqp_error(PRECONDITION_FAILED, text, command.method)
+
+    # -- consumers
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """The peer cancelled it, or its channel ends."""
+        del self.consumers[consumer.tag]
+        queue = consumer.queue
+        queue.remove_consumer(consumer)
+        if queue.auto_delete and queue.had_consumer and not len(queue.consumers):
+            self.virtual_host.delete_queue(queue)
+
+    def consumer_lost(self, consumer: Consumer) -> None:
+        """Its queue is gone. What it has not settled can still be settled."""
+        del self.consumers[consumer.tag]
+        if "consumer_cancel_notify" in self.session.capabilities:
+            self.outlet.method(Basic.Cancel(consumer.tag, nowait=True))
+
+    # -- the end
+
+    def end(self) -> None:
+        """The channel is closing: cancel, requeue, forget the open transaction."""
+        transaction = self.transaction
+        if transaction is not None:
+            self.restore_to_ledger(transaction.settlements)
+            self.transaction = None
+        if self.reply_consumer is not None:
+            self.broker.reply_consumers.pop(self.reply_consumer.token, None)
+            self.reply_consumer = None
+        # Consumers leave one by one: none of them may be served what another one gives back.
+        consumers = list(self.consumers.values())
+        for consumer in consumers:
+            consumer.queue.consumers.remove(consumer)
+        deliveries, self.unacked = self.unacked, {}
+        self.consumers = {}
+        returned: dict[Queue, None] = {consumer.queue: None for consumer in consumers}
+        for stored, queue, _ in deliveries.values():
+            queue.unacked -= 1
+            queue.take_back(stored)
+            returned[queue] = None
+        for queue in returned:
+            if queue.deleted:
+                continue
+            if queue.auto_delete and queue.had_consumer and not len(queue.consumers):
+                self.virtual_host.delete_queue(queue)
+            else:
+                queue.dispatch()
+
+
+__all__ = ["ACK", "COMMITTING", "Channel", "Delivery"]

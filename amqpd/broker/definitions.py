@@ -1,0 +1,176 @@
+"""Durable definitions as values: what the journal keeps of a vhost, a queue, a binding, a user.
+
+The journal knows a definition by `kind` and `key` and never looks into its value. The key is the
+JSON list of what identifies the thing: names may hold any character, and JSON alone keeps
+["a", "b,c"] and ["a,b", "c"] apart. A binding's arguments are part of its identity, byte for byte.
+
+Values are JSON. A later version may add a field, if it has a default: this version skips fields
+that it does not know, and fills in those it misses. To add a kind: a record below, and its name
+in `Record` and `_RECORDS`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from amqpd_storage.entries import DropDefinition, PutDefinition
+
+DestinationType = Literal["queue", "exchange"]
+
+
+class DamagedDefinition(ValueError):
+    """A stored definition cannot be understood: it is damaged, or of a newer version."""
+
+
+class VhostRecord(Struct, frozen=True):
+    """A virtual host."""
+
+    KIND: ClassVar[str] = "vhost"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("name",)
+
+    name: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    default_queue_type: str | None = None
+
+
+class UserRecord(Struct, frozen=True):
+    """A user; an empty `password_hash` means that no password logs them in."""
+
+    KIND: ClassVar[str] = "user"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("name",)
+
+    name: str
+    password_hash: str
+    hashing_algorithm: str
+    tags: tuple[str, ...] = ()
+
+
+class PermissionRecord(Struct, frozen=True):
+    """What a user may do in a virtual host: three regular expressions on names."""
+
+    KIND: ClassVar[str] = "permission"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("user", "vhost")
+
+    user: str
+    vhost: str
+    configure: str
+    write: str
+    read: str
+
+
+class TopicPermissionRecord(Struct, frozen=True):
+    """Which routing keys of a topic exchange a user may write and read."""
+
+    KIND: ClassVar[str] = "topic_permission"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("user", "vhost", "exchange")
+
+    user: str
+    vhost: str
+    exchange: str
+    write: str
+    read: str
+
+
+class ExchangeRecord(Struct, frozen=True):
+    """A durable exchange; `arguments` is its field table as on the wire, length included."""
+
+    KIND: ClassVar[str] = "exchange"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("vhost", "name")
+
+    vhost: str
+    name: str
+    type: str
+    durable: bool
+    auto_delete: bool
+    internal: bool
+    arguments: bytes
+
+
+class QueueRecord(Struct, frozen=True):
+    """A durable queue; its messages are stored under `queue_id`."""
+
+    KIND: ClassVar[str] = "queue"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("vhost", "name")
+
+    vhost: str
+    name: str
+    auto_delete: bool
+    arguments: bytes
+    queue_id: int
+
+
+class BindingRecord(Struct, frozen=True):
+    """A binding between durable things."""
+
+    KIND: ClassVar[str] = "binding"
+    IDENTITY: ClassVar[tuple[str, ...]] = (
+        "vhost",
+        "source",
+        "destination_type",
+        "destination",
+        "routing_key",
+        "arguments",
+    )
+
+    vhost: str
+    source: str
+    destination: str
+    destination_type: DestinationType
+    routing_key: str
+    arguments: bytes
+
+
+Record = (
+    VhostRecord
+    | UserRecord
+    | PermissionRecord
+    | TopicPermissionRecord
+    | ExchangeRecord
+    | QueueRecord
+    | BindingRecord
+)
+
+_RECORDS: Final[dict[str, type[Record]]] = {
+    record.KIND: record
+    for record in (
+        VhostRecord,
+        UserRecord,
+        PermissionRecord,
+        TopicPermissionRecord,
+        ExchangeRecord,
+        QueueRecord,
+        BindingRecord,
+    )
+}
+
+
+def key_of(record: Record) -> str:
+    """What names this definition among those of its kind."""
+    return msgspec.json.encode([getattr(record, name) for name in record.IDENTITY]).decode()
+
+
+def encode(record: Record) -> PutDefinition:
+    """The entry that makes the journal remember `record`, in place of an older state of it."""
+    return PutDefinition(record.KIND, key_of(record), msgspec.json.encode(record))
+
+
+def drop(record: Record) -> DropDefinition:
+    """The entry that makes the journal forget `record`; only its identity counts."""
+    return DropDefinition(record.KIND, key_of(record))
+
+
+def decode(kind: str, key: str, value: bytes) -> Record:
+    """The record that `encode` made these out of. Raises DamagedDefinition."""
+    if kind not in _RECORDS:
+        raise DamagedDefinition(f"definition {key} is of kind {kind!r}, unknown to this version")
+    try:
+        record = msgspec.json.decode(value, type=_RECORDS[kind])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise DamagedDefinition(f"definition {kind} {key} cannot be read: {error}") from error
+    if key_of(record) != key:
+        raise DamagedDefinition(f"definition {kind} {key} holds that of {key_of(record)}")
+    return record

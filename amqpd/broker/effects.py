@@ -1,0 +1,46 @@
+"""What the broker wants done, as values: entries to journal, confirms to send, replies to let out.
+
+One `Effects` is shared by everything in a broker. The runtime drains it at the end of each turn
+(`Broker.finish_turn`), hands `entries` to the journal, and reports what became safe
+(`Broker.committed`). Without a journal (`--in-memory`), nothing is ever appended to `entries`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amqpd_storage.entries import Barrier, Entry
+
+if TYPE_CHECKING:
+    from amqpd.broker.channel import Channel
+    from amqpd.broker.confirms import Confirms
+    from amqpd.broker.queue import Queue
+
+
+class Effects:
+    """What has piled up in this turn."""
+
+    __slots__ = ("barriers", "due_confirms", "entries", "journaling", "marked_queues", "warnings")
+
+    def __init__(self, journaling: bool) -> None:
+        self.journaling = journaling
+        self.entries: list[Entry] = []
+        """For the journal, in order."""
+        self.due_confirms: list[Confirms] = []
+        """Channels that have confirms to send."""
+        self.marked_queues: dict[Queue, None] = {}
+        """Queues that handed out messages which they never had before."""
+        self.barriers: dict[Barrier, tuple[Channel, object]] = {}
+        """Replies that wait for the journal: which channel, and the mark to release."""
+        self.warnings: list[str] = []
+        """For the log: what a person should know."""
+
+    def take_entries(self) -> list[Entry]:
+        """What is to be journaled, marks of this turn included."""
+        if self.marked_queues:
+            for queue in self.marked_queues:
+                queue.journal_mark()
+            self.marked_queues.clear()
+        entries = self.entries[:]
+        self.entries.clear()
+        return entries

@@ -1,0 +1,36 @@
+"""An exchange of a virtual host: what was declared, beside the routing table that does its work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amqpd.commands import Arguments
+from amqpd_exchanges.exchange import Exchange as RoutingTable
+
+if TYPE_CHECKING:
+    from amqpd.broker.queue import Queue
+
+
+class BrokerExchange:
+    """What exchange.declare said. Declared and deleted by `VirtualHost`."""
+
+    __slots__ = ("arguments", "auto_delete", "durable", "internal", "name", "table", "type")
+
+    def __init__(
+        self,
+        name: str,
+        type: str,
+        table: RoutingTable[Queue],
+        *,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: Arguments,
+    ) -> None:
+        self.name = name
+        self.type = type
+        self.table = table
+        self.durable = durable
+        self.auto_delete = auto_delete
+        self.internal = internal
+        self.arguments = arguments

@@ -1,0 +1,252 @@
+"""From a published message to the queues that take it: checks, routing, returns, confirms.
+
+The checks come in RabbitMQ's order. What they find for a `Target` stays on it (`route`) until a
+binding, exchange, queue or permission of the virtual host changes; a message without special
+properties then skips them all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from amqpd.broker.messages import PendingConfirm
+from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
+from amqpd.commands import Arguments, Message, Oversized
+from amqpd.errors import (
+    ACCESS_REFUSED,
+    NO_ROUTE,
+    NOT_FOUND,
+    NOT_IMPLEMENTED,
+    PRECONDITION_FAILED,
+    amqp_error,
+)
+from amqpd.wire.properties import (
+    EXPIRATION,
+    USER_ID,
+    read_headers,
+    read_property,
+    with_reply_to,
+    without_header,
+)
+from amqpd.wire.properties import REPLY_TO as REPLY_TO_PROPERTY
+from amqpd.wire.tables import erlang, type_name
+
+if TYPE_CHECKING:
+    from amqpd.broker.channel import Channel
+    from amqpd.broker.exchange import BrokerExchange
+    from amqpd.broker.queue import Queue
+    from amqpd.broker.reply_to import ReplyConsumer
+
+PUBLISH: Final = (60, 40)
+EXPIRATION_MAX: Final = 315_360_000_000
+"""Ten years in milliseconds, RabbitMQ's limit for every time to live."""
+
+Destinations = "tuple[Queue | ReplyConsumer, ...]"
+
+
+def publish(channel: Channel, message: Message) -> None:
+    """basic.publish, body and all."""
+    target = message.target
+    if target.immediate:
+        raise amqp_error(NOT_IMPLEMENTED, "immediate=true", PUBLISH)
+    virtual_host = channel.virtual_host
+    transaction = channel.transaction
+    if (
+        message.special
+        or transaction is not None
+        or target.route_version != virtual_host.router.version + virtual_host.access.version
+    ):
+        exchange = check(channel, message)
+        if transaction is not None:
+            transaction.messages.append(message)
+            return
+        queues = route(channel, exchange, message)
+    else:
+        queues = target.route
+    confirms = channel.confirms
+    if confirms is None:
+        if len(queues) == 1:
+            queues[0].publish(message, None)
+        elif queues:
+            share(channel, message, queues)
+            for queue in queues:
+                queue.publish(message, None)
+        elif target.mandatory:
+            channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+        return
+    confirms.published = publish_number = confirms.published + 1
+    if not queues and target.mandatory:
+        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    if message.persistent and queues and channel.broker.effects.journaling:
+        pending = PendingConfirm(confirms, publish_number)
+        # Held above zero until every queue had its say: an early ack must not confirm it.
+        pending.remaining = 1
+        confirms.await_number(publish_number)
+        share(channel, message, queues)
+        for queue in queues:
+            queue.publish(message, pending)
+        pending.safe()
+        return
+    for queue in queues:
+        queue.publish(message, None)
+    confirms.complete(publish_number)
+
+
+def publish_committed(channel: Channel, message: Message) -> None:
+    """tx.commit: a message that was checked when it came."""
+    exchange = channel.virtual_host.exchanges.get(message.target.exchange)
+    queues = () if exchange is None else route(channel, exchange, message)
+    if not queues and message.target.mandatory:
+        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    share(channel, message, queues)
+    for queue in queues:
+        queue.publish(message, None)
+
+
+def share(
+    channel: Channel, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
+) -> None:
+    """Give a message an id of its own if more than one row of the store will refer to it."""
+    if (
+        len(queues) > 1
+        and message.persistent
+        and channel.broker.effects.journaling
+        and sum(queue.durable for queue in queues) > 1
+    ):
+        message.message_id = channel.broker.next_message_id()
+
+
+def refuse_oversized(channel: Channel, oversized: Oversized) -> None:
+    """406 for a body that was too large to be taken."""
+    if oversized.target.immediate:
+        raise amqp_error(NOT_IMPLEMENTED, "immediate=true", PUBLISH)
+    limits = channel.broker.limits
+    if oversized.body_size > limits.content_bytes_max:
+        text = f"message size {oversized.body_size} is larger than max size"
+        text += f" {limits.content_bytes_max}"
+    else:
+        text = f"message size {oversized.body_size} is larger than configured max size"
+        text += f" {limits.message_bytes_max}"
+    raise amqp_error(PRECONDITION_FAILED, text, PUBLISH)
+
+
+def check(channel: Channel, message: Message) -> BrokerExchange:
+    """Everything that can be wrong with a publish; the exchange it goes to."""
+    target = message.target
+    virtual_host = channel.virtual_host
+    session = channel.session
+    access = virtual_host.access
+    access.require(session.user, virtual_host.name, "write", "exchange", target.exchange, PUBLISH)
+    exchange = virtual_host.exchanges.get(target.exchange)
+    if exchange is None:
+        text = f"no exchange '{target.exchange}' in vhost '{virtual_host.name}'"
+        raise amqp_error(NOT_FOUND, text, PUBLISH)
+    if exchange.internal:
+        text = f"cannot publish to internal exchange '{exchange.name}'"
+        text += f" in vhost '{virtual_host.name}'"
+        raise amqp_error(ACCESS_REFUSED, text, PUBLISH)
+    if message.special:
+        check_properties(channel, message)
+    if exchange.type == "topic":
+        for routing_key in (target.routing_key, *extra_keys(channel, message)):
+            access.require_topic(
+                session.user, virtual_host.name, exchange.name, "write", routing_key, PUBLISH
+            )
+    if message.special:
+        check_user_id(channel, message)
+    return exchange
+
+
+def check_properties(channel: Channel, message: Message) -> None:
+    """reply-to, expiration, CC and BCC: what RabbitMQ looks at in every message."""
+    properties = message.properties
+    if read_property(properties, REPLY_TO_PROPERTY) == REPLY_TO:
+        if channel.reply_consumer is None:
+            raise amqp_error(PRECONDITION_FAILED, "fast reply consumer does not exist", PUBLISH)
+        message.properties = with_reply_to(properties, channel.reply_consumer.token)
+    expiration = read_property(properties, EXPIRATION)
+    if expiration is not None:
+        problem = expiration_problem(expiration)
+        if problem:
+            text = f"invalid expiration '{expiration}': {problem}"
+            raise amqp_error(PRECONDITION_FAILED, text, PUBLISH)
+    extra_keys(channel, message)
+
+
+def check_user_id(channel: Channel, message: Message) -> None:
+    """user-id, where set, must be the user that is logged in (unless it may impersonate)."""
+    user_id = read_property(message.properties, USER_ID)
+    login = channel.session.user
+    if user_id is None or user_id == login:
+        return
+    user = channel.virtual_host.access.user(login)
+    if user is None or "impersonator" not in user.tags:
+        text = f"user_id property set to '{user_id}' but authenticated user was '{login}'"
+        raise amqp_error(PRECONDITION_FAILED, text, PUBLISH)
+
+
+def expiration_problem(expiration: str) -> str:
+    """Why a per-message expiration is refused, in RabbitMQ's words; empty if it is good."""
+    digits = 1 if expiration[:1] in ("+", "-") else 0
+    while digits < len(expiration) and expiration[digits] in "0123456789":
+        digits += 1
+    if digits == 0 or not expiration[digits - 1].isdigit():
+        return "no_integer"
+    if digits < len(expiration):
+        return f'{{leftover_string,"{expiration[digits:]}"}}'
+    value = int(expiration)
+    if value < 0:
+        return f"{{value_negative,{value}}}"
+    if value > EXPIRATION_MAX:
+        return f"{{value_too_large,{value}}}"
+    return ""
+
+
+def extra_keys(channel: Channel, message: Message) -> list[str]:
+    """Further routing keys from the CC and BCC headers (sender-selected distribution)."""
+    if not message.special:
+        return []
+    headers = read_headers(message.properties, channel.broker.limits.table_depth_max)
+    keys: list[str] = []
+    for name in ("CC", "BCC"):
+        field = headers.get(name)
+        if field is None:
+            continue
+        octet, value = field
+        if octet != "A":
+            reason = f'{{unacceptable_type_in_header,"{name}",{type_name(octet)}}}'
+            raise amqp_error(PRECONDITION_FAILED, f"invalid message: {reason}", PUBLISH)
+        for item_octet, item in value:
+            if item_octet != "S":
+                shown = erlang(item_octet, item)
+                reason = f'{{unacceptable_type_in_header,"{name}",{shown}}}'
+                raise amqp_error(PRECONDITION_FAILED, f"invalid message: {reason}", PUBLISH)
+            keys.append(item)
+    return keys
+
+
+def route(
+    channel: Channel, exchange: BrokerExchange, message: Message
+) -> tuple[Queue | ReplyConsumer, ...]:
+    """The queues that get the message; kept on its target where they depend on that alone."""
+    target = message.target
+    virtual_host = channel.virtual_host
+    if not target.exchange and target.routing_key.startswith(TOKEN_PREFIX):
+        reply_consumer = channel.broker.reply_consumers.get(target.routing_key)
+        return () if reply_consumer is None else (reply_consumer,)
+    depth_max = channel.broker.limits.table_depth_max
+
+    def headers() -> Arguments:
+        nonlocal headers_read
+        headers_read = True
+        return read_headers(message.properties, depth_max)
+
+    headers_read = False
+    extra = extra_keys(channel, message)
+    queues = virtual_host.router.route(exchange.table, target.routing_key, headers, extra)
+    if not headers_read and not extra:
+        target.route = queues
+        target.route_version = virtual_host.router.version + virtual_host.access.version
+    if extra and "BCC" in read_headers(message.properties, depth_max):
+        message.properties = without_header(message.properties, "BCC")
+    return queues

@@ -1,0 +1,37 @@
+"""What a transactional channel has said and not yet committed (class tx; RabbitMQ's semantics).
+
+Publishes were checked when they came (existence, permission) and are routed at commit. Settlements
+were checked too: the deliveries they name are out of the channel's ledger, and come back to it on
+rollback, unacknowledged as before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from amqpd.commands import Message
+
+if TYPE_CHECKING:
+    from amqpd.broker.channel import Delivery
+
+
+class BufferedSettlement(NamedTuple):
+    """One ack, nack or reject: the outcome, and the deliveries by tag."""
+
+    outcome: int
+    deliveries: dict[int, Delivery]
+
+
+class Transaction:
+    """The buffer of a channel in tx mode, used again for each transaction."""
+
+    __slots__ = ("messages", "settlements")
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.settlements: list[BufferedSettlement] = []
+
+    def clear(self) -> None:
+        """Begin the next transaction."""
+        self.messages = []
+        self.settlements = []

@@ -1,0 +1,252 @@
+"""A virtual host: its exchanges, queues and bindings, and what of them is durable.
+
+It does what was decided; who may do it, and what to answer, is for `handlers`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from amqpd.broker import definitions
+from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord
+from amqpd.broker.exchange import BrokerExchange
+from amqpd.broker.queue import Queue
+from amqpd.broker.queue_arguments import NOT_APPLIED
+from amqpd.commands import Arguments
+from amqpd.wire.tables import encode_table
+from amqpd_exchanges.exchange import Binding, Exchange as RoutingTable
+from amqpd_exchanges.router import Router
+
+if TYPE_CHECKING:
+    from amqpd.broker.access import Access
+    from amqpd.broker.broker import Broker
+    from amqpd.broker.session import Session
+
+PREDECLARED: Final = (
+    ("amq.direct", "direct", False),
+    ("amq.fanout", "fanout", False),
+    ("amq.topic", "topic", False),
+    ("amq.headers", "headers", False),
+    ("amq.match", "headers", False),
+    ("amq.rabbitmq.trace", "topic", True),
+)
+"""Name, type, internal. They are durable, and there whether the store knows them or not."""
+
+
+class VirtualHost:
+    """One name space of exchanges and queues."""
+
+    def __init__(self, name: str, broker: Broker) -> None:
+        self.name = name
+        self.broker = broker
+        self.effects = broker.effects
+        self.access: Access = broker.access
+        self.router: Router[Queue] = Router(broker.limits.route_cache_max)
+        self.exchanges: dict[str, BrokerExchange] = {}
+        self.queues: dict[str, Queue] = {}
+        default = self.router.find("")
+        assert default is not None
+        self.exchanges[""] = _predeclared("", "direct", default, False)
+        for exchange_name, type, internal in PREDECLARED:
+            table = self.router.declare(exchange_name, type)
+            self.exchanges[exchange_name] = _predeclared(exchange_name, type, table, internal)
+
+    # -- exchanges
+
+    def declare_exchange(
+        self,
+        name: str,
+        type: str,
+        *,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: Arguments,
+        journal: bool = True,
+    ) -> BrokerExchange:
+        """A new exchange. KeyError for an unknown type. `journal`: false while recovering."""
+        alternate = arguments.get("alternate-exchange")
+        table = self.router.declare(name, type, alternate[1] if alternate else None)
+        exchange = BrokerExchange(
+            name,
+            type,
+            table,
+            durable=durable,
+            auto_delete=auto_delete,
+            internal=internal,
+            arguments=arguments,
+        )
+        self.exchanges[name] = exchange
+        if journal and durable and self.effects.journaling:
+            self.effects.entries.append(definitions.encode(self._exchange_record(exchange)))
+        return exchange
+
+    def delete_exchange(self, exchange: BrokerExchange) -> None:
+        """The exchange goes with its bindings; auto-delete exchanges that fed it may go too."""
+        del self.exchanges[exchange.name]
+        removed = self.router.delete(exchange.name)
+        # The journal hears of the bindings while both ends of them still have their durability.
+        for binding in removed:
+            self._journal_unbinding(binding, exchange)
+        if exchange.durable and self.effects.journaling:
+            self.effects.entries.append(definitions.drop(self._exchange_record(exchange)))
+        self._delete_unused_sources(removed)
+
+    # -- queues
+
+    def declare_queue(
+        self,
+        name: str,
+        *,
+        durable: bool,
+        auto_delete: bool,
+        arguments: Arguments,
+        owner: Session | None = None,
+        queue_id: int = 0,
+    ) -> Queue:
+        """A new queue. `queue_id` is given while recovering; otherwise one is found."""
+        journaled = durable and self.effects.journaling
+        recovering = queue_id != 0
+        if journaled and not recovering:
+            queue_id = self.broker.take_queue_id()
+        queue = Queue(
+            name,
+            self.name,
+            self.effects,
+            durable=durable,
+            auto_delete=auto_delete,
+            arguments=arguments,
+            owner=owner,
+            queue_id=queue_id,
+        )
+        self.queues[name] = queue
+        self.router.add_queue(name, queue)
+        if owner is not None:
+            owner.exclusive_queues[queue] = None
+        if journaled and not recovering:
+            self.effects.entries.append(definitions.encode(self._queue_record(queue)))
+        for argument in NOT_APPLIED:
+            if argument in arguments and argument not in self.broker.warned_arguments:
+                self.broker.warned_arguments.add(argument)
+                self.effects.warnings.append(
+                    f"queue argument {argument} is accepted but has no effect in this version"
+                    f" (first seen on {queue!r})"
+                )
+        return queue
+
+    def delete_queue(self, queue: Queue) -> int:
+        """The queue goes with its messages and bindings; how many messages were ready."""
+        del self.queues[queue.name]
+        removed = self.router.remove_queue(queue.name, queue)
+        for binding in removed:
+            self._journal_unbinding(binding, None)
+        count = queue.drop()
+        if queue.durable and self.effects.journaling:
+            self.effects.entries.append(definitions.drop(self._queue_record(queue)))
+            self.broker.release_queue_id(queue.queue_id)
+        if queue.owner is not None:
+            queue.owner.exclusive_queues.pop(queue, None)
+        for consumer in queue.consumers.members():
+            consumer.channel.consumer_lost(consumer)
+        self._delete_unused_sources(removed)
+        return count
+
+    # -- bindings
+
+    def bind(
+        self,
+        source: BrokerExchange,
+        destination: Queue | BrokerExchange,
+        routing_key: str,
+        arguments: Arguments,
+        *,
+        journal: bool = True,
+    ) -> None:
+        """Add a binding, if it is not there. Raises InvalidBinding."""
+        end = destination if isinstance(destination, Queue) else destination.table
+        binding = self.router.bind(source.name, end, routing_key, arguments)
+        if binding is not None and journal and self._durable(binding, None):
+            self.effects.entries.append(definitions.encode(self._binding_record(binding)))
+
+    def unbind(
+        self,
+        source: str,
+        destination: Queue | BrokerExchange,
+        routing_key: str,
+        arguments: Arguments,
+    ) -> None:
+        """Remove a binding, if it is there; its source may go with it."""
+        end = destination if isinstance(destination, Queue) else destination.table
+        binding = self.router.unbind(source, end, routing_key, arguments)
+        if binding is not None:
+            self._journal_unbinding(binding, None)
+            self._delete_unused_sources([binding])
+
+    def _delete_unused_sources(self, removed: list[Binding[Queue]]) -> None:
+        """Auto-delete exchanges go when the last binding from them does."""
+        for name in dict.fromkeys(binding.source.name for binding in removed):
+            exchange = self.exchanges.get(name)
+            if exchange is not None and exchange.auto_delete and not exchange.table.bindings:
+                self.delete_exchange(exchange)
+
+    # -- the journal
+
+    def _durable(self, binding: Binding[Queue], gone: BrokerExchange | None) -> bool:
+        """Whether the binding survives a restart: both its ends do. `gone` was just deleted."""
+        if not self.effects.journaling:
+            return False
+        source = self._exchange_of(binding.source, gone)
+        destination = binding.destination
+        if isinstance(destination, Queue):
+            return source.durable and destination.durable
+        return source.durable and self._exchange_of(destination, gone).durable
+
+    def _exchange_of(
+        self, table: RoutingTable[Queue], gone: BrokerExchange | None
+    ) -> BrokerExchange:
+        if gone is not None and table is gone.table:
+            return gone
+        return self.exchanges[table.name]
+
+    def _journal_unbinding(self, binding: Binding[Queue], gone: BrokerExchange | None) -> None:
+        if self._durable(binding, gone):
+            self.effects.entries.append(definitions.drop(self._binding_record(binding)))
+
+    def _exchange_record(self, exchange: BrokerExchange) -> ExchangeRecord:
+        return ExchangeRecord(
+            vhost=self.name,
+            name=exchange.name,
+            type=exchange.type,
+            durable=exchange.durable,
+            auto_delete=exchange.auto_delete,
+            internal=exchange.internal,
+            arguments=encode_table(exchange.arguments),
+        )
+
+    def _queue_record(self, queue: Queue) -> QueueRecord:
+        return QueueRecord(
+            vhost=self.name,
+            name=queue.name,
+            auto_delete=queue.auto_delete,
+            arguments=encode_table(queue.arguments),
+            queue_id=queue.queue_id,
+        )
+
+    def _binding_record(self, binding: Binding[Queue]) -> BindingRecord:
+        destination = binding.destination
+        return BindingRecord(
+            vhost=self.name,
+            source=binding.source.name,
+            destination=destination.name,
+            destination_type="queue" if isinstance(destination, Queue) else "exchange",
+            routing_key=binding.routing_key,
+            arguments=encode_table(dict(binding.arguments)),
+        )
+
+
+def _predeclared(
+    name: str, type: str, table: RoutingTable[Queue], internal: bool
+) -> BrokerExchange:
+    return BrokerExchange(
+        name, type, table, durable=True, auto_delete=False, internal=internal, arguments={}
+    )

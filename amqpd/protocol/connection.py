@@ -1,0 +1,489 @@
+"""One AMQP connection without its socket: greeting, handshake, channels' life and death, closing.
+
+Bytes go in through `greet` and the `FrameReader`; bytes come out of `take_output`; time comes in
+as `now` and the next deadline goes out as a value. What needs the broker (is the password right,
+may this user enter the virtual host) goes out as an event, and the answer comes back as a call.
+
+The states, and what each accepts from the peer:
+
+    GREETING --greeting-->  STARTING --start-ok--> AUTHENTICATING --accept_login--> TUNING
+    TUNING --tune-ok--> OPENING --open--> ENTERING --accept_open--> RUNNING
+    any --fail--> CLOSING --close-ok--> CLOSED        RUNNING --close--> CLOSED
+    before OPENING, a peer that breaks the rules is not told why: DOOMED, and dropped after a pause
+
+A channel number is open, closing (the broker closed it and awaits close-ok), or neither.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple
+
+from amqpd.commands import Arguments, Channel, Connection as Methods, Field, Frame, MethodCommand
+from amqpd.config import Limits
+from amqpd.errors import (
+    ACCESS_REFUSED,
+    CHANNEL_ERROR,
+    COMMAND_INVALID,
+    NOT_ALLOWED,
+    SYNTAX_ERROR,
+    AMQPException,
+    ConnectionException,
+)
+from amqpd.protocol.frames import FrameReader
+from amqpd.protocol.handshake import (
+    ACCEPTED_GREETINGS,
+    GREETING,
+    GREETING_OCTETS,
+    LOCALES,
+    Credentials,
+    agree_channel_max,
+    agree_frame_max,
+    capabilities,
+    describe_greeting,
+    read_response,
+)
+from amqpd.protocol.heartbeat import HEARTBEAT_FRAME, Heartbeat
+from amqpd.protocol.methods import method_frame, method_ids
+from amqpd.protocol.outlet import ChannelOutlet
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    GREETING = auto()
+    STARTING = auto()
+    AUTHENTICATING = auto()
+    TUNING = auto()
+    OPENING = auto()
+    ENTERING = auto()
+    RUNNING = auto()
+    CLOSING = auto()
+    DOOMED = auto()
+    CLOSED = auto()
+
+
+HANDSHAKE: Final = frozenset(
+    {
+        State.GREETING,
+        State.STARTING,
+        State.AUTHENTICATING,
+        State.TUNING,
+        State.OPENING,
+        State.ENTERING,
+    }
+)
+UNTRUSTED: Final = frozenset({State.GREETING, State.STARTING, State.AUTHENTICATING})
+ENDING: Final = frozenset({State.CLOSING, State.DOOMED, State.CLOSED})
+
+STATE_NAMES: Final[dict[State, str]] = {
+    State.STARTING: "starting",
+    State.AUTHENTICATING: "securing",
+    State.TUNING: "tuning",
+    State.OPENING: "opening",
+    State.ENTERING: "opening",
+    State.RUNNING: "running",
+    State.CLOSING: "closing",
+    State.CLOSED: "closed",
+}
+
+
+class LoginAttempt(NamedTuple):
+    """The peer sent credentials: answer with `accept_login` or `refuse_login`."""
+
+    mechanism: str
+    credentials: Credentials
+
+
+class OpenAttempt(NamedTuple):
+    """The peer wants to enter a virtual host: answer with `accept_open` or `fail`."""
+
+    virtual_host: str
+
+
+class SecretUpdate(NamedTuple):
+    """The running connection sent a new password: answer with `accept_secret` or `fail`."""
+
+    secret: bytes
+
+
+class ClosedByPeer(NamedTuple):
+    """The peer asked to close: end its channels, then call `accept_close`."""
+
+    code: int
+    text: str
+
+
+Event = LoginAttempt | OpenAttempt | SecretUpdate | ClosedByPeer
+
+
+class Connection:
+    """The protocol side of one connection."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        server_properties: Arguments,
+        mechanisms: tuple[str, ...],
+        strict_sizes: bool,
+        now: float,
+    ) -> None:
+        self.limits = limits
+        self.reader = FrameReader(limits, strict_sizes)
+        self.state = State.GREETING
+        self.pieces: list[bytes] = []
+        """What is to be sent at the end of this turn."""
+        self.unsent_bytes = 0
+        self.unsent_bytes_max = limits.unsent_bytes_max
+        self.has_output = False
+        self.outlets: dict[int, ChannelOutlet] = {}
+        """The open channels."""
+        self.closing_channels: set[int] = set()
+        self.channel_max = limits.channel_max
+        self.heartbeat: Heartbeat | None = None
+        self.client_properties: Arguments = {}
+        self.capabilities: frozenset[str] = frozenset()
+        self.mechanism = ""
+        self.end_reason = ""
+        """Why the connection ended, for the log; empty while it lives."""
+        self._greeting = b""
+        self._server_properties = server_properties
+        self._mechanisms = mechanisms
+        self._deadline: float | None = now + limits.handshake_timeout_s
+        """Of the handshake, of the pause before a drop, or of the wait for close-ok."""
+
+    # -- what comes in
+
+    def received(self, octets: int) -> None:
+        """Note that the peer is alive."""
+        if self.heartbeat is not None:
+            self.heartbeat.octets_received += octets
+
+    def greet(self, data: bytes) -> bytes:
+        """Take the protocol header off the front of `data`; return what is left for the reader."""
+        data = self._greeting + data
+        # Whether a peer speaks AMQP shows in its first octets: do not wait for eight from others.
+        if len(data) < GREETING_OCTETS and GREETING.startswith(data[:4]):
+            self._greeting = data
+            return b""
+        greeting, rest = data[:GREETING_OCTETS], data[GREETING_OCTETS:]
+        self._greeting = b""
+        if greeting not in ACCEPTED_GREETINGS:
+            # 0-9-1 §4.2.2: answer with the version spoken here, then close.
+            self._send(GREETING)
+            self.end(f"refused {describe_greeting(data[:64])}")
+            return b""
+        self.state = State.STARTING
+        self.send_method(
+            0,
+            Methods.Start(
+                0, 9, _typed(self._server_properties), " ".join(self._mechanisms), LOCALES
+            ),
+        )
+        return rest
+
+    def handle(self, command: MethodCommand, now: float) -> Event | None:
+        """A method on channel 0."""
+        method = command.method
+        state = self.state
+        if state is State.RUNNING:
+            return self._handle_running(method)
+        if isinstance(method, Methods.Close) and state not in UNTRUSTED and state not in ENDING:
+            return ClosedByPeer(method.reply_code or 0, method.reply_text or "")
+        if state is State.STARTING and isinstance(method, Methods.StartOk):
+            return self._handle_start_ok(method, command.arguments)
+        if state is State.TUNING and isinstance(method, Methods.TuneOk):
+            self._handle_tune_ok(method, now)
+            return None
+        if state is State.OPENING and isinstance(method, Methods.Open):
+            self.state = State.ENTERING
+            return OpenAttempt(method.virtual_host or "/")
+        if state is State.CLOSING:
+            self._handle_closing(method)
+            return None
+        if state in ENDING:
+            return None
+        raise ConnectionException(
+            CHANNEL_ERROR,
+            f"unexpected method in connection state {STATE_NAMES.get(state, 'closed')}",
+            method_ids(method),
+        )
+
+    def handle_ending(self, command: MethodCommand) -> None:
+        """A method on channel 0 after the broker closed: only the close handshake counts."""
+        if self.state is State.CLOSING:
+            self._handle_closing(command.method)
+
+    # -- the broker's answers
+
+    def accept_login(self) -> None:
+        """The credentials are good: tune."""
+        self.state = State.TUNING
+        limits = self.limits
+        self.send_method(
+            0, Methods.Tune(limits.channel_max, limits.frame_bytes_max, limits.heartbeat_s)
+        )
+
+    def refuse_login(self, now: float) -> None:
+        """The credentials are bad. Only clients that asked for it are told (RabbitMQ's way)."""
+        if "authentication_failure_close" in self.capabilities:
+            self.fail(
+                ConnectionException(
+                    ACCESS_REFUSED,
+                    f"Login was refused using authentication mechanism {self.mechanism}. "
+                    "For details see the broker logfile.",
+                ),
+                now,
+            )
+        else:
+            self.doom(now, "login refused")
+
+    def accept_open(self) -> None:
+        """The user may enter: the connection is open."""
+        self.state = State.RUNNING
+        self.reader.running = True
+        self.reader.stepwise = False
+        self._deadline = None
+        self.send_method(0, Methods.OpenOk(""))
+
+    def accept_secret(self) -> None:
+        """The new password is good."""
+        self.send_method(0, Methods.UpdateSecretOk())
+
+    def accept_close(self) -> None:
+        """Everything of the connection has ended: say close-ok and drop it."""
+        self.send_method(0, Methods.CloseOk())
+        self.end("closed by the client")
+
+    # -- channels
+
+    def open_channel(self, number: int, method: Frame) -> ChannelOutlet:
+        """channel.open on a number that is free."""
+        if number in self.outlets:
+            raise ConnectionException(
+                CHANNEL_ERROR, "second 'channel.open' seen", method_ids(method)
+            )
+        if self.channel_max and len(self.outlets) >= self.channel_max:
+            count, most = len(self.outlets), self.channel_max
+            raise ConnectionException(
+                NOT_ALLOWED,
+                f"number of channels opened ({count}) has reached "
+                f"the negotiated channel_max ({most})",
+                method_ids(method),
+            )
+        outlet = ChannelOutlet(self, number)
+        self.outlets[number] = outlet
+        outlet.method(Channel.OpenOk(""))
+        return outlet
+
+    def close_channel(self, number: int, exception: AMQPException) -> None:
+        """The broker closes a channel: until close-ok comes, what arrives on it is dropped."""
+        outlet = self.outlets.pop(number)
+        outlet.method(
+            Channel.Close(
+                exception.code, exception.reply_text, exception.class_id, exception.method_id
+            )
+        )
+        self.closing_channels.add(number)
+
+    def end_channel(self, number: int) -> None:
+        """The peer closed the channel, and the broker has ended it: answer."""
+        self.outlets.pop(number).method(Channel.CloseOk())
+
+    def stray(self, number: int, method: Frame | None) -> None:
+        """Something on a channel that is not open: part of a close handshake, or a fault.
+
+        Raises `ConnectionException` 504 for a channel that was never opened.
+        """
+        if number not in self.closing_channels:
+            ids = (60, 40) if method is None else method_ids(method)
+            raise ConnectionException(CHANNEL_ERROR, "expected 'channel.open'", ids)
+        if isinstance(method, Channel.CloseOk):
+            self.closing_channels.discard(number)
+        elif isinstance(method, Channel.Close):
+            # Both sides closed at once: answered, and then our own close needs no answer.
+            self.closing_channels.discard(number)
+            self.send_method(number, Channel.CloseOk())
+
+    # -- the end
+
+    def fail(self, exception: AMQPException, now: float) -> None:
+        """Close with the reason, as far as the peer may know it."""
+        if self.state in ENDING:
+            return
+        told_login_failed = exception.code == ACCESS_REFUSED
+        if self.state in UNTRUSTED and not told_login_failed:
+            self.doom(now, exception.reply_text)
+            return
+        self.state = State.CLOSING
+        self.end_reason = exception.reply_text
+        heartbeat_s = self.heartbeat.interval_s if self.heartbeat else 0
+        wait_s = self.limits.closing_timeout_s
+        self._deadline = now + (min(heartbeat_s, wait_s) if heartbeat_s else wait_s)
+        self._close_outlets()
+        self.reader.stepwise = False
+        self.send_method(
+            0,
+            Methods.Close(
+                exception.code, exception.reply_text, exception.class_id, exception.method_id
+            ),
+        )
+
+    def doom(self, now: float, reason: str) -> None:
+        """Drop the connection without a word, but not at once: guessing must not be cheap."""
+        self.state = State.DOOMED
+        self.end_reason = reason
+        self._deadline = now + self.limits.authentication_failure_delay_s
+
+    def end(self, reason: str) -> None:
+        """Nothing more is read; what is in `pieces` is still sent."""
+        self.state = State.CLOSED
+        self.end_reason = self.end_reason or reason
+        self._deadline = None
+        self.heartbeat = None
+        self._close_outlets()
+
+    # -- time
+
+    def deadline(self) -> float | None:
+        """When `handle_timer` has to be called, in seconds of the caller's clock."""
+        if self.heartbeat is None or self.state in ENDING:
+            return self._deadline
+        beat = self.heartbeat.deadline()
+        return beat if self._deadline is None else min(beat, self._deadline)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due: heartbeat, drop of a silent peer, end of a wait."""
+        if self._deadline is not None and now >= self._deadline:
+            if self.state in HANDSHAKE:
+                self.end(f"handshake not finished in {self.limits.handshake_timeout_s:g} s")
+            else:
+                self.end("no close-ok came")
+            return
+        heartbeat = self.heartbeat
+        if heartbeat is None or self.state in ENDING:
+            return
+        if heartbeat.silent(now):
+            self.end(f"missed heartbeats from client, timeout: {heartbeat.interval_s:g}s")
+        elif heartbeat.due(now):
+            self._send(HEARTBEAT_FRAME)
+            heartbeat.sent_at = now
+
+    # -- what goes out
+
+    def send_method(self, number: int, method: Frame) -> None:
+        """Send a method outside any outlet: on channel 0, or where no channel is left."""
+        self._send(method_frame(number, method))
+
+    def wake(self) -> None:
+        """Called when output appears where there was none."""
+        self.has_output = True
+
+    def take_output(self, now: float) -> bytes:
+        """Everything to be sent now, as one piece. The caller reports it with `sent`."""
+        pieces = self.pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self.has_output = False
+        if self.heartbeat is not None:
+            self.heartbeat.sent_at = now
+        return data
+
+    def sent(self, octets: int) -> bool:
+        """The peer took `octets`; True when deliveries that had paused may go on."""
+        congested = self.unsent_bytes > self.unsent_bytes_max
+        self.unsent_bytes -= octets
+        return congested and self.unsent_bytes <= self.unsent_bytes_max
+
+    # -- details
+
+    def _send(self, piece: bytes) -> None:
+        if not self.pieces:
+            self.wake()
+        self.unsent_bytes += len(piece)
+        self.pieces.append(piece)
+
+    def _close_outlets(self) -> None:
+        for outlet in self.outlets.values():
+            outlet.close()
+
+    def _handle_start_ok(self, method: Methods.StartOk, properties: Arguments) -> Event:
+        self.client_properties = properties
+        self.capabilities = capabilities(properties)
+        self.mechanism = method.mechanism or ""
+        credentials = None
+        if self.mechanism in self._mechanisms:
+            response: Any = method.response
+            credentials = read_response(self.mechanism, response, self.limits.table_depth_max)
+        if credentials is None:
+            raise ConnectionException(
+                SYNTAX_ERROR, f"no credentials in a {self.mechanism!r} response"
+            )
+        self.state = State.AUTHENTICATING
+        return LoginAttempt(self.mechanism, credentials)
+
+    def _handle_tune_ok(self, method: Methods.TuneOk, now: float) -> None:
+        self.reader.frame_bytes_max = agree_frame_max(method.frame_max or 0, self.limits)
+        self.channel_max = agree_channel_max(method.channel_max or 0, self.limits)
+        if method.heartbeat:
+            # The client's value wins, for both directions.
+            self.heartbeat = Heartbeat(method.heartbeat, now)
+        self.state = State.OPENING
+
+    def _handle_running(self, method: Frame) -> Event | None:
+        if isinstance(method, Methods.Close):
+            return ClosedByPeer(method.reply_code or 0, method.reply_text or "")
+        if isinstance(method, Methods.UpdateSecret):
+            secret: Any = method.new_secret
+            return SecretUpdate(secret)
+        if method_ids(method)[0] != 10:
+            raise ConnectionException(
+                CHANNEL_ERROR,
+                "unexpected method in connection state running",
+                method_ids(method),
+            )
+        raise ConnectionException(COMMAND_INVALID, "unimplemented method", method_ids(method))
+
+    def _handle_closing(self, method: Frame) -> None:
+        if isinstance(method, Methods.CloseOk):
+            self.end("closed by the broker")
+        elif isinstance(method, Methods.Close):
+            # Both sides closed at once (0-9-1 §1.4.2.10): answered, and that is the end.
+            self.send_method(0, Methods.CloseOk())
+            self.end("closed by both sides")
+
+
+def _typed(properties: Arguments) -> Any:
+    """server-properties with their field types, which `encode_method` writes as they stand."""
+    return properties
+
+
+def server_properties(version: str, cluster_name: str, information: str) -> Arguments:
+    """What connection.start says of this broker. Clients branch on product and version."""
+
+    def text(value: str) -> Field:
+        return ("S", value)
+
+    supported = {
+        name: ("t", True)
+        for name in (
+            "publisher_confirms",
+            "exchange_exchange_bindings",
+            "basic.nack",
+            "consumer_cancel_notify",
+            "connection.blocked",
+            "consumer_priorities",
+            "authentication_failure_close",
+            "per_consumer_qos",
+            "direct_reply_to",
+        )
+    }
+    return {
+        "capabilities": ("F", supported),
+        "cluster_name": text(cluster_name),
+        "copyright": text("Copyright the authors of amqpd"),
+        "information": text(information),
+        "platform": text("Python"),
+        "product": text("RabbitMQ"),
+        "version": text(version),
+    }

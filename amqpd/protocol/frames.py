@@ -1,0 +1,454 @@
+"""Bytes in, commands out: the framing layer of AMQP 0-9-1 (§4.2.3), and the codec of the hot path.
+
+    octet   short     long                        octet
+    +------+---------+---------+ +-----------+ +-----------+
+    | type | channel |  size   | |  payload  | |    CE     |
+    +------+---------+---------+ +-----------+ +-----------+
+
+`FrameReader.receive` walks every complete frame of a chunk in one call. It puts a publish, its
+content header and its body frames together into one `Message`, per channel, and knows nothing of
+channels being open or closing: as in RabbitMQ's assembler, the order of frames within a channel is
+checked even while the channel closes. What it cannot accept is the last command of the list it
+returns, an `AMQPException`, so that everything that came before the fault is handled first.
+
+Any split of the input into chunks gives the same commands; tests/protocol/test_frames.py holds it
+to that.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from amqpd.commands import (
+    ACK,
+    DISCARD,
+    REQUEUE,
+    Message,
+    MethodCommand,
+    Oversized,
+    Settle,
+    Target,
+    make_message,
+)
+from amqpd.config import Limits
+from amqpd.errors import (
+    CHANNEL_ERROR,
+    FRAME_ERROR,
+    UNEXPECTED_FRAME,
+    AMQPException,
+    ConnectionException,
+)
+from amqpd.wire.properties import validate
+from amqpd.wire.tables import erlang_binary
+from amqpd.protocol.methods import decode_method
+
+METHOD: Final = 1
+HEADER: Final = 2
+BODY: Final = 3
+HEARTBEAT: Final = 8
+FRAME_END: Final = 0xCE
+FRAME_OVERHEAD: Final = 8
+"""Seven octets of frame header and the end octet."""
+
+BASIC: Final = 60
+PUBLISH: Final = b"\x00\x3c\x00\x28"
+BASIC_ACK: Final = b"\x00\x3c\x00\x50"
+BASIC_REJECT: Final = b"\x00\x3c\x00\x5a"
+BASIC_NACK: Final = b"\x00\x3c\x00\x78"
+NO_PROPERTIES: Final = b"\x00\x00"
+PERSISTENT: Final = 2
+SPECIAL_FLAGS: Final = 0x2000 | 0x0200 | 0x0100 | 0x0010
+"""headers, reply-to, expiration, user-id: properties that the broker has rules for."""
+SNIPPET_OCTETS: Final = 16
+SHAPE_OCTETS_MAX: Final = 96
+SHAPES_MAX: Final = 1024
+CHANNELS: Final = 65535
+
+FRAME: Final = Struct(">BHI")
+CONTENT: Final = Struct(">HHQ")
+TAG: Final = Struct(">Q")
+
+Command = Message | Settle | MethodCommand | Oversized | AMQPException
+
+
+class Assembly:
+    """A publish whose content has not wholly arrived."""
+
+    __slots__ = ("body", "body_size", "persistent", "properties", "remaining", "special", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.properties: bytes | None = None
+        """None until the content header came."""
+        self.persistent = False
+        self.special = False
+        self.body_size = 0
+        self.remaining = 0
+        self.body: bytearray | None = None
+        """None for a body that is too large to be kept: it is read and dropped."""
+
+
+class FrameReader:
+    """Turns one peer's bytes into commands.
+
+    `stepwise` makes it return one command at a time: during the handshake each answer changes what
+    the next frame may be (`frame_bytes_max`, `running`).
+    """
+
+    __slots__ = (
+        "_assemblies",
+        "_broken",
+        "_chunks",
+        "_chunks_bytes",
+        "_limits",
+        "_needed_bytes",
+        "_shapes",
+        "_strict_sizes",
+        "_targets",
+        "frame_bytes_max",
+        "has_more",
+        "running",
+        "stepwise",
+    )
+
+    def __init__(self, limits: Limits, strict_sizes: bool) -> None:
+        """`strict_sizes`: RabbitMQ 4.x refuses oversized content at its header, 3.x after it."""
+        self._limits = limits
+        self._strict_sizes = strict_sizes
+        self._assemblies: dict[int, Assembly] = {}
+        self._chunks: list[bytes] = []
+        self._chunks_bytes = 0
+        self._needed_bytes = 0
+        self._targets: dict[bytes, Target] = {}
+        self._shapes: dict[bytes, tuple[bool, bool]] = {NO_PROPERTIES: (False, False)}
+        self._broken = False
+        self.frame_bytes_max = limits.frame_bytes_min
+        self.running = False
+        self.stepwise = True
+        self.has_more = False
+        """Whole frames may be left: call `receive(b"")` once the commands so far are handled."""
+
+    def receive(self, data: bytes) -> list[Command]:
+        """The commands that `data` completes; after a fault, the fault as the last of them."""
+        commands: list[Command] = []
+        if self._broken:
+            return commands
+        if self._chunks:
+            self._chunks.append(data)
+            self._chunks_bytes += len(data)
+            if self._chunks_bytes < self._needed_bytes:
+                return commands
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        position, finished = self._walk(data, commands)
+        self.has_more = not finished
+        rest = len(data) - position
+        if rest and not self._broken:
+            self._chunks.append(data[position:] if position else data)
+            self._chunks_bytes = rest
+            self._needed_bytes = 0
+            if finished:
+                self._needed_bytes = FRAME_OVERHEAD
+                if rest >= FRAME.size:
+                    self._needed_bytes += FRAME.unpack_from(data, position)[2]
+        return commands
+
+    def forget_channel(self, channel: int) -> None:
+        """The channel ended: what it had begun to publish is dropped."""
+        self._assemblies.pop(channel, None)
+
+    def _walk(self, data: bytes, commands: list[Command]) -> tuple[int, bool]:
+        """Append the commands in `data`; return how far it got, and whether it saw all frames."""
+        position = 0
+        end = len(data)
+        unpack_frame = FRAME.unpack_from
+        unpack_content = CONTENT.unpack_from
+        targets = self._targets
+        shapes = self._shapes
+        assemblies = self._assemblies
+        payload_max = self.frame_bytes_max or self._limits.content_bytes_max
+        body_max = self._limits.message_bytes_max
+        stepwise = self.stepwise
+        try:
+            while position + FRAME_OVERHEAD <= end:
+                kind, channel, size = unpack_frame(data, position)
+                start = position + 7
+                stop = start + size
+                if size > payload_max:
+                    # RabbitMQ lets a payload exceed frame_max - 8 by 8 octets: by that much only.
+                    self._broken = True
+                    limit = payload_max - FRAME_OVERHEAD
+                    raise frame_fault(kind, b"", f"{{frame_too_large,{size},{limit}}}")
+                if stop >= end:
+                    break
+                if data[stop] != FRAME_END:
+                    self._broken = True
+                    raise frame_fault(
+                        kind, data[start:stop], f"{{invalid_frame_end_marker,{data[stop]}}}"
+                    )
+                position = stop + 1
+                if kind == METHOD:
+                    index = data[start : start + 4]
+                    if index == PUBLISH and channel and self.running:
+                        payload = data[start:stop]
+                        target = targets.get(payload)
+                        if target is None:
+                            target = self._parse_target(payload)
+                        if assemblies and channel in assemblies:
+                            raise self._not_content(channel)
+                        # The usual case: header and the one body frame stand right behind, whole.
+                        if position + 20 <= end:
+                            kind, number, size = unpack_frame(data, position)
+                            start = position + 7
+                            stop = start + size
+                            if (
+                                kind == HEADER
+                                and number == channel
+                                and size >= 14
+                                and stop < end
+                                and size <= payload_max
+                                and data[stop] == FRAME_END
+                            ):
+                                class_id, weight, body_size = unpack_content(data, start)
+                                if class_id == BASIC and weight == 0 and body_size <= body_max:
+                                    properties = data[start + 12 : stop]
+                                    header_end = stop + 1
+                                    body: bytes | None = None
+                                    if body_size == 0:
+                                        body = b""
+                                        position = header_end
+                                    elif header_end + FRAME_OVERHEAD + body_size <= end:
+                                        kind, number, size = unpack_frame(data, header_end)
+                                        start = header_end + 7
+                                        stop = start + size
+                                        if (
+                                            kind == BODY
+                                            and number == channel
+                                            and size == body_size
+                                            and size <= payload_max
+                                            and data[stop] == FRAME_END
+                                        ):
+                                            body = data[start:stop]
+                                            position = stop + 1
+                                    if body is not None:
+                                        shape = shapes.get(properties)
+                                        if shape is None:
+                                            shape = self._parse_shape(properties)
+                                        message = Message()
+                                        message.channel = channel
+                                        message.target = target
+                                        message.properties = properties
+                                        message.body = body
+                                        message.persistent, message.special = shape
+                                        message.message_id = 0
+                                        message.references = 0
+                                        message.stored = False
+                                        commands.append(message)
+                                        continue
+                        self._begin(channel, target)
+                        continue
+                    if index == BASIC_ACK and size == 13 and channel and self.running:
+                        if assemblies and channel in assemblies:
+                            raise self._not_content(channel)
+                        commands.append(
+                            Settle(
+                                channel,
+                                TAG.unpack_from(data, start + 4)[0],
+                                data[start + 12] & 1 == 1,
+                                ACK,
+                                (60, 80),
+                            )
+                        )
+                        continue
+                command = self._frame(kind, channel, data[start:stop])
+                if command is not None:
+                    commands.append(command)
+                    if stepwise:
+                        return position, False
+        except AMQPException as fault:
+            # The frame at fault is behind us; what follows it is looked at in the next call.
+            commands.append(fault)
+            return position, False
+        return position, True
+
+    def _frame(self, kind: int, channel: int, payload: bytes) -> Command | None:
+        """Any frame, one at a time; None for one that completes nothing."""
+        if kind == HEARTBEAT:
+            if payload:
+                raise frame_fault(kind, payload, "unknown_frame")
+            if channel:
+                raise unexpected_frame(kind, payload)
+            return None
+        if kind not in (METHOD, HEADER, BODY):
+            raise frame_fault(kind, payload, "unknown_frame")
+        if channel == 0:
+            if kind != METHOD:
+                raise unexpected_frame(kind, payload)
+            method, arguments = decode_method(payload, self._limits.table_depth_max)
+            return MethodCommand(0, method, arguments)
+        if not self.running:
+            raise unexpected_frame(kind, payload)
+        if kind == METHOD:
+            return self._method(channel, payload)
+        if kind == HEADER:
+            return self._header(channel, payload)
+        return self._body(channel, payload)
+
+    def _method(self, channel: int, payload: bytes) -> Command | None:
+        if channel in self._assemblies:
+            raise self._not_content(channel)
+        index = payload[:4]
+        if index == PUBLISH:
+            target = self._targets.get(payload) or self._parse_target(payload)
+            self._begin(channel, target)
+            return None
+        if index == BASIC_REJECT and len(payload) == 13:
+            outcome = REQUEUE if payload[12] & 1 else DISCARD
+            return Settle(channel, TAG.unpack_from(payload, 4)[0], False, outcome, (60, 90))
+        if index == BASIC_NACK and len(payload) == 13:
+            outcome = REQUEUE if payload[12] & 2 else DISCARD
+            multiple = payload[12] & 1 == 1
+            return Settle(channel, TAG.unpack_from(payload, 4)[0], multiple, outcome, (60, 120))
+        if index == BASIC_ACK and len(payload) == 13:
+            multiple = payload[12] & 1 == 1
+            return Settle(channel, TAG.unpack_from(payload, 4)[0], multiple, ACK, (60, 80))
+        method, arguments = decode_method(payload, self._limits.table_depth_max)
+        return MethodCommand(channel, method, arguments)
+
+    def _begin(self, channel: int, target: Target) -> None:
+        """The content of a publish is awaited on the channel."""
+        if len(self._assemblies) >= (self._limits.channel_max or CHANNELS):
+            # More channels than can be open: some of them never were.
+            raise ConnectionException(CHANNEL_ERROR, "expected 'channel.open'", (60, 40))
+        self._assemblies[channel] = Assembly(target)
+
+    def _header(self, channel: int, payload: bytes) -> Command | None:
+        if len(payload) < 14:
+            raise frame_fault(HEADER, payload, "unknown_frame")
+        class_id, weight, body_size = CONTENT.unpack_from(payload)
+        assembly = self._assemblies.get(channel)
+        if assembly is None:
+            raise out_of_order("expected method frame, got non method frame instead")
+        if assembly.properties is not None:
+            raise out_of_order("expected content body, got non content body frame instead")
+        if weight != 0:
+            raise self._not_content(channel)
+        if class_id != BASIC:
+            raise out_of_order(
+                f"expected content header for class 60, got one for class {class_id} instead"
+            )
+        ceiling = self._limits.content_bytes_max
+        if body_size > ceiling and self._strict_sizes:
+            raise ConnectionException(
+                FRAME_ERROR,
+                f"content body size {body_size} exceeds maximum allowed size {ceiling}",
+            )
+        properties = payload[12:]
+        shape = self._shapes.get(properties) or self._parse_shape(properties)
+        assembly.persistent, assembly.special = shape
+        assembly.properties = properties
+        assembly.body_size = assembly.remaining = body_size
+        if body_size <= self._limits.message_bytes_max:
+            assembly.body = bytearray()
+        return self._complete(channel, assembly) if body_size == 0 else None
+
+    def _body(self, channel: int, payload: bytes) -> Command | None:
+        assembly = self._assemblies.get(channel)
+        if assembly is None:
+            raise out_of_order("expected method frame, got non method frame instead")
+        if assembly.properties is None:
+            raise self._not_content(channel)
+        if len(payload) > assembly.remaining:
+            if self._strict_sizes:
+                raise ConnectionException(
+                    FRAME_ERROR, "content body frame exceeds remaining content size"
+                )
+            raise out_of_order("expected content body, got non content body frame instead")
+        assembly.remaining -= len(payload)
+        if assembly.body is not None:
+            assembly.body += payload
+        return None if assembly.remaining else self._complete(channel, assembly)
+
+    def _complete(self, channel: int, assembly: Assembly) -> Command:
+        del self._assemblies[channel]
+        if assembly.body is None or assembly.properties is None:
+            return Oversized(channel, assembly.target, assembly.body_size)
+        return make_message(
+            channel,
+            assembly.target,
+            assembly.properties,
+            bytes(assembly.body),
+            assembly.persistent,
+            assembly.special,
+        )
+
+    def _parse_target(self, payload: bytes) -> Target:
+        """The target of a basic.publish payload, remembered for the next one like it."""
+        target = parse_target(payload, self._limits.table_depth_max)
+        if len(self._targets) >= self._limits.publish_targets_max:
+            self._targets.clear()
+        self._targets[payload] = target
+        return target
+
+    def _parse_shape(self, properties: bytes) -> tuple[bool, bool]:
+        """(persistent, special) of a property list, checked; remembered when it is short."""
+        delivery_mode = validate(properties, self._limits.table_depth_max)
+        flags = properties[0] << 8 | properties[1]
+        shape = (delivery_mode == PERSISTENT, flags & SPECIAL_FLAGS != 0)
+        if len(properties) <= SHAPE_OCTETS_MAX:
+            if len(self._shapes) >= SHAPES_MAX:
+                self._shapes.clear()
+            self._shapes[properties] = shape
+        return shape
+
+    def _not_content(self, channel: int) -> ConnectionException:
+        """The fault of a frame that came where content was due."""
+        if self._assemblies[channel].properties is None:
+            return out_of_order(
+                "expected content header for class 60, got non content header frame instead"
+            )
+        return out_of_order("expected content body, got non content body frame instead")
+
+
+def parse_target(payload: bytes, depth_max: int) -> Target:
+    """The target of a basic.publish payload (class and method id included).
+
+    Payload: ticket (2 octets), exchange and routing key (short strings), bits. Anything that does
+    not fit exactly goes through the general decoder, which knows the words of the refusal.
+    """
+    try:
+        exchange_end = 7 + payload[6]
+        key_end = exchange_end + 1 + payload[exchange_end]
+        bits = payload[key_end]
+        exact = key_end + 1 == len(payload)
+    except IndexError:
+        exact = False
+    if not exact:
+        method, _ = decode_method(payload, depth_max)
+        raise AssertionError(f"the two decoders disagree about {method.name}")
+    # Names in methods with content may be any octets, as in RabbitMQ.
+    exchange = payload[7:exchange_end].decode("utf-8", "surrogateescape")
+    routing_key = payload[exchange_end + 1 : key_end].decode("utf-8", "surrogateescape")
+    return Target(exchange, routing_key, payload[6:key_end], bits & 1 == 1, bits & 2 == 2)
+
+
+def snippet(kind: int, payload: bytes) -> str:
+    """How RabbitMQ shows the frame that it refused."""
+    extent = "all" if len(payload) <= SNIPPET_OCTETS else f"first {SNIPPET_OCTETS}"
+    return f"type {kind}, {extent} octets = {erlang_binary(payload[:SNIPPET_OCTETS])}"
+
+
+def frame_fault(kind: int, payload: bytes, reason: str) -> ConnectionException:
+    """501 for a frame that cannot be one."""
+    return ConnectionException(FRAME_ERROR, f"{snippet(kind, payload)}: {reason}")
+
+
+def unexpected_frame(kind: int, payload: bytes) -> ConnectionException:
+    """505 for a frame that has no business here and now."""
+    return ConnectionException(UNEXPECTED_FRAME, snippet(kind, payload))
+
+
+def out_of_order(explanation: str) -> ConnectionException:
+    """505 for a frame that breaks the order method, header, body of its channel."""
+    return ConnectionException(UNEXPECTED_FRAME, explanation)

@@ -1,0 +1,217 @@
+"""Commands in, bytes out: how a channel of the broker speaks to its peer.
+
+Every outlet of a connection appends to that connection's `pieces`, which are joined and sent once
+a turn. A reply that has to wait for the journal is *held*, and everything the channel says after
+it waits behind it, so that nothing on the channel overtakes anything:
+
+    connection.pieces <── released ── [mark 1: pieces] [mark 2: pieces] <── outlet.pieces
+
+Without a hold, `outlet.pieces` is `connection.pieces` itself: the hot path pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from amqpd.commands import Frame, Message, Target
+from amqpd.protocol.methods import method_frame
+
+if TYPE_CHECKING:
+    from amqpd.protocol.connection import Connection
+
+FRAME: Final = Struct(">BHI")
+CONTENT: Final = Struct(">IHHQ")
+LENGTH: Final = Struct(">I")
+DELIVERY: Final = Struct(">QB")
+SETTLEMENT: Final = Struct(">BHIHHQBB")
+GET_OK_COUNT: Final = Struct(">I")
+END: Final = b"\xce"
+DELIVER: Final = b"\x00\x3c\x00\x3c"
+GET_OK: Final = b"\x00\x3c\x00\x47"
+RETURN: Final = b"\x00\x3c\x00\x32"
+BASIC: Final = 60
+ACK: Final = 80
+NACK: Final = 120
+BODY_FRAMING_OCTETS: Final = 8
+"""Of each body frame: the end octet before it, type, channel and size."""
+
+
+class Hold:
+    """What a channel said behind a reply that waits for the journal."""
+
+    __slots__ = ("pieces", "released")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.released = False
+
+
+class ChannelOutlet:
+    """The sending side of one channel. See `amqpd.commands.Outlet` for what each method is for."""
+
+    __slots__ = (
+        "_body_open",
+        "_body_octets_max",
+        "_connection",
+        "_head",
+        "_head_key",
+        "_holds",
+        "_number",
+        "_pieces",
+        "_properties_open",
+        "_target",
+        "closed",
+    )
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self._connection = connection
+        self._number = number
+        self._pieces = connection.pieces
+        self._holds: deque[Hold] = deque()
+        frame_bytes_max = connection.reader.frame_bytes_max
+        self._body_octets_max = frame_bytes_max - 8 if frame_bytes_max else 1 << 30
+        self._body_open = b"\xce\x03" + number.to_bytes(2, "big")
+        self._target: Target | None = None
+        self._head_key = b""
+        self._head = b""
+        self._properties_open = b""
+        self.closed = False
+
+    @property
+    def congested(self) -> bool:
+        """The peer reads more slowly than it is sent to: see `Limits.unsent_bytes_max`."""
+        return self._connection.unsent_bytes > self._connection.unsent_bytes_max
+
+    def method(self, method: Frame) -> None:
+        """Send a method without content."""
+        self._push(method_frame(self._number, method))
+
+    def deliver(
+        self, consumer_prefix: bytes, delivery_tag: int, redelivered: bool, message: Message
+    ) -> None:
+        """Send basic.deliver. `consumer_prefix` is the consumer tag as a short string."""
+        target = message.target
+        if target is not self._target or consumer_prefix is not self._head_key:
+            # The octets before and behind the tag stay the same while a consumer is sent messages
+            # of one target, which is the usual case.
+            self._target = target
+            self._head_key = consumer_prefix
+            size = 4 + len(consumer_prefix) + DELIVERY.size + len(target.envelope)
+            self._head = FRAME.pack(1, self._number, size) + DELIVER + consumer_prefix
+            self._properties_open = target.envelope + b"\xce\x02" + self._body_open[2:]
+        self._content(self._head, DELIVERY.pack(delivery_tag, redelivered), message)
+
+    def get_ok(
+        self, delivery_tag: int, redelivered: bool, message_count: int, message: Message
+    ) -> None:
+        """Send basic.get-ok."""
+        arguments = (
+            GET_OK
+            + DELIVERY.pack(delivery_tag, redelivered)
+            + message.target.envelope
+            + GET_OK_COUNT.pack(message_count)
+        )
+        self._open_content(arguments, message)
+
+    def returned(self, code: int, text: str, message: Message) -> None:
+        """Send basic.return with the whole message."""
+        reply_text = text.encode()
+        arguments = (
+            RETURN
+            + code.to_bytes(2, "big")
+            + bytes((len(reply_text),))
+            + reply_text
+            + message.target.envelope
+        )
+        self._open_content(arguments, message)
+
+    def confirm(self, publish_number: int, multiple: bool) -> None:
+        """Send basic.ack for what was published."""
+        self._push(SETTLEMENT.pack(1, self._number, 13, BASIC, ACK, publish_number, multiple, 0xCE))
+
+    def refuse(self, publish_number: int, multiple: bool) -> None:
+        """Send basic.nack for what was published."""
+        self._push(
+            SETTLEMENT.pack(1, self._number, 13, BASIC, NACK, publish_number, multiple, 0xCE)
+        )
+
+    def hold(self) -> Hold:
+        """Keep everything said from here on back until the returned mark is released."""
+        hold = Hold()
+        self._holds.append(hold)
+        self._pieces = hold.pieces
+        return hold
+
+    def release(self, mark: object) -> None:
+        """Let out what was held behind `mark`, unless an earlier mark is still held."""
+        assert isinstance(mark, Hold)
+        mark.released = True
+        holds = self._holds
+        while holds and holds[0].released:
+            pieces = holds.popleft().pieces
+            if self.closed:
+                continue
+            if not self._connection.pieces:
+                self._connection.wake()
+            self._connection.pieces += pieces
+        if not holds:
+            self._pieces = self._connection.pieces
+
+    def close(self) -> None:
+        """The channel or its connection ended: what is still held is never sent."""
+        self.closed = True
+
+    def _open_content(self, arguments: bytes, message: Message) -> None:
+        """A method with content that is not a delivery."""
+        self._target = None
+        self._properties_open = b"\xce\x02" + self._body_open[2:]
+        self._content(FRAME.pack(1, self._number, len(arguments)), arguments, message)
+
+    def _content(self, head: bytes, tail: bytes, message: Message) -> None:
+        """Method (in two parts), content header and body frames, one behind the other."""
+        connection = self._connection
+        pieces = self._pieces
+        if not pieces:
+            connection.wake()
+        properties = message.properties
+        body = message.body
+        size = len(body)
+        header = CONTENT.pack(12 + len(properties), BASIC, 0, size)
+        connection.unsent_bytes += (
+            len(head) + len(tail) + len(self._properties_open) + len(header) + len(properties) + 1
+        )
+        if 0 < size <= self._body_octets_max:
+            connection.unsent_bytes += size + BODY_FRAMING_OCTETS
+            pieces += (
+                head,
+                tail,
+                self._properties_open,
+                header,
+                properties,
+                self._body_open,
+                LENGTH.pack(size),
+                body,
+                END,
+            )
+            return
+        pieces += (head, tail, self._properties_open, header, properties)
+        octets_max = self._body_octets_max
+        for start in range(0, size, octets_max):
+            part = body[start : start + octets_max]
+            connection.unsent_bytes += len(part) + BODY_FRAMING_OCTETS
+            pieces += (self._body_open, LENGTH.pack(len(part)), part)
+        pieces.append(END)
+
+    def _push(self, piece: bytes) -> None:
+        if not self._pieces:
+            self._connection.wake()
+        self._connection.unsent_bytes += len(piece)
+        self._pieces.append(piece)
+
+
+def consumer_prefix(consumer_tag: str) -> bytes:
+    """The consumer tag as a short string, to be made once per consumer."""
+    encoded = consumer_tag.encode()
+    return bytes((len(encoded),)) + encoded

@@ -1,0 +1,35 @@
+"""Scenarios with aio-pika: asyncio, confirms by default, connections that come back.
+
+The test files here are plain pytest and take the broker from AMQP_URL, so that they also run
+without this program.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from compat import harness
+from compat.py_amqp import python_client
+
+REQUIREMENTS = (
+    "aio-pika==10.2.1",
+    "aiormq==7.2.4",
+    "pamqp==4.0.1",
+    "anyio==4.11.0",
+    "pytest==8.4.2",
+    "pytest-timeout==2.4.0",
+)
+
+
+def run(ctx: harness.Context) -> list[harness.Result]:
+    """Every test file of this folder."""
+    python = python_client.environment(ctx.work_dir, REQUIREMENTS)
+    files = sorted(path.name for path in ctx.suite_dir.glob("test_*.py"))
+    env = {"AMQP_URL": ctx.url}
+    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env)
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main(Path(__file__).parent, run))

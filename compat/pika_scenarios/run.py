@@ -1,0 +1,33 @@
+"""Scenarios with pika, the client most people know: what the broker does, in so many words.
+
+The test files here are plain pytest and take the broker from AMQP_URL, so that they also run
+without this program. `--pika VERSION` runs them with another release of the client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from compat import harness
+from compat.py_amqp import python_client
+
+VERSION = "1.3.2"
+
+
+def run(ctx: harness.Context, version: str) -> list[harness.Result]:
+    """Every test file of this folder."""
+    requirements = (f"pika=={version}", "pytest==8.4.2", "pytest-timeout==2.4.0")
+    python = python_client.environment(ctx.work_dir, requirements)
+    files = sorted(path.name for path in ctx.suite_dir.glob("test_*.py"))
+    env = {"AMQP_URL": ctx.url}
+    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--pika", default=VERSION, metavar="VERSION")
+    mine, rest = parser.parse_known_args()
+    sys.exit(harness.main(Path(__file__).parent, lambda ctx: run(ctx, mine.pika), rest))

@@ -1,0 +1,142 @@
+"""A private RabbitMQ, to learn what a suite passes on the real thing.
+
+Uses Debian's package `rabbitmq-server` without its service: everything it owns is in a temporary
+directory, its ports are free ones, and it runs in a process group of its own, which is ended by
+id. As a program it prints its address as JSON and runs until it is told to stop:
+
+    python compat/rabbitmq_server.py [--management] [--plugin rabbitmq_shovel]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from compat import harness
+
+SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+START_SECONDS = 90.0
+MANAGEMENT_PORT = 15672
+
+
+def _port_is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _await_amqp(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Ready is when it answers a protocol header: it listens a little before that."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as sock:
+            sock.sendall(b"AMQP\x00\x00\x09\x01")
+            if sock.recv(1) == b"\x01":
+                return
+        time.sleep(0.2)
+    raise harness.SuiteError("rabbitmq-server did not start\n" + log.read_text()[-3000:])
+
+
+def _rabbitmqctl(home: Path, env: dict[str, str]) -> Path:
+    """A rabbitmqctl that finds this node whatever environment its caller has."""
+    lines = [f"export {name}='{value}'" for name, value in env.items()]
+    run = f"exec '{SCRIPTS / 'rabbitmqctl'}' --erlang-cookie '{home.name}' \"$@\""
+    path = home / "rabbitmqctl"
+    path.write_text("\n".join(["#!/bin/sh", *lines, run, ""]))
+    path.chmod(0o755)
+    return path
+
+
+@contextlib.contextmanager
+def server(
+    work_dir: Path, *, management: bool = False, plugins: Sequence[str] = ()
+) -> Iterator[harness.Broker]:
+    """A fresh RabbitMQ. `Broker.env` holds what reaches it with rabbitmqctl.
+
+    The HTTP API gets its usual port where that is free, since some clients' tests know no other.
+    """
+    if not (SCRIPTS / "rabbitmq-server").exists():
+        raise harness.Unavailable("rabbitmq-server (the Debian package) is not installed")
+    home = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=work_dir))
+    port, log = harness.free_port(), home / "server.log"
+    http = MANAGEMENT_PORT if _port_is_free(MANAGEMENT_PORT) else harness.free_port()
+    enabled = [*plugins, *(["rabbitmq_management"] if management else [])]
+    (home / "enabled_plugins").write_text(f"[{','.join(enabled)}].\n")
+    conf = [f"listeners.tcp.1 = 127.0.0.1:{port}"]
+    if management:
+        conf += [f"management.tcp.port = {http}", "management.tcp.ip = 127.0.0.1"]
+    (home / "rabbitmq.conf").write_text("\n".join([*conf, ""]))
+    mine = {
+        "RABBITMQ_NODENAME": f"compat{port}@localhost",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(harness.free_port()),
+        "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(home / "log"),
+        "RABBITMQ_PID_FILE": str(home / "pid"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+        "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+        "HOME": str(home),
+    }
+    ctl = _rabbitmqctl(home, mine)
+    cookie = {"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-setcookie {home.name}"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [SCRIPTS / "rabbitmq-server"],
+            env={**os.environ, **mine, **cookie},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _await_amqp(process, port, log)
+        yield harness.Broker(
+            f"amqp://guest:guest@127.0.0.1:{port}/",
+            {"amqp": [f"127.0.0.1:{port}"]},
+            f"http://127.0.0.1:{http}" if management else None,
+            {"RABBITMQCTL": str(ctl)},
+        )
+    finally:
+        harness.stop_group(process, 20)
+        shutil.rmtree(home / "mnesia", ignore_errors=True)
+
+
+def main() -> int:
+    """Run one until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--management", action="store_true", help="with the HTTP API")
+    parser.add_argument("--plugin", action="append", default=[], help="one more plugin")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="at most this long")
+    args = parser.parse_args()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with (
+        tempfile.TemporaryDirectory(prefix="rabbitmq-") as work_dir,
+        server(Path(work_dir), management=args.management, plugins=args.plugin) as broker,
+    ):
+        facts = {"url": broker.url, "management": broker.management_url, **broker.env}
+        print(json.dumps(facts), flush=True)
+        stop.wait(args.seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

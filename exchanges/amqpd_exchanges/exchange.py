@@ -1,0 +1,144 @@
+"""What every exchange type is: bindings going in and out, and a question answered from them.
+
+The rules that all types keep:
+
+- The router calls `bind` once for each new binding and `unbind` once, with the very same object,
+  for each binding that goes. An exchange never sees a duplicate.
+- `route` changes nothing, and its answer depends on nothing but the bindings, the routing key and,
+  where `reads_headers` says so, the headers. It may name a destination more than once. The answer
+  may be the exchange's own index, so use it before the next `bind` or `unbind`.
+- `bind` and `unbind` cost the same however many bindings there are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import ClassVar, Generic, TypeVar, Union
+
+from amqpd_exchanges.fields import Arguments, Field, canonical_table
+
+__all__ = [
+    "Arguments",
+    "Binding",
+    "Destination",
+    "Destinations",
+    "Exchange",
+    "Field",
+    "InvalidBinding",
+    "Q",
+    "binding_identity",
+    "drop_destination",
+    "take_destination",
+]
+
+Q = TypeVar("Q", bound=Hashable)
+
+Destination = Union[Q, "Exchange[Q]"]
+
+Destinations = dict[Destination[Q], int]
+"""Destinations in the order they came, with how many bindings lead to each."""
+
+
+class InvalidBinding(ValueError):
+    """The exchange refuses these arguments; `str()` is the explanation for 406."""
+
+
+def binding_identity(
+    source: Exchange[Q], destination: Destination[Q], routing_key: str, arguments: Arguments
+) -> Hashable:
+    """Equal for two bindings that are the same one: source, destination, key and arguments."""
+    return (source, destination, routing_key, canonical_table(arguments))
+
+
+class Binding(Generic[Q]):
+    """One binding. Never changed; the router has one object for each."""
+
+    __slots__ = ("arguments", "destination", "identity", "routing_key", "source")
+
+    def __init__(
+        self,
+        source: Exchange[Q],
+        destination: Destination[Q],
+        routing_key: str,
+        arguments: Arguments,
+        identity: Hashable,
+    ) -> None:
+        self.source = source
+        self.destination: Destination[Q] = destination
+        self.routing_key = routing_key
+        self.arguments = arguments
+        self.identity = identity
+
+
+class Exchange(ABC, Generic[Q]):
+    """A named exchange and its bindings. Made by `Router.declare`."""
+
+    __slots__ = ("_alternate", "_bindings", "_on_change", "name")
+
+    kind: ClassVar[str]
+    """The type as exchange.declare names it."""
+
+    reads_key: ClassVar[bool] = True
+    """False: a message is routed once, however many keys CC and BCC add."""
+
+    reads_headers: ClassVar[bool] = False
+    """True: the result may differ for the same key, so it is never remembered."""
+
+    def __init__(
+        self, name: str, alternate: str | None = None, on_change: Callable[[], None] | None = None
+    ) -> None:
+        self.name = name
+        self._alternate = alternate
+        self._on_change = on_change
+        self._bindings: dict[Hashable, Binding[Q]] = {}
+
+    @property
+    def alternate(self) -> str | None:
+        """The exchange that gets what matches no binding here; it need not exist.
+
+        May be set at any time (a policy comes or goes); remembered routes are dropped.
+        """
+        return self._alternate
+
+    @alternate.setter
+    def alternate(self, name: str | None) -> None:
+        if name != self._alternate:
+            self._alternate = name
+            if self._on_change is not None:
+                self._on_change()
+
+    @property
+    def bindings(self) -> Collection[Binding[Q]]:
+        """The bindings from this exchange, in order of creation: a live view."""
+        return self._bindings.values()
+
+    def binding(self, identity: Hashable) -> Binding[Q] | None:
+        """The binding with this identity, if there is one."""
+        return self._bindings.get(identity)
+
+    def bind(self, binding: Binding[Q]) -> None:
+        """Add a binding. Raises InvalidBinding before anything is changed."""
+        self._bindings[binding.identity] = binding
+
+    def unbind(self, binding: Binding[Q]) -> None:
+        """Remove a binding that was added."""
+        del self._bindings[binding.identity]
+
+    @abstractmethod
+    def route(self, routing_key: str, headers: Arguments) -> Iterable[Destination[Q]]:
+        """The destinations whose bindings match, in a deterministic order."""
+
+
+def take_destination(destinations: Destinations[Q], destination: Destination[Q]) -> None:
+    """One more binding leads to `destination`."""
+    destinations[destination] = destinations.get(destination, 0) + 1
+
+
+def drop_destination(destinations: Destinations[Q], destination: Destination[Q]) -> None:
+    """One binding fewer leads to `destination`."""
+    left = destinations[destination] - 1
+    if left:
+        destinations[destination] = left
+    else:
+        del destinations[destination]

@@ -1,0 +1,244 @@
+"""All exchanges of one virtual host, the bindings between them, and the way to the queues.
+
+Rules:
+
+- A message visits each exchange once and each queue gets it once, in the order of first match.
+  Exchanges bound to exchanges may form cycles.
+- An exchange's alternate is asked only when no binding of that exchange matched, under any of the
+  message's keys. A binding that leads to an exchange is a match, wherever that leads. An alternate
+  that does not exist is passed over.
+- Results are remembered by exchange and routing key, and all forgotten at any change; `version`
+  grows with each, so that a caller can remember a result too. A result that headers had a part in,
+  or the keys of CC and BCC, is not remembered.
+- The broker has checked names, permissions and exclusivity before it calls: what is missing here
+  is a bug there. Deleting exchanges that nothing is bound to any longer is the broker's duty too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Generic
+
+from amqpd_exchanges.default import DefaultExchange
+from amqpd_exchanges.direct import DirectExchange
+from amqpd_exchanges.exchange import (
+    Arguments,
+    Binding,
+    Destination,
+    Exchange,
+    Q,
+    binding_identity,
+)
+from amqpd_exchanges.fanout import FanoutExchange
+from amqpd_exchanges.headers import HeadersExchange
+from amqpd_exchanges.topic import TopicExchange
+
+__all__ = ["KINDS", "Router"]
+
+KINDS: Final[dict[str, type[Exchange[Any]]]] = {
+    exchange.kind: exchange
+    for exchange in (DirectExchange, FanoutExchange, HeadersExchange, TopicExchange)
+}
+"""The types that exchange.declare may ask for.
+
+To add one: a file of its own with a subclass of Exchange; `reads_headers = True` if anything but
+the routing key has a part in its answers (headers, chance, a turn taken), so that they are not
+remembered; `reads_key = False` if a message with CC must pass it only once; InvalidBinding from
+`bind`, before anything is changed, with RabbitMQ's text; an entry here; and a line in the model of
+tests/exchanges/test_router_model.py. Arguments of exchange.declare are not passed on yet: the first
+type that needs them adds the parameter to `declare`. The default exchange is no entry on purpose:
+nobody may declare another one.
+"""
+
+_NO_HEADERS: Final[dict[str, Any]] = {}
+
+
+class Router(Generic[Q]):
+    """Exchanges and bindings of one virtual host. `Q` is whatever object the broker calls a queue.
+
+    `cache_max` bounds the remembered results: the number of keys and of queues in them, together.
+    """
+
+    __slots__ = (
+        "_bindings_to",
+        "_cache",
+        "_cache_max",
+        "_cache_size",
+        "_default",
+        "_exchanges",
+        "version",
+    )
+
+    def __init__(self, cache_max: int = 16384) -> None:
+        self.version = 0
+        self._cache_max = cache_max
+        self._cache_size = 0
+        # By exchange object rather than by name: one that was deleted can't answer for its heir.
+        self._cache: dict[tuple[Exchange[Q], str], tuple[Q, ...]] = {}
+        self._bindings_to: dict[Destination[Q], dict[Binding[Q], None]] = {}
+        self._default: DefaultExchange[Q] = DefaultExchange("", None, self._changed)
+        self._exchanges: dict[str, Exchange[Q]] = {"": self._default}
+
+    def declare(self, name: str, kind: str, alternate: str | None = None) -> Exchange[Q]:
+        """Make an exchange that does not exist yet. An unknown kind is a KeyError."""
+        assert name not in self._exchanges, "declared twice"
+        exchange: Exchange[Q] = KINDS[kind](name, alternate, self._changed)
+        self._exchanges[name] = exchange
+        self._changed()
+        return exchange
+
+    def find(self, name: str) -> Exchange[Q] | None:
+        return self._exchanges.get(name)
+
+    def exchanges(self) -> Collection[Exchange[Q]]:
+        """All exchanges, the default one first, in order of declaration: a live view."""
+        return self._exchanges.values()
+
+    def delete(self, name: str) -> list[Binding[Q]]:
+        """Delete an exchange, and return the bindings that went with it, from it and to it."""
+        exchange = self._exchanges.get(name)
+        if exchange is None:
+            return []
+        assert exchange is not self._default, "the default exchange stays"
+        removed = list(exchange.bindings)
+        for binding in removed:
+            self._remove(binding)
+        removed += self._remove_bindings_to(exchange)
+        del self._exchanges[name]
+        self._changed()
+        return removed
+
+    def add_queue(self, name: str, queue: Q) -> None:
+        """The default exchange routes to `queue` by this name from now on."""
+        assert name not in self._default.queues, "added twice"
+        self._default.queues[name] = (queue,)
+        self._changed()
+
+    def remove_queue(self, name: str, queue: Q) -> list[Binding[Q]]:
+        """Forget a queue, and return the explicit bindings that led to it."""
+        self._default.queues.pop(name, None)
+        removed = self._remove_bindings_to(queue)
+        self._changed()
+        return removed
+
+    def bind(
+        self, source: str, destination: Destination[Q], routing_key: str, arguments: Arguments
+    ) -> Binding[Q] | None:
+        """Add a binding; None when it was there already. Raises InvalidBinding."""
+        exchange = self._exchanges[source]
+        identity = binding_identity(exchange, destination, routing_key, arguments)
+        if exchange.binding(identity) is not None:
+            return None
+        binding = Binding(exchange, destination, routing_key, arguments, identity)
+        exchange.bind(binding)
+        self._bindings_to.setdefault(destination, {})[binding] = None
+        self._changed()
+        return binding
+
+    def unbind(
+        self, source: str, destination: Destination[Q], routing_key: str, arguments: Arguments
+    ) -> Binding[Q] | None:
+        """Remove a binding and return it; None when there was none, or no such exchange."""
+        exchange = self._exchanges.get(source)
+        if exchange is None:
+            return None
+        identity = binding_identity(exchange, destination, routing_key, arguments)
+        binding = exchange.binding(identity)
+        if binding is not None:
+            self._remove(binding)
+            self._changed()
+        return binding
+
+    def bindings_to(self, destination: Destination[Q]) -> Collection[Binding[Q]]:
+        """The explicit bindings to a queue or exchange, in order of creation.
+
+        A view: good until the next change.
+        """
+        return self._bindings_to.get(destination, {}).keys()
+
+    def bindings_from(self, exchange: Exchange[Q]) -> Collection[Binding[Q]]:
+        """The explicit bindings from an exchange, in order of creation: a live view."""
+        return exchange.bindings
+
+    def route(
+        self,
+        exchange: Exchange[Q],
+        routing_key: str,
+        headers: Callable[[], Arguments],
+        extra_keys: Sequence[str] = (),
+    ) -> tuple[Q, ...]:
+        """The queues that get a message published to `exchange`, each once.
+
+        `headers` is called at most once, and only when some exchange on the way reads headers.
+        `extra_keys` are those of the message's CC and BCC headers.
+        """
+        if extra_keys:
+            return self._walk(exchange, dict.fromkeys((routing_key, *extra_keys)), headers)[0]
+        if exchange is self._default:
+            return self._default.queues.get(routing_key, ())
+        queues = self._cache.get((exchange, routing_key))
+        if queues is None:
+            queues, lasting = self._walk(exchange, (routing_key,), headers)
+            if lasting:
+                self._remember(exchange, routing_key, queues)
+        return queues
+
+    def _walk(
+        self, start: Exchange[Q], keys: Collection[str], headers: Callable[[], Arguments]
+    ) -> tuple[tuple[Q, ...], bool]:
+        """The queues, and whether the same key will lead to them again."""
+        queues: dict[Q, None] = {}
+        table: Arguments | None = None
+        path = [start]  # grows while it is walked
+        seen = {start}
+        for exchange in path:
+            if exchange.reads_headers and table is None:
+                table = headers()
+            matched = False
+            for key in keys:
+                for destination in exchange.route(key, _NO_HEADERS if table is None else table):
+                    matched = True
+                    if not isinstance(destination, Exchange):
+                        queues[destination] = None
+                    elif destination not in seen:
+                        seen.add(destination)
+                        path.append(destination)
+                if not exchange.reads_key:
+                    break
+            if not matched and exchange.alternate is not None:
+                alternate = self._exchanges.get(exchange.alternate)
+                if alternate is not None and alternate not in seen:
+                    seen.add(alternate)
+                    path.append(alternate)
+        return tuple(queues), table is None
+
+    def _remember(self, exchange: Exchange[Q], routing_key: str, queues: tuple[Q, ...]) -> None:
+        # The queues count as well: keys are a peer's choice, and a thousand new ones through a
+        # fanout to a thousand queues are a million references.
+        size = 1 + len(queues)
+        if self._cache_size + size > self._cache_max:
+            self._forget()
+        if size <= self._cache_max:
+            self._cache[exchange, routing_key] = queues
+            self._cache_size += size
+
+    def _forget(self) -> None:
+        self._cache.clear()
+        self._cache_size = 0
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._forget()
+
+    def _remove(self, binding: Binding[Q]) -> None:
+        binding.source.unbind(binding)
+        siblings = self._bindings_to[binding.destination]
+        del siblings[binding]
+        if not siblings:
+            del self._bindings_to[binding.destination]
+
+    def _remove_bindings_to(self, destination: Destination[Q]) -> list[Binding[Q]]:
+        removed = list(self._bindings_to.pop(destination, ()))
+        for binding in removed:
+            binding.source.unbind(binding)
+        return removed

@@ -1,0 +1,245 @@
+"""The SQLite file: its schema, how it is created, opened and checked. Synchronous.
+
+    entry       key      queue_id << 40 | position      one row per message in a durable queue
+                record   BLOB: the message itself; INTEGER: the id of a shared message
+    message     message_id, record                      a message that several rows share, stored once
+    delivered   queue_id, below                         see entries.Delivered
+    definition  kind, key, value                        durable things other than messages
+    meta        name, value                             schema version, broker id, time of creation
+
+A new file is made under another name and renamed when it is complete, so a file that is empty, cut
+or lacks a table is never "new": it is damaged, and refused.
+
+**To change the schema:** raise SCHEMA_VERSION, change SCHEMA, and add to UPGRADES the function that
+brings a file of the version before to the new one. It runs inside the transaction that also writes the
+new version number, so that a crash leaves either the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final, Literal
+
+from amqpd_storage.errors import DamagedStore, StoreTooNew, StoreUnwritable
+from amqpd_storage.sqlite_writing import create_commit_view
+
+Durability = Literal["full", "normal"]
+
+FILE_NAME: Final = "amqpd.sqlite3"
+
+APPLICATION_ID: Final = 0x616D7170
+"""`amqp` in ASCII, in the header of the file: tells our file from any other SQLite database."""
+
+SCHEMA_VERSION: Final = 1
+
+UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {}
+"""From which version an upgrade starts, and what it does. Empty while there is one version."""
+
+SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entry (key INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE message (message_id INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE delivered (queue_id INTEGER PRIMARY KEY, below INTEGER NOT NULL);
+CREATE TABLE definition (
+    kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
+"""
+
+TABLES: Final = frozenset({"meta", "entry", "message", "delivered", "definition"})
+
+PAGE_BYTES: Final = 4096
+WAL_CHECKPOINT_PAGES: Final = 4000
+WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
+CACHE_KIB: Final = 16 * 1024
+
+CHECKED_AT_OPEN_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Up to this size the whole structure of the file is checked at every start (a tenth of a second).
+
+Beyond, start-up would wait for it; damage is then found when the page is read, and reported the
+same way."""
+
+BUSY_TIMEOUT_S: Final = 10.0
+"""How long a commit waits for somebody else's transaction, say of a `sqlite3` shell."""
+
+_MAGIC: Final = b"SQLite format 3\0"
+
+
+def open_connection(path: Path, durability: Durability) -> sqlite3.Connection:
+    """Open the store's file, or create it, and check it. Raises StoreError.
+
+    The connection may be used from any one thread at a time.
+    """
+    with explained(path):
+        if not path.exists():
+            _create(path)
+        _check_head(path)
+        connection = sqlite3.connect(
+            path,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,  # transactions begin and end where the code says so
+            check_same_thread=False,
+        )
+        try:
+            _check_identity(connection, path)
+            _configure(connection, durability)
+            _upgrade(connection)
+            _check_structure(connection, path)
+            create_commit_view(connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def open_in_memory() -> sqlite3.Connection:
+    """A store without a file, for simulators and tests."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _fill(connection)
+    create_commit_view(connection)
+    return connection
+
+
+def _create(path: Path) -> None:
+    if path.with_name(path.name + "-wal").exists():
+        # Without its database a write-ahead log can't be read, and SQLite would delete it.
+        raise DamagedStore(path, "the file is gone, but its write-ahead log is there")
+    unfinished = path.with_name(path.name + ".new")
+    for name in (unfinished, *(unfinished.with_name(unfinished.name + s) for s in ("-wal", "-shm"))):
+        name.unlink(missing_ok=True)
+    os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _fill(connection)
+    unfinished.rename(path)
+    sync_directory(path.parent)
+
+
+def _fill(connection: sqlite3.Connection) -> None:
+    meta = {
+        "schema_version": str(SCHEMA_VERSION),
+        "broker_id": str(uuid.uuid4()),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    connection.executescript(f"BEGIN; {SCHEMA}")
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names in the directory survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _check_head(path: Path) -> None:
+    # Read before SQLite does: it takes an empty file for a new database.
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise DamagedStore(path, "it is not an SQLite database")
+
+
+def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise DamagedStore(path, "it is an SQLite database, but not amqpd's")
+    version = _pragma(connection, "user_version")
+    if read_meta(connection).get("schema_version") != str(version):
+        raise DamagedStore(path, "its header and its meta table disagree on the version")
+    if version > SCHEMA_VERSION:
+        raise StoreTooNew(path, version, SCHEMA_VERSION)
+
+
+def _configure(connection: sqlite3.Connection, durability: Durability) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {durability.upper()}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute("PRAGMA mmap_size = 0")  # a damaged disk must be an error, not a SIGBUS
+    connection.execute("PRAGMA secure_delete = OFF")  # on in some distributions: writes twice
+    connection.execute("PRAGMA cell_size_check = ON")
+    # SQLite opens what it may not write read-only, without a word. This is where it would show.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    while (version := _pragma(connection, "user_version")) < SCHEMA_VERSION:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            UPGRADES[version](connection)
+            connection.execute(
+                "UPDATE meta SET value = ? WHERE name = 'schema_version'", (str(version + 1),)
+            )
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+
+def _check_structure(connection: sqlite3.Connection, path: Path) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if not tables >= TABLES:
+        raise DamagedStore(path, f"tables are missing: {', '.join(sorted(TABLES - tables))}")
+    # After a crash the end of the database may still lie in the write-ahead log. Once that is
+    # written back, the file must be as long as its header says.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    announced = _pragma(connection, "page_count") * _pragma(connection, "page_size")
+    length = path.stat().st_size
+    if length < announced:
+        raise DamagedStore(path, f"it is {length} bytes long and should be {announced}")
+    if length <= CHECKED_AT_OPEN_BYTES_MAX:
+        ((verdict,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if verdict != "ok":
+            raise DamagedStore(path, " ".join(str(verdict).split()))
+
+
+def read_meta(connection: sqlite3.Connection) -> dict[str, str]:
+    """What the store says about itself."""
+    return dict(connection.execute("SELECT name, value FROM meta"))
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    ((value,),) = connection.execute(f"PRAGMA {name}").fetchall()
+    return int(value)
+
+
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file itself is wrong."""
+    # The low byte is the error, the rest its details. Errors of the module itself have no code. And
+    # a schema that names no such table is no schema of ours.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and (code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_ERROR)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system say while opening and reading into a StoreError."""
+    try:
+        yield
+    except DamagedStore as error:
+        if error.path is not None:
+            raise
+        raise DamagedStore(path, error.reason) from error  # from a record, which knows no path
+    except sqlite3.Error as error:
+        if is_damage(error):
+            raise DamagedStore(path, str(error)) from error
+        raise StoreUnwritable(path, str(error)) from error
+    except OSError as error:
+        raise StoreUnwritable(path, error.strerror or str(error)) from error

@@ -1,0 +1,205 @@
+"""Runs the workloads against one broker, or against several in turns, and prints the report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.bench import brokers, process, workloads
+from tests.bench.brokers import Broker, BrokerError, Starter
+from tests.bench.report import Figure, Report, number
+from tests.bench.workloads import Workload
+
+WORKLOAD_SECONDS: Final = 300.0
+"""A load process that takes longer hangs; each workload bounds itself far below that."""
+START: Final = "start"
+"""Not a workload: it is measured here, where brokers are started."""
+STARTS: Final = 3
+QUICK_START: Final = 2.0
+"""A broker that was ready within this is started again, for a median; a slow one is not."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the options amount to."""
+
+    starters: tuple[Starter, ...]
+    workloads: tuple[Workload, ...]
+    rounds: int
+    quick: bool
+    work_dir: Path
+    with_start: bool
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="Measure amqpd, alone or beside another broker."
+    )
+    parser.add_argument("--quick", action="store_true", help="the front page figures only, 30 s")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        choices=[START, *(workload.name for workload in workloads.WORKLOADS)],
+        help="one workload of --list; repeatable",
+    )
+    parser.add_argument("--list", action="store_true", help="the workloads by name")
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="OTHER",
+        help="rabbitmq, an amqp:// URL, or a Python whose installed amqpd is compared; repeatable",
+    )
+    parser.add_argument("--url", help="measure this running broker, not an amqpd of our own")
+    parser.add_argument("--pid", type=int, help="its process, for CPU time and memory")
+    parser.add_argument("--rabbitmq", action="store_true", help="measure RabbitMQ, not amqpd")
+    parser.add_argument("--python", type=Path, help="measure the amqpd installed for this one")
+    parser.add_argument(
+        "--option", action="append", default=[], help="one more argument for amqpd serve"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="repeat, and report the median")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--work-dir", type=Path, default=Path(tempfile.gettempdir()), help="data goes below it"
+    )
+    return parser.parse_args()
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """Which brokers, which workloads."""
+    if args.url:
+        first = brokers.running(args.url, args.pid)
+    elif args.rabbitmq:
+        first = brokers.rabbitmq
+    else:
+        first = brokers.amqpd(args.python, args.option)
+    chosen = [
+        workload
+        for workload in workloads.WORKLOADS
+        if (workload.name in args.only if args.only else workload.in_run(args.quick))
+    ]
+    return Plan(
+        (first, *(_other(name) for name in args.against)),
+        tuple(chosen),
+        args.rounds,
+        args.quick,
+        args.work_dir,
+        with_start=not args.only or START in args.only,
+    )
+
+
+def _other(name: str) -> Starter:
+    if name == "rabbitmq":
+        return brokers.rabbitmq
+    if "://" in name:
+        return brokers.running(name, label=name.partition("://")[2].rpartition("@")[2])
+    return brokers.amqpd(Path(name), label=name)
+
+
+def measure(workload: Workload, broker: Broker, quick: bool) -> list[Figure]:
+    """One workload in a process of its own, so that nothing of it is left for the next one."""
+    argv = [sys.executable, "-m", "tests.bench.workloads", workload.name, "--url", broker.url]
+    argv += ["--pids", ",".join(map(str, broker.pids)), *(["--quick"] if quick else [])]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(
+            argv, cwd=brokers.ROOT, stdout=out, stderr=err, start_new_session=True
+        )
+        try:
+            code: int | None = child.wait(WORKLOAD_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            brokers.stop_session(child, 5)
+        out.seek(0)
+        err.seek(0)
+        if code != 0:
+            said = err.read().decode("utf-8", "replace").strip()[-2000:]
+            raise BrokerError(said or f"not finished in {WORKLOAD_SECONDS:.0f} s")
+        return [Figure(**figure) for figure in json.loads(out.read())]
+
+
+def start_figure(first: Broker, start: Starter, work_dir: Path) -> list[Figure]:
+    """Start-up time: the start that happened, and a few more if they are cheap."""
+    if first.start_seconds is None:
+        return []
+    samples = [first.start_seconds]
+    while len(samples) < STARTS and samples[0] < QUICK_START:
+        with brokers.below(work_dir, start) as again:
+            assert again.start_seconds is not None
+            samples.append(again.start_seconds)
+    seconds = sorted(samples)[len(samples) // 2]
+    return [Figure("start to ready", seconds, "s")]
+
+
+def run(plan: Plan, progress: bool) -> Report:
+    """All workloads; brokers take turns within each."""
+    report = Report(process.machine(plan.work_dir), {})
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(brokers.below(plan.work_dir, s)) for s in plan.starters]
+        report.brokers = {broker.label: broker.version for broker in started}
+        if plan.with_start:
+            for broker, starter in zip(started, plan.starters, strict=True):
+                report.add(broker.label, start_figure(broker, starter, plan.work_dir))
+        for workload in plan.workloads:
+            for _ in range(plan.rounds):
+                for broker in started:
+                    _one(report, workload, broker, plan.quick, progress)
+    return report
+
+
+def _one(report: Report, workload: Workload, broker: Broker, quick: bool, progress: bool) -> None:
+    try:
+        figures = measure(workload, broker, quick)
+    except BrokerError as error:
+        report.failures.append(f"{workload.name}, {broker.label}: {error}")
+        figures = []
+    report.add(broker.label, figures)
+    if progress:
+        said = ", ".join(f"{number(figure.value)} {figure.unit}" for figure in figures)
+        print(f"{workload.name}, {broker.label}: {said or 'no figure'}", file=sys.stderr)
+
+
+def _list_workloads() -> None:
+    print(f"{START:<14}quick")
+    for workload in workloads.WORKLOADS:
+        mark = "quick" if workload.quick else "" if workload.default else "only when named"
+        print(f"{workload.name:<14}{mark}".rstrip())
+
+
+def main() -> int:
+    """Exit code 1 if a workload had no figure."""
+    args = options()
+    if args.list:
+        _list_workloads()
+        return 0
+    # SystemExit, so that every broker is stopped and every directory removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    brokers.raise_file_limit()
+    began = time.monotonic()
+    try:
+        report = run(plan_of(args), progress=os.isatty(2))
+    except BrokerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report.text())
+    print(f"\n{time.monotonic() - began:.0f} s")
+    if args.json:
+        report.write(args.json)
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,432 @@
+"""Publishers and consumers that cost next to nothing, and the processes they run in.
+
+The load shares the machine with the broker it measures, so what is timed neither encodes nor
+parses:
+
+- a publisher sends slices of one prebuilt block of publishes; with confirms it reads acks, all of
+  21 octets, to know how far its window has moved;
+- a consumer counts octets: all deliveries of a workload have one size, learned from the first one.
+  Its acks, one for each delivery, are slices of one prebuilt string of basic.ack frames.
+
+Publisher and consumer are processes of their own, forked from one that only waits. Measured on two
+cores, threads of one process were no cheaper, and their clocks of CPU time are harder to read.
+
+    parent:  fork roles ... all ready -> CPU? -> go ............ total -> results -> CPU?
+    role:    connect, prebuild -> ready -> (waits) -> timed loop -> result
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import multiprocessing
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.sharedctypes import RawValue
+from typing import Any, Final, Generic, TypeVar
+
+from tests.bench import process, wire
+from tests.bench.client import REPLY_SECONDS, Address, Connection
+
+WINDOW: Final = 200
+"""Publishes that wait for their confirm, and deliveries that wait for their ack."""
+RECEIVE_OCTETS: Final = 1 << 20
+IDLE_SECONDS: Final = 0.05
+"""How long a consumer waits for octets before it looks whether the run is over."""
+DRAIN_SECONDS: Final = 15.0
+"""How long deliveries may lag behind the last publish; then the run counts what has come."""
+READY_SECONDS: Final = 60.0
+
+T = TypeVar("T")
+
+
+class LoadError(Exception):
+    """A run that has no figure, and why."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A workload ends at whichever comes first."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publisher did; times are of time.perf_counter, one clock for all processes."""
+
+    count: int
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """What a consumer got, and when the last of it came."""
+
+    count: int
+    ended: float
+
+
+class Progress:
+    """What the parent tells the consumers while they run, in memory they share."""
+
+    def __init__(self) -> None:
+        self._total = RawValue(ctypes.c_longlong, -1)
+        self._give_up = RawValue(ctypes.c_double, float("inf"))
+
+    def finish(self, total: int, drain_seconds: float = DRAIN_SECONDS) -> None:
+        """No more than `total` deliveries will come to each connection."""
+        self._give_up.value = time.perf_counter() + drain_seconds
+        self._total.value = total
+
+    @property
+    def total(self) -> int:
+        """Deliveries to expect, or -1 while nobody knows."""
+        return int(self._total.value)
+
+    @property
+    def overdue(self) -> bool:
+        """Time to count what has come."""
+        return time.perf_counter() > float(self._give_up.value)
+
+
+class Gate:
+    """A role's side of the start: say ready, wait for all the others."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self.cpu_began = 0.0
+
+    def wait(self) -> float:
+        """Blocks until the parent starts the clock."""
+        gc.collect()
+        gc.disable()
+        self._pipe.send(None)
+        self._pipe.recv()
+        self.cpu_began = time.process_time()
+        return time.perf_counter()
+
+
+class Role(Generic[T]):
+    """One process of a run: `work` connects, waits at the gate, and returns a result."""
+
+    def __init__(self, name: str, work: Callable[[Gate], T]) -> None:
+        context = multiprocessing.get_context("fork")
+        self.name = name
+        self.cpu_seconds = 0.0
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_run_role, args=(work, theirs), name=name, daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def await_ready(self) -> None:
+        """Returns when the role waits at the gate."""
+        self._receive(READY_SECONDS)
+
+    def go(self) -> None:
+        """Opens the gate."""
+        self._pipe.send(None)
+
+    def result(self, timeout: float) -> T:
+        """What `work` returned."""
+        result, self.cpu_seconds = self._receive(timeout)
+        self._process.join()
+        answer: T = result
+        return answer
+
+    def stop(self) -> None:
+        """Ends the process, whatever it does."""
+        self._process.kill()
+        self._process.join()
+
+    def _receive(self, timeout: float) -> tuple[T, float]:
+        if not self._pipe.poll(timeout):
+            raise LoadError(f"the {self.name} did not finish in {timeout:.0f} s")
+        try:
+            received = self._pipe.recv()
+        except EOFError:
+            raise LoadError(f"the {self.name} ended without a result") from None
+        if isinstance(received, LoadError):
+            raise received
+        answer: tuple[T, float] = received
+        return answer
+
+
+def _run_role(work: Callable[[Gate], T], pipe: Pipe) -> None:
+    gate = Gate(pipe)
+    try:
+        result = work(gate)
+    except BlockingIOError:
+        pipe.send(LoadError(f"the broker was silent for {REPLY_SECONDS:.0f} s"))
+    except (LoadError, wire.ProtocolError, OSError) as error:
+        pipe.send(LoadError(f"{type(error).__name__}: {error}"))
+    else:
+        pipe.send((result, time.process_time() - gate.cpu_began))
+
+
+@contextlib.contextmanager
+def roles(*parts: Role[Any]) -> Iterator[None]:
+    """Roles that end with the block, come what may."""
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.stop()
+
+
+def make_hot(sock: socket.socket, receive_seconds: float = REPLY_SECONDS) -> None:
+    """Timeouts by the kernel: those of Python cost a poll() before each call."""
+    sock.settimeout(None)
+    for option, seconds in (
+        (socket.SO_RCVTIMEO, receive_seconds),
+        (socket.SO_SNDTIMEO, REPLY_SECONDS),
+    ):
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
+# --- publishers ------------------------------------------------------------------------------
+
+
+def flood(sock: socket.socket, messages: Sequence[bytes], limit: Limit, began: float) -> Published:
+    """Publish as fast as the broker reads, without confirms."""
+    block, each = wire.block_of(messages)
+    deadline, published = began + limit.seconds, 0
+    while published < limit.count and time.perf_counter() < deadline:
+        sock.sendall(block)
+        published += each
+    return Published(published, began, time.perf_counter())
+
+
+def confirmed(
+    sock: socket.socket, message: bytes, limit: Limit, began: float, window: int
+) -> Published:
+    """Publish with at most `window` unconfirmed; ends when the last one is confirmed."""
+    size, block = len(message), memoryview(message * window)
+    confirms, published = wire.Confirms(), 0
+    deadline = began + limit.seconds
+    while True:
+        if published < limit.count and time.perf_counter() < deadline:
+            room = min(window - published + confirms.count, limit.count - published)
+            sock.sendall(block[: room * size])
+            published += room
+        if confirms.count >= published:
+            break
+        data = sock.recv(65536)
+        if not data:
+            raise LoadError("the broker closed the publisher's socket")
+        confirms.receive(data)
+    if confirms.nacked:
+        raise LoadError(f"{confirms.nacked} publishes were nacked")
+    return Published(published, began, time.perf_counter())
+
+
+def paced(sock: socket.socket, message: bytes, limit: Limit, per_second: int) -> Published:
+    """Publish at a steady rate; the first 8 octets of the body are the time of sending.
+
+    The stamp is taken after the sleep: what the scheduler of the machine does to the sender is no
+    latency of the broker. A send never blocks at these rates, so nothing hides behind it either.
+    """
+    frame, at = bytearray(message), body_offset(message)
+    began = time.perf_counter()
+    count = min(limit.count, int(limit.seconds * per_second))
+    for number in range(count):
+        pause = began + number / per_second - time.perf_counter()
+        if pause > 0:
+            time.sleep(pause)
+        struct.pack_into(">Q", frame, at, time.perf_counter_ns())
+        sock.sendall(frame)
+    return Published(count, began, time.perf_counter())
+
+
+def body_offset(message: bytes) -> int:
+    """Where the body of a publish starts: behind two frames and the head of the third."""
+    at = 0
+    for _ in range(2):
+        found = wire.next_frame(message, at)
+        assert found is not None
+        at = found[3]
+    return at + 7
+
+
+# --- consumers -------------------------------------------------------------------------------
+
+
+class Inlet:
+    """One consuming connection: octets in, a count out, acks back."""
+
+    def __init__(self, sock: socket.socket, acks: bytes = b"", first: bytes = b"") -> None:
+        make_hot(sock, IDLE_SECONDS)
+        self.sock = sock
+        self.octets = 0
+        self.size = 0
+        self._acks = memoryview(acks)
+        self._settled = 0
+        self._head = bytearray()
+        if first:
+            self.received(memoryview(first))
+
+    @property
+    def count(self) -> int:
+        """Whole deliveries so far."""
+        return self.octets // self.size if self.size else 0
+
+    def received(self, data: memoryview) -> None:
+        """Count what came; answer what came whole."""
+        self.octets += len(data)
+        if not self.size:
+            self._head += data
+            self.size = wire.delivery_size(self._head) or 0
+            if not self.size:
+                return
+            self._head.clear()
+        if self._acks:
+            whole = self.octets // self.size
+            if whole > self._settled:
+                at, end = self._settled * wire.SETTLE_SIZE, whole * wire.SETTLE_SIZE
+                self.sock.sendall(self._acks[at:end])
+                self._settled = whole
+
+
+def consume(inlets: Sequence[Inlet], progress: Progress) -> Consumed:
+    """Receive until every inlet has its total, or the parent's patience ends."""
+    buffer = bytearray(RECEIVE_OCTETS)
+    view, ended = memoryview(buffer), time.perf_counter()
+    poll = select.epoll() if len(inlets) > 1 else None
+    by_number = {inlet.sock.fileno(): inlet for inlet in inlets}
+    if poll:
+        for number in by_number:
+            poll.register(number, select.EPOLLIN)
+    ready: Sequence[Inlet] = inlets
+    while True:
+        if poll:
+            ready = [by_number[number] for number, _ in poll.poll(IDLE_SECONDS)]
+        for inlet in ready:
+            try:
+                octets = inlet.sock.recv_into(buffer)
+            except BlockingIOError:
+                continue
+            if not octets:
+                raise LoadError("the broker closed the consumer's socket")
+            inlet.received(view[:octets])
+            ended = time.perf_counter()
+        total = progress.total
+        if total >= 0 and (progress.overdue or all(inlet.count >= total for inlet in inlets)):
+            break
+    for inlet in inlets:
+        complete = inlet.count == total and inlet.octets == total * inlet.size
+        if inlet.count >= total and not complete:
+            raise LoadError(f"{inlet.octets} octets are not {total} deliveries of {inlet.size}")
+    return Consumed(sum(inlet.count for inlet in inlets), ended)
+
+
+def stamps(sock: socket.socket, first: bytes, body_size: int, progress: Progress) -> list[int]:
+    """Nanoseconds from sending to arrival of each delivery, sorted."""
+    make_hot(sock, IDLE_SECONDS)
+    latencies: list[int] = []
+    pending, size = bytearray(first), 0
+    while not (progress.total >= 0 and (progress.overdue or len(latencies) >= progress.total)):
+        try:
+            data = sock.recv(RECEIVE_OCTETS)
+        except BlockingIOError:
+            continue
+        now = time.perf_counter_ns()
+        if not data:
+            raise LoadError("the broker closed the consumer's socket")
+        pending += data
+        size = size or wire.delivery_size(pending) or 0
+        if not size:
+            continue
+        whole = len(pending) - len(pending) % size
+        at = size - 1 - body_size
+        latencies += [
+            now - struct.unpack_from(">Q", pending, start + at)[0]
+            for start in range(0, whole, size)
+        ]
+        del pending[:whole]
+    return sorted(latencies)
+
+
+# --- a run -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one publisher and one consumer."""
+
+    published: Published
+    consumed: Consumed
+    seconds: float
+    """From the gate to the last delivery or confirm, whichever was later."""
+    broker_cpu: float
+    load_cpu: float
+    expected: int
+
+    @property
+    def note(self) -> str:
+        """Says so when the consumer was given up on."""
+        if self.consumed.count == self.expected:
+            return ""
+        return f"incomplete: {self.consumed.count} of {self.expected} delivered in time"
+
+
+def run(
+    publisher: Role[Published],
+    consumer: Role[Consumed],
+    progress: Progress,
+    pids: Sequence[int],
+    inlets: int = 1,
+) -> Run:
+    """Start both at once, wait for both, and read the broker's CPU time around it."""
+    parts: tuple[Role[Published] | Role[Consumed], ...] = (consumer, publisher)
+    try:
+        for part in parts:
+            part.await_ready()
+        cpu = process.cpu_seconds(pids)
+        for part in parts:
+            part.go()
+        published = publisher.result(3 * REPLY_SECONDS)
+        progress.finish(published.count)
+        consumed = consumer.result(2 * DRAIN_SECONDS)
+        cpu = process.cpu_seconds(pids) - cpu
+    finally:
+        for part in parts:
+            part.stop()
+    ended = max(published.ended, consumed.ended)
+    load = publisher.cpu_seconds + consumer.cpu_seconds
+    expected = published.count * inlets
+    return Run(published, consumed, ended - published.began, cpu, load, expected)
+
+
+def solo(part: Role[T], pids: Sequence[int], timeout: float) -> tuple[T, float]:
+    """A role that runs alone: its result and the broker's CPU seconds meanwhile."""
+    try:
+        part.await_ready()
+        cpu = process.cpu_seconds(pids)
+        part.go()
+        result = part.result(timeout)
+        return result, process.cpu_seconds(pids) - cpu
+    finally:
+        part.stop()
+
+
+def open_inlets(
+    address: Address, queues: Sequence[str], *, acks: bytes = b"", prefetch: int = 0
+) -> list[Inlet]:
+    """A consuming connection for each queue."""
+    inlets = []
+    for queue in queues:
+        connection = Connection(address)
+        connection.consume(queue, no_ack=not acks, prefetch=prefetch)
+        inlets.append(Inlet(connection.sock, acks, bytes(connection.received)))
+    return inlets
