@@ -230,8 +230,15 @@ class Outlet(Protocol):
     Everything said through one outlet reaches the peer in the order in which it was said.
     """
 
-    congested: bool
-    """True while more than `unsent_bytes_max` wait for the peer to read: deliver nothing more."""
+    @property
+    def congested(self) -> bool:
+        """More than `unsent_bytes_max` wait for the peer to read: deliver nothing more."""
+        ...
+
+    @property
+    def saturated(self) -> bool:
+        """So much waits for the peer to read that even what it asked for is dropped."""
+        ...
 
     def method(self, method: Frame) -> None:
         """Send a method without content."""

@@ -42,6 +42,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Nesting of tables and arrays within a field table."""
     unsent_bytes_max: int = 1 * MIB
     """Bytes waiting for one peer to read before deliveries to it pause."""
+    unsent_replies_bytes_max: int = 128 * MIB
+    """Bytes waiting for one peer to read before direct replies to it are dropped."""
+    unsent_pause_bytes: int = 16 * MIB
+    """Bytes waiting for one peer to read before it is read from no further."""
+    read_bytes: int = 256 * KIB
+    """Most bytes taken from a socket at once."""
     connections_max: int = 65536
     """Connections of the whole broker; further ones are refused in connection.open."""
     consumers_per_channel_max: int = 0
@@ -52,12 +58,14 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Routing results kept per virtual host."""
     unwritten_bytes_max: int = 64 * MIB
     """Bytes waiting for the journal before publishers are read from no further."""
-    held_bytes_max: int = 16 * MIB
-    """Bytes of replies held for the journal on one connection before it is read no further."""
     authentication_failure_delay_s: float = 3.0
     """Pause before a connection with bad credentials is dropped without a close frame."""
     closing_timeout_s: float = 30.0
     """Longest wait for close-ok after the broker closed a connection."""
+    linger_s: float = 2.0
+    """Longest wait for a peer to read the last words and close its end of the socket."""
+    shutdown_s: float = 5.0
+    """Longest wait for clients to close when the broker stops."""
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,5 +88,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     default_pass: str = "guest"
     default_vhost: str = "/"
     loopback_users: tuple[str, ...] = ("guest",)
+    cluster_name: str = "amqpd@localhost"
+    """The node's name towards clients; federation recognises loops by it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = field(default_factory=Limits)

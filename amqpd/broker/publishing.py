@@ -41,8 +41,6 @@ PUBLISH: Final = (60, 40)
 EXPIRATION_MAX: Final = 315_360_000_000
 """Ten years in milliseconds, RabbitMQ's limit for every time to live."""
 
-Destinations = "tuple[Queue | ReplyConsumer, ...]"
-
 
 def publish(channel: Channel, message: Message) -> None:
     """basic.publish, body and all."""
@@ -234,19 +232,27 @@ def route(
     if not target.exchange and target.routing_key.startswith(TOKEN_PREFIX):
         reply_consumer = channel.broker.reply_consumers.get(target.routing_key)
         return () if reply_consumer is None else (reply_consumer,)
-    depth_max = channel.broker.limits.table_depth_max
-
-    def headers() -> Arguments:
-        nonlocal headers_read
-        headers_read = True
-        return read_headers(message.properties, depth_max)
-
-    headers_read = False
+    headers = Headers(message.properties, channel.broker.limits.table_depth_max)
     extra = extra_keys(channel, message)
     queues = virtual_host.router.route(exchange.table, target.routing_key, headers, extra)
-    if not headers_read and not extra:
+    if not extra and not headers.were_read:
         target.route = queues
         target.route_version = virtual_host.router.version + virtual_host.access.version
-    if extra and "BCC" in read_headers(message.properties, depth_max):
+    if extra:
         message.properties = without_header(message.properties, "BCC")
     return queues
+
+
+class Headers:
+    """A message's headers for the router, decoded if it asks: then its answer is not for keeps."""
+
+    __slots__ = ("_depth_max", "_properties", "were_read")
+
+    def __init__(self, properties: bytes, depth_max: int) -> None:
+        self._properties = properties
+        self._depth_max = depth_max
+        self.were_read = False
+
+    def __call__(self) -> Arguments:
+        self.were_read = True
+        return read_headers(self._properties, self._depth_max)

@@ -33,13 +33,12 @@ class ReplyConsumer:
         self.prefix = bytes((len(encoded),)) + encoded
 
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:
-        """Pass a reply on. One that the requester does not read fast enough is dropped.
+        """Pass a reply on; replies are at most once, as in RabbitMQ.
 
-        As in RabbitMQ, replies are at most once; here that also bounds what is kept for a
-        requester that stopped reading.
+        One is dropped when its requester long stopped reading, to bound what is kept for it.
         """
         channel = self.channel
-        if channel.outlet.congested:
+        if channel.outlet.saturated:
             return
         channel.delivery_tag += 1
         channel.outlet.deliver(self.prefix, channel.delivery_tag, False, message)

@@ -153,6 +153,10 @@ class VirtualHost:
 
     # -- bindings
 
+    def destination(self, type: str, name: str) -> Queue | BrokerExchange | None:
+        """What a binding leads to: `type` is queue or exchange."""
+        return self.queues.get(name) if type == "queue" else self.exchanges.get(name)
+
     def bind(
         self,
         source: BrokerExchange,

@@ -127,15 +127,17 @@ class Connection:
         mechanisms: tuple[str, ...],
         strict_sizes: bool,
         now: float,
+        speaking: list[Connection],
     ) -> None:
+        """`speaking` collects, for the runtime, the connections that have something to send."""
         self.limits = limits
+        self._speaking = speaking
         self.reader = FrameReader(limits, strict_sizes)
         self.state = State.GREETING
         self.pieces: list[bytes] = []
         """What is to be sent at the end of this turn."""
         self.unsent_bytes = 0
         self.unsent_bytes_max = limits.unsent_bytes_max
-        self.has_output = False
         self.outlets: dict[int, ChannelOutlet] = {}
         """The open channels."""
         self.closing_channels: set[int] = set()
@@ -244,7 +246,7 @@ class Connection:
         self.reader.running = True
         self.reader.stepwise = False
         self._deadline = None
-        self.send_method(0, Methods.OpenOk(""))
+        self.send_method(0, Methods.OpenOk())
 
     def accept_secret(self) -> None:
         """The new password is good."""
@@ -273,7 +275,7 @@ class Connection:
             )
         outlet = ChannelOutlet(self, number)
         self.outlets[number] = outlet
-        outlet.method(Channel.OpenOk(""))
+        outlet.method(Channel.OpenOk())
         return outlet
 
     def close_channel(self, number: int, exception: AMQPException) -> None:
@@ -377,14 +379,13 @@ class Connection:
 
     def wake(self) -> None:
         """Called when output appears where there was none."""
-        self.has_output = True
+        self._speaking.append(self)
 
     def take_output(self, now: float) -> bytes:
         """Everything to be sent now, as one piece. The caller reports it with `sent`."""
         pieces = self.pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = b"".join(pieces)
         pieces.clear()
-        self.has_output = False
         if self.heartbeat is not None:
             self.heartbeat.sent_at = now
         return data

@@ -84,6 +84,11 @@ class ChannelOutlet:
         """The peer reads more slowly than it is sent to: see `Limits.unsent_bytes_max`."""
         return self._connection.unsent_bytes > self._connection.unsent_bytes_max
 
+    @property
+    def saturated(self) -> bool:
+        """Even direct replies are dropped: see `Limits.unsent_replies_bytes_max`."""
+        return self._connection.unsent_bytes > self._connection.limits.unsent_replies_bytes_max
+
     def method(self, method: Frame) -> None:
         """Send a method without content."""
         self._push(method_frame(self._number, method))

@@ -38,7 +38,7 @@ async def test_publish_and_iterate(scene: Scene, channel: AbstractChannel) -> No
 
 async def test_every_property_comes_back(scene: Scene, channel: AbstractChannel) -> None:
     queue = await scene.queue(channel)
-    when = datetime.datetime(2024, 2, 29, 12, 30, 15, tzinfo=datetime.timezone.utc)  # noqa: UP017
+    when = datetime.datetime(2024, 2, 29, 12, 30, 15, tzinfo=datetime.UTC)
     sent: dict[str, Any] = {
         "content_type": "application/json",
         "content_encoding": "utf-8",
@@ -69,10 +69,10 @@ async def test_header_fields_of_every_type(scene: Scene, channel: AbstractChanne
         "int32": 100_000,
         "int64": 2**40,
         "lowest": -(2**63),
-        "double": 0.1,
+        "float": 0.5,
         "text": "grün €",
         "empty": "",
-        "bytes": b"\x00\xff\x80",
+        "bytes": bytearray(b"\x00\xff\x80"),
         "time": datetime.datetime(2024, 2, 29, 12, 30, 15, tzinfo=datetime.timezone.utc),  # noqa: UP017
         "none": None,
         "array": [1, "two", None, [3.5], {"four": 4}],
@@ -117,11 +117,11 @@ async def test_channels_in_parallel(scene: Scene, connection: AbstractConnection
     assert done == [[str(n).encode()] * 5 for n in range(30)]
 
 
-async def test_unroutable_raises(scene: Scene, channel: AbstractChannel) -> None:
+async def test_unroutable_raises(scene: Scene) -> None:
     """This client publishes with mandatory unless told not to."""
-    scene_channel = await scene.channel(on_return_raises=True)
+    channel = await scene.channel(on_return_raises=True)
     with pytest.raises(DeliveryError) as caught:
-        await scene_channel.default_exchange.publish(aio_pika.Message(b"x"), scene.name())
+        await channel.default_exchange.publish(aio_pika.Message(b"x"), scene.name())
     returned = caught.value.message
     assert returned is not None
     assert returned.delivery.reply_code == 312
@@ -133,10 +133,9 @@ async def test_return_callback(scene: Scene, channel: AbstractChannel) -> None:
     returned: list[AbstractIncomingMessage] = []
     channel.return_callbacks.add(lambda _, message: returned.append(message))
     key = scene.name()
-    result = await channel.default_exchange.publish(aio_pika.Message(b"back"), key)
+    await channel.default_exchange.publish(aio_pika.Message(b"back"), key)
     await scene.until(lambda: returned, "the return")
     assert (returned[0].body, returned[0].routing_key) == (b"back", key)
-    assert result is returned[0] or isinstance(result, object)
 
 
 async def test_without_confirms(scene: Scene) -> None:

@@ -30,9 +30,7 @@ async def test_rpc_pattern(scene: Scene, connection: AbstractConnection) -> None
         return number * 2
 
     await server.register(method, double, auto_delete=True)
-    answers = await asyncio.gather(
-        *(client.call(method, kwargs={"number": n}) for n in range(20))
-    )
+    answers = await asyncio.gather(*(client.call(method, kwargs={"number": n}) for n in range(20)))
     assert answers == [n * 2 for n in range(20)]
     with pytest.raises(ValueError, match="negative"):
         await client.call(method, kwargs={"number": -1})
@@ -65,9 +63,7 @@ async def test_direct_reply_to(scene: Scene, connection: AbstractConnection) -> 
 
     async def answer(message: AbstractIncomingMessage) -> None:
         async with message.process():
-            reply = aio_pika.Message(
-                message.body.upper(), correlation_id=message.correlation_id
-            )
+            reply = aio_pika.Message(message.body.upper(), correlation_id=message.correlation_id)
             assert message.reply_to
             await server.default_exchange.publish(reply, message.reply_to, mandatory=False)
 

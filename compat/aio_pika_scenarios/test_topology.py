@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import aio_pika
@@ -124,15 +125,18 @@ async def test_counts(scene: Scene, channel: AbstractChannel) -> None:
     assert deleted.message_count == 0
 
 
-async def test_deleting_a_queue_ends_its_iterators(
+async def test_deleting_a_queue_cancels_its_consumers(
     scene: Scene, connection: AbstractConnection
 ) -> None:
     """The consumer-cancel notification, as this client's users see it."""
     channel, other = await connection.channel(), await connection.channel()
     queue = await scene.queue(channel)
     underlay = await channel.get_underlay_channel()
-    assert not underlay.consumers
-    await queue.consume(lambda _: None)  # type: ignore[arg-type, return-value]
+
+    async def ignore(_: object) -> None:
+        pass
+
+    await queue.consume(ignore)
     assert len(underlay.consumers) == 1
     await other.queue_delete(queue.name)
     await scene.until(lambda: not underlay.consumers, "basic.cancel")
@@ -191,10 +195,10 @@ async def test_transaction(scene: Scene, connection: AbstractConnection) -> None
         await scene.fill(channel, queue, b"1", b"2")
         assert (await queue.declare()).message_count == 0
     assert (await queue.declare()).message_count == 2
-    with pytest.raises(ValueError, match="no"):
+    with contextlib.suppress(ZeroDivisionError):
         async with channel.transaction():
             await scene.fill(channel, queue, b"3")
-            raise ValueError("no")
+            1 / 0  # noqa: B018
     assert (await queue.declare()).message_count == 2
     transaction = channel.transaction()
     await transaction.select()

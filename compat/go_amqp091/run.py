@@ -42,12 +42,14 @@ def obtain(go: str, work_dir: Path) -> Path:
 
 
 def parse(lines: Iterable[str]) -> list[harness.Result]:
-    """Results from `go test -json`; a test that began and never ended has failed.
+    """Results from `go test -json`; a test that began and never ended has failed,
+    save those that were paused to run in parallel later: they are for another round.
 
-    Once all tests have passed, its TestMain looks for goroutines left over: a test too.
+    Once all tests have passed, TestMain looks for goroutines left over: a test too.
     """
     results: list[harness.Result] = []
     output: dict[str, list[str]] = {}
+    paused: set[str] = set()
     whole, words = "", []
     for line in lines:
         try:
@@ -62,6 +64,10 @@ def parse(lines: Iterable[str]) -> list[harness.Result]:
                 whole = action
         elif action == "run":
             output.setdefault(name, [])
+        elif action == "pause":
+            paused.add(name)
+        elif action == "cont":
+            paused.discard(name)
         elif action == "output":
             output.setdefault(name, []).append(event["Output"])
         elif action in ("pass", "fail", "skip"):
@@ -70,7 +76,7 @@ def parse(lines: Iterable[str]) -> list[harness.Result]:
             results.append(harness.Result(name, harness.Outcome(action), text, elapsed))
     results += [
         harness.Result(name, harness.Outcome.FAIL, "ended the test binary (panic or time limit)")
-        for name in set(output) - {r.name for r in results}
+        for name in set(output) - {r.name for r in results} - paused
     ]
     if whole == "pass":
         results.append(harness.Result(MAIN, harness.Outcome.PASS))

@@ -12,8 +12,8 @@ one statement a table:
     Settle k, Enqueue k         the old k goes, the new k comes  (an empty queue began again at 1)
     Enqueue k, Settle k         nothing of k remains
 
-Two Enqueues of one key without a Settle between them are a bug of the broker; both are kept, so that
-the engine's primary key refuses the batch.
+Two Enqueues of one key without a Settle between them are a bug of the broker; both are kept, so
+that the engine's primary key refuses the batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Everything that can go wrong between the broker and its data directory.
 
-Each error is one line that says what is wrong, where, and what to do; the command prints it as it is.
+Each error is one line that says what is wrong, where, and what to do, ready to be printed.
 None of them ever removes or repairs a file: what stands on the disk is kept.
 """
 
@@ -14,7 +14,7 @@ class StoreError(Exception):
 
 
 class StoreLocked(StoreError):
-    """Another broker owns the data directory. `pid` is None when the owner's number can't be read."""
+    """Another broker owns the data directory; `pid` is None when it can't be read."""
 
     def __init__(self, directory: Path, pid: int | None) -> None:
         owner = f"process {pid}" if pid is not None else "another process"

@@ -1,20 +1,20 @@
-"""The journal: entries go in one by one, and come out as batches to commit. No input or output here.
+"""The journal: entries go in one by one, and come out as batches to commit. Sans-IO.
 
-    broker ──append_all()──> pending ──take()──> batch ──engine.write()──> disk ──committed()──> safe
-                                                 (one at a time)
+    broker ─append_all()─> pending ─take()─> batch ─engine.write()─> disk ─committed()─> safe
+                                         (one at a time)
 
 Group commit: while one batch is being written, everything that is appended waits for the next one.
 
 **Why a confirm can not overtake its write.** Every entry is in exactly one of three places: in
 `pending`, in the one batch under way, or done. It moves only forward and in order: `take()` moves
-all of `pending` at once and refuses while a batch is under way, and only `committed()` ends that. The
-runtime calls `committed(batch)` after the engine's `write(batch)` returned, and `write` returns after
-the flush of the one transaction that holds the whole batch. Only then does the runtime tell the
-broker that `batch.enqueues` and `batch.barriers` are safe; the broker has no other way to learn it. So
-a confirm exists only after a flush that followed the append, and a Barrier only after the flush of
-everything appended before it. If the write fails, `committed()` is not called, no further batch
-can be taken, and nothing more is confirmed. The one confirm without a write is that of an elided
-message: somebody acknowledged it, so that nothing remains to be lost.
+all of `pending` at once and refuses while a batch is under way, and only `committed()` ends that.
+The runtime calls `committed(batch)` after the engine's `write(batch)` returned, and `write`
+returns after the flush of the one transaction that holds the whole batch. Only then does the
+runtime tell the broker that `batch.enqueues` and `batch.barriers` are safe; the broker has no
+other way to learn it. So a confirm exists only after a flush that followed the append, and a
+Barrier only after the flush of everything appended before it. If the write fails, `committed()` is
+not called, no further batch can be taken, and nothing more is confirmed. The one confirm without a
+write is that of an elided message: somebody acknowledged it, so that nothing remains to be lost.
 
 **Rules for the broker.**
 

@@ -1,7 +1,7 @@
 """One data directory has one owner.
 
-The lock is `flock` on `DIR/amqpd.lock`, so it ends with the process however that ends; the file stays
-and holds the owner's pid as text, for the message that a second broker prints.
+The lock is `flock` on `DIR/amqpd.lock`, so it ends with the process however that ends; the file
+stays and holds the owner's pid as text, for the message that a second broker prints.
 """
 
 from __future__ import annotations

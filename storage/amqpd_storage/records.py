@@ -6,10 +6,10 @@
     └──────┴──────────────┴────────────────┴────────────┴──────────┴────────────┴──────┘
 
 Big-endian. `kind` is the version of this layout; a reader that does not know it refuses the record
-instead of guessing. The lengths must add up to the length of the blob, so that a record which was cut
-or overwritten at its head is noticed. There is no checksum of the body: SQLite checks the frames of
-its write-ahead log, and a checksum of our own would hold the interpreter lock for half a microsecond
-a kilobyte. A later kind may carry one.
+instead of guessing. The lengths must add up to the length of the blob, so that a record which was
+cut or overwritten at its head is noticed. There is no checksum of the body: SQLite checks the
+frames of its write-ahead log, and a checksum of our own would hold the interpreter lock for half a
+microsecond a kilobyte. A later kind may carry one.
 
 A row of a queue holds either such a blob, or the id of a shared message whose blob is stored once.
 """
@@ -65,4 +65,6 @@ def decode_record(record: bytes) -> Message:
             None,
             f"a message record of {len(record)} bytes announces {body_at + body_bytes}",
         )
-    return Message(record[HEAD_BYTES:properties_at], record[properties_at:body_at], record[body_at:])
+    return Message(
+        record[HEAD_BYTES:properties_at], record[properties_at:body_at], record[body_at:]
+    )

@@ -2,7 +2,7 @@
 
     entry       key      queue_id << 40 | position      one row per message in a durable queue
                 record   BLOB: the message itself; INTEGER: the id of a shared message
-    message     message_id, record                      a message that several rows share, stored once
+    message     message_id, record                      a message that several rows share
     delivered   queue_id, below                         see entries.Delivered
     definition  kind, key, value                        durable things other than messages
     meta        name, value                             schema version, broker id, time of creation
@@ -11,8 +11,8 @@ A new file is made under another name and renamed when it is complete, so a file
 or lacks a table is never "new": it is damaged, and refused.
 
 **To change the schema:** raise SCHEMA_VERSION, change SCHEMA, and add to UPGRADES the function that
-brings a file of the version before to the new one. It runs inside the transaction that also writes the
-new version number, so that a crash leaves either the old file or the new one.
+brings a file of the version before to the new one. It runs inside the transaction that also writes
+the new version number, so that a crash leaves either the old file or the new one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -110,8 +110,8 @@ def _create(path: Path) -> None:
         # Without its database a write-ahead log can't be read, and SQLite would delete it.
         raise DamagedStore(path, "the file is gone, but its write-ahead log is there")
     unfinished = path.with_name(path.name + ".new")
-    for name in (unfinished, *(unfinished.with_name(unfinished.name + s) for s in ("-wal", "-shm"))):
-        name.unlink(missing_ok=True)
+    for suffix in ("", "-wal", "-shm"):  # what a crash right here left behind
+        path.with_name(unfinished.name + suffix).unlink(missing_ok=True)
     os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -126,7 +126,7 @@ def _fill(connection: sqlite3.Connection) -> None:
     meta = {
         "schema_version": str(SCHEMA_VERSION),
         "broker_id": str(uuid.uuid4()),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     connection.executescript(f"BEGIN; {SCHEMA}")
     connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())

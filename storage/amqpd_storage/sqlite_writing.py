@@ -1,25 +1,24 @@
 """A batch becomes one SQL statement. Synchronous; runs in the writer's thread.
 
-The writer shares the interpreter lock with a busy event loop. CPython's sqlite3 gives the lock away in
-every step of a statement, and gets it back only after the switch interval (5 ms): with `executemany`
-a batch of 500 rows took 240 ms beside a loop that never waits, of which 3 were SQLite's. So what
-counts is the number of steps, and here it is one:
+The writer shares the interpreter lock with a busy event loop. CPython's sqlite3 gives the lock
+away in every step of a statement, and gets it back only after the switch interval (5 ms): with
+`executemany` a batch of 500 rows took 240 ms beside a loop that never waits, of which 3 were
+SQLite's. So what counts is the number of steps, and here it is one:
 
     INSERT INTO commit_batch (data, entries, settled, ...) VALUES (?, ?, ?, ...)
 
 `commit_batch` is a temporary view. Its trigger takes the arguments apart inside SQLite, without the
-lock: `data` is the records of all messages, joined; `entries` is a JSON object that says where in it
-the record of each key lies; and so on. A statement outside a transaction is a transaction of its own,
-so BEGIN and COMMIT are no steps of their own either. Measured beside a thread that never lets go of
-the lock, 1 KB rows, as many deleted as inserted:
+lock: `data` is the records of all messages, joined; `entries` is a JSON object that says where in
+it the record of each key lies; and so on. A statement outside a transaction is a transaction of
+its own, so BEGIN and COMMIT are no steps of their own either. Measured beside a thread that never
+lets go of the lock, 1 KB rows, as many deleted as inserted:
 
     rows a commit      BEGIN, DELETE, INSERT .. VALUES (?,?),(?,?).., COMMIT      commit_batch
               100                                                19.8 ms            8.7 ms
               500                                                27.4 ms           11.5 ms
              1000                                                36.4 ms           25.0 ms
 
-The two lengths of JSON integers matter: offset and length of a record are packed into one, which
-saves a third of SQLite's parsing.
+Offset and length of a record are packed into one integer: JSON is parsed by the element.
 
 A batch of more than DATA_BYTES_MAX is cut into several statements with BEGIN and COMMIT around.
 """
@@ -28,11 +27,11 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from amqpd_storage.changes import Changes, net_changes
-from amqpd_storage.entries import POSITION_BITS, POSITION_MAX
+from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Content, Enqueue
 from amqpd_storage.journal import Batch
 from amqpd_storage.records import record_pieces
 
@@ -42,13 +41,14 @@ DATA_BYTES_MAX: Final = 8 * 1024 * 1024
 _LENGTH_BITS: Final = 32
 _LENGTH_MASK: Final = (1 << _LENGTH_BITS) - 1
 
-# An upsert is written as DELETE and INSERT, because within a trigger the conflict clause of the outer
-# statement rules: OR ROLLBACK, which spares SQLite the journal it would need to undo one statement.
+# An upsert is written as DELETE and INSERT, because within a trigger the conflict clause of the
+# outer statement rules: OR ROLLBACK, which spares SQLite the journal it would need to undo one
+# statement.
 _COMMIT_VIEW: Final = f"""
 CREATE TEMP VIEW commit_batch AS SELECT
     NULL AS data, NULL AS dropped_queues, NULL AS settled, NULL AS entries, NULL AS shared,
     NULL AS dropped_messages, NULL AS messages, NULL AS delivered,
-    NULL AS dropped_definitions, NULL AS definitions
+    NULL AS definition_keys, NULL AS definitions
 WHERE 0;
 
 CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
@@ -77,7 +77,7 @@ CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
                     AS TEXT),
                CAST(substr(new.data, json_extract(value, '$[2]'), json_extract(value, '$[3]'))
                     AS TEXT)
-        FROM json_each(new.dropped_definitions));
+        FROM json_each(new.definition_keys));
     INSERT INTO definition SELECT
         CAST(substr(new.data, json_extract(value, '$[0]'), json_extract(value, '$[1]')) AS TEXT),
         CAST(substr(new.data, json_extract(value, '$[2]'), json_extract(value, '$[3]')) AS TEXT),
@@ -88,18 +88,7 @@ END;
 
 _COMMIT: Final = "INSERT OR ROLLBACK INTO commit_batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-_Arguments = tuple[
-    bytes,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-]
+_Arguments = tuple[bytes | str, ...]
 
 
 def create_commit_view(connection: sqlite3.Connection) -> None:
@@ -133,51 +122,109 @@ def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
         raise
 
 
-class _Data:
-    """The bytes of one statement, and where in them things lie."""
+def _statements(changes: Changes) -> Iterator[_Arguments]:
+    """The arguments of each statement. All that goes is in the first one, before anything comes."""
+    statement = _Statement()
+    statement.delete(changes)
+    for (kind, key), value in changes.definitions.items():
+        if value is not None:
+            statement.put_definition(kind, key, value)
+    for content in changes.messages:
+        if statement.size >= DATA_BYTES_MAX:
+            yield statement.arguments()
+            statement = _Statement()
+        statement.put_message(content)
+    for enqueue in changes.enqueues:
+        if statement.size >= DATA_BYTES_MAX:
+            yield statement.arguments()
+            statement = _Statement()
+        statement.put_entry(enqueue)
+    yield statement.arguments()
 
-    __slots__ = ("definitions", "entries", "messages", "pieces", "shared", "size")
+
+class _Statement:
+    """The arguments of one statement in the making: joined bytes, and where in them things lie."""
+
+    __slots__ = (
+        "_definition_keys",
+        "_definitions",
+        "_delivered",
+        "_dropped_messages",
+        "_dropped_queues",
+        "_entries",
+        "_messages",
+        "_pieces",
+        "_settled",
+        "_shared",
+        "size",
+    )
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
         self.size = 0
-        self.entries: list[str] = []
-        self.shared: list[str] = []
-        self.messages: list[str] = []
-        self.definitions: list[str] = []
+        self._pieces: list[bytes] = []
+        self._entries: list[str] = []
+        self._shared: list[str] = []
+        self._messages: list[str] = []
+        self._definitions: list[str] = []
+        self._definition_keys: list[str] = []
+        self._delivered: list[str] = []
+        self._dropped_messages: list[str] = []
+        self._dropped_queues: list[str] = []
+        self._settled: list[str] = []
 
-    def add(self, *pieces: bytes) -> int:
-        """Append a record; where it lies, packed."""
-        self.pieces += pieces
+    def delete(self, changes: Changes) -> None:
+        """Whatever goes, and what is deleted to be inserted anew."""
+        self._dropped_queues = [str(queue_id) for queue_id in changes.dropped_queues]
+        self._settled = [str(key) for key in changes.gone_keys]
+        self._dropped_messages = [str(message_id) for message_id in changes.gone_messages]
+        self._delivered = [f'"{queue}":{below}' for queue, below in changes.delivered.items()]
+        self._definition_keys = [
+            f"[{self._span(kind.encode())},{self._span(key.encode())}]"
+            for kind, key in changes.definitions
+        ]
+
+    def put_definition(self, kind: str, key: str, value: bytes) -> None:
+        name = f"{self._span(kind.encode())},{self._span(key.encode())}"
+        self._definitions.append(f"[{name},{self._span(value)}]")
+
+    def put_message(self, content: Content) -> None:
+        self._messages.append(f'"{content.message_id}":{self._place(content)}')
+
+    def put_entry(self, enqueue: Enqueue) -> None:
+        content = enqueue.content
+        if content.message_id:
+            self._shared.append(f'"{enqueue.key}":{content.message_id}')
+        else:
+            self._entries.append(f'"{enqueue.key}":{self._place(content)}')
+
+    def arguments(self) -> _Arguments:
+        """In the order of the columns of `commit_batch`."""
+        return (
+            b"".join(self._pieces),
+            f"[{','.join(self._dropped_queues)}]",
+            f"[{','.join(self._settled)}]",
+            f"{{{','.join(self._entries)}}}",
+            f"{{{','.join(self._shared)}}}",
+            f"[{','.join(self._dropped_messages)}]",
+            f"{{{','.join(self._messages)}}}",
+            f"{{{','.join(self._delivered)}}}",
+            f"[{','.join(self._definition_keys)}]",
+            f"[{','.join(self._definitions)}]",
+        )
+
+    def _place(self, content: Content) -> int:
+        """Append the message's record; its offset and length as one number."""
+        record = record_pieces(content)
+        head, envelope, properties, body = record
+        self._pieces += record
         offset = self.size
-        length = sum(map(len, pieces))
+        length = len(head) + len(envelope) + len(properties) + len(body)
         self.size = offset + length
         return offset << _LENGTH_BITS | length
 
-    def add_span(self, text: bytes) -> str:
-        """Append one piece; offset (from 1, as substr counts) and length of it."""
-        self.pieces.append(text)
-        span = f"{self.size + 1},{len(text)}"
+    def _span(self, text: bytes) -> str:
+        """Append a piece; its offset (from 1, as substr counts) and length."""
+        self._pieces.append(text)
+        offset = self.size + 1
         self.size += len(text)
-        return span
-
-
-def _statements(changes: Changes) -> Iterator[_Arguments]:
-    """The arguments of every statement: the first deletes, and all of them insert."""
-    data = _Data()
-    dropped_definitions = [
-        f"[{data.add_span(kind.encode())},{data.add_span(key.encode())}]"
-        for kind, key in changes.definitions
-    ]
-    deletions = (
-        _json_array(changes.dropped_queues),
-        _json_array(sorted(changes.gone_keys)),
-        _json_array(changes.gone_messages),
-        _json_object(f'"{queue_id}":{below}' for queue_id, below in changes.delivered.items()),
-        _json_list(dropped_definitions),
-    )
-    for _ in _fill(data, changes):
-        yield _arguments(data, deletions)
-        deletions = (None, None, None, None, None)
-        data.__init__()  # type: ignore[misc]
-    yield _arguments(data, deletions)
+        return f"{offset},{len(text)}"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -148,7 +148,10 @@ def run(plan: Plan, progress: bool) -> Report:
     """All workloads; brokers take turns within each."""
     report = Report(process.machine(plan.work_dir), {})
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(brokers.below(plan.work_dir, s)) for s in plan.starters]
+        started: list[Broker] = []
+        for starter in plan.starters:
+            broker = stack.enter_context(brokers.below(plan.work_dir, starter))
+            started.append(_distinct(broker, started))
         report.brokers = {broker.label: broker.version for broker in started}
         if plan.with_start:
             for broker, starter in zip(started, plan.starters, strict=True):
@@ -160,6 +163,12 @@ def run(plan: Plan, progress: bool) -> Report:
     return report
 
 
+def _distinct(broker: Broker, others: list[Broker]) -> Broker:
+    """The same broker twice shows how far apart two runs of one thing are."""
+    same = sum(other.label.partition("#")[0] == broker.label for other in others)
+    return replace(broker, label=f"{broker.label}#{same + 1}") if same else broker
+
+
 def _one(report: Report, workload: Workload, broker: Broker, quick: bool, progress: bool) -> None:
     try:
         figures = measure(workload, broker, quick)
@@ -168,7 +177,7 @@ def _one(report: Report, workload: Workload, broker: Broker, quick: bool, progre
         figures = []
     report.add(broker.label, figures)
     if progress:
-        said = ", ".join(f"{number(figure.value)} {figure.unit}" for figure in figures)
+        said = ", ".join(f"{number(figure)} {figure.unit}" for figure in figures)
         print(f"{workload.name}, {broker.label}: {said or 'no figure'}", file=sys.stderr)
 
 

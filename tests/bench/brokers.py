@@ -49,9 +49,12 @@ class Broker:
 
     @property
     def version(self) -> str:
-        """Product and version as connection.start has them."""
-        with Connection(Address.of(self.url), channel=False) as connection:
-            said = connection.server_properties
+        """Product and version as connection.start has them; a login that works, by the way."""
+        try:
+            with Connection(Address.of(self.url), channel=False) as connection:
+                said = connection.server_properties
+        except (OSError, wire.ProtocolError) as error:
+            raise BrokerError(f"no AMQP at {self.url}: {error}") from error
         return " ".join(_text_after(said, key) for key in (b"\x07product", b"\x07version")).strip()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import tempfile
@@ -33,14 +34,23 @@ def in_session(session: int) -> list[int]:
     return found
 
 
+def _stats(pids: Iterable[int]) -> list[list[str]]:
+    """Of those that still run: start scripts come and go."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.append(_stat(pid))
+    return found
+
+
 def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time so far, all threads; the kernel counts in hundredths of a second."""
-    return sum(int(ticks) for pid in pids for ticks in _stat(pid)[11:13]) / TICKS_A_SECOND
+    return sum(int(ticks) for stat in _stats(pids) for ticks in stat[11:13]) / TICKS_A_SECOND
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
     """Resident memory."""
-    return sum(int(_stat(pid)[21]) for pid in pids) * PAGE_BYTES
+    return sum(int(stat[21]) for stat in _stats(pids)) * PAGE_BYTES
 
 
 def flush_seconds(directory: Path) -> float:

@@ -117,11 +117,15 @@ def median(taken: Sequence[Figure]) -> Figure:
     )
 
 
-def number(value: float) -> str:
-    """Three digits that mean something, and no more."""
-    if value >= 1000:
-        return f"{round(value, -2) if value >= 10_000 else round(value):,.0f}"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+def number(figure: Figure) -> str:
+    """Three digits that mean something, and no more; a share needs those behind the nines."""
+    return f"{figure.value:.3f}" if figure.unit == "%" else _rounded(figure.value)
+
+
+def _rounded(value: float) -> str:
+    if abs(value) < 100:
+        return f"{value:.3g}"
+    return f"{round(value, 3 - len(str(int(abs(value))))):,.0f}"
 
 
 def _cells(figure: Figure | None) -> list[str]:
@@ -129,8 +133,8 @@ def _cells(figure: Figure | None) -> list[str]:
         return [MISSING, MISSING]
     mark = "*" if figure.note else ""
     return [
-        number(figure.value) + mark,
-        MISSING if figure.cpu_us is None else number(figure.cpu_us),
+        number(figure) + mark,
+        MISSING if figure.cpu_us is None else _rounded(figure.cpu_us),
     ]
 
 

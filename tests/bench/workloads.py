@@ -27,6 +27,7 @@ from typing import Final
 
 from tests.bench import load, process, wire
 from tests.bench.client import (
+    REPLY_SECONDS,
     Address,
     Connection,
     bind_arguments,
@@ -91,8 +92,8 @@ def _flood(bench: Bench, messages: Sequence[bytes], limit: Limit) -> Publish:
 
 
 def _finish(connection: Connection) -> None:
-    """Close, and wait for it: RabbitMQ drops what a vanished connection still had in its channel."""
-    connection.sock.settimeout(2 * load.REPLY_SECONDS)
+    """Close, and wait for it: RabbitMQ drops what a vanished connection's channel still held."""
+    connection.sock.settimeout(2 * REPLY_SECONDS)
     connection.close()
 
 

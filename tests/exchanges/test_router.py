@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from amqpd_exchanges.exchange import Arguments, Exchange
@@ -343,3 +345,37 @@ def test_results_are_remembered_only_where_the_key_alone_decides() -> None:
     assert not router._cache
     first = router.route(exchange(router, "x"), "k", no_headers)
     assert router.route(exchange(router, "x"), "k", no_headers) is first
+
+
+def test_every_change_is_seen_and_counted() -> None:
+    router: Router[str] = Router()
+    router.declare("x", "direct")
+    start = exchange(router, "x")
+    answers: list[tuple[str, ...]] = []
+    versions = [router.version]
+
+    def changed() -> None:
+        answers.append(route(router, "x", "k"))
+        versions.append(router.version)
+
+    router.bind("x", "q", "k", {})
+    changed()
+    router.unbind("x", "q", "k", {})
+    changed()
+    router.bind("x", "q", "k", {})
+    router.remove_queue("q", "q")
+    changed()
+    start.alternate = "spare"
+    changed()
+    router.declare("spare", "fanout")
+    router.bind("spare", "p", "", {})
+    changed()
+    router.delete("spare")
+    changed()
+    start.alternate = ""
+    router.add_queue("k", "named k")
+    changed()
+    router.remove_queue("k", "named k")
+    changed()
+    assert answers == [("q",), (), (), (), ("p",), (), ("named k",), ()]
+    assert all(later > earlier for earlier, later in pairwise(versions))

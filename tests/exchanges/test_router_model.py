@@ -104,7 +104,7 @@ class RouterMachine(RuleBasedStateMachine):
         self.router: Router[str] = Router(cache_max)
         self.model = Model()
         self.answers: dict[tuple[str, str, int], set[str]] = {}
-        self.version = 0
+        self.version = -1
 
     @rule(
         name=st.sampled_from(NAMES),
@@ -199,7 +199,7 @@ class RouterMachine(RuleBasedStateMachine):
                     assert set(found) == self.model.route(name, [key], headers)
                     answers[name, key, number] = set(found)
         if answers != self.answers:
-            assert self.router.version > self.version or not self.version
+            assert self.router.version > self.version
         self.answers, self.version = answers, self.router.version
 
     @invariant()

@@ -14,7 +14,7 @@ from pamqp.commands import Basic
 
 from amqpd.commands import Arguments
 from amqpd.errors import ConnectionException
-from amqpd.wire import properties
+from amqpd.wire import properties as wire_properties
 from amqpd.wire.properties import (
     CONTENT_TYPE,
     DELIVERY_MODE,
@@ -317,5 +317,5 @@ def test_dropping_every_occurrence_and_no_other() -> None:
 
 def test_the_flags_are_pamqps() -> None:
     for name, flag in FLAGS.items():
-        assert getattr(content, "TYPE" if name == "message_type" else name.upper()) == flag
+        assert getattr(wire_properties, "TYPE" if name == "message_type" else name.upper()) == flag
     assert FLAGS["content_type"] == CONTENT_TYPE

@@ -1,0 +1,168 @@
+"""The broker: virtual hosts, users and sessions, and the turn-by-turn contract with the runtime.
+
+Sans-IO. The runtime calls in, one turn at a time:
+
+    session / channel calls ...      what peers said
+    finish_turn()                    -> entries to journal; confirms that are due went to outlets
+    committed(enqueues, barriers)    what the journal made safe; then finish_turn() again
+
+A confirm for a journaled message is sent by `committed` alone (or at once when the message was
+settled before it was written), so it cannot overtake its commit.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from typing import Final
+
+from amqpd.broker import definitions
+from amqpd.broker.access import Access
+from amqpd.broker.definitions import VhostRecord
+from amqpd.broker.effects import Effects
+from amqpd.broker.messages import QueueMessage
+from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
+from amqpd.broker.reply_to import ReplyConsumer
+from amqpd.broker.session import Session
+from amqpd.broker.virtual_host import VirtualHost
+from amqpd.config import Config
+from amqpd.errors import NOT_ALLOWED, ConnectionException
+from amqpd_storage.entries import QUEUE_ID_MAX, Barrier, Enqueue, Entry
+
+CONNECTION_OPEN: Final = (10, 40)
+NAME_OCTETS: Final = 16
+"""Random octets in a generated name: 22 characters of URL-safe base64."""
+
+
+class Broker:
+    """Everything that clients share."""
+
+    def __init__(
+        self, config: Config, *, journaling: bool, entropy: Callable[[int], bytes]
+    ) -> None:
+        """`entropy(n)` gives n random octets: the core has no source of its own."""
+        self.config = config
+        self.limits = config.limits
+        self.effects = Effects(journaling)
+        self.access = Access(config.loopback_users)
+        self.virtual_hosts: dict[str, VirtualHost] = {}
+        self.sessions: dict[Session, None] = {}
+        self.reply_consumers: dict[str, ReplyConsumer] = {}
+        self.warned_arguments: set[str] = set()
+        self.now = 0.0
+        """Seconds of the runtime's clock, at the beginning of this turn."""
+        self._entropy = entropy
+        self._free_queue_ids: list[int] = []
+        self._queue_id_max = 0
+        self._message_id_max = 0
+
+    # -- names and ids
+
+    def generate_name(self, prefix: str) -> str:
+        """A name for a queue, consumer or reply token that its user left to the broker."""
+        octets = urlsafe_b64encode(self._entropy(NAME_OCTETS))
+        return prefix + octets.rstrip(b"=").decode()
+
+    def next_message_id(self) -> int:
+        """An id for a message that several rows of the store will share."""
+        self._message_id_max += 1
+        return self._message_id_max
+
+    def take_queue_id(self) -> int:
+        """The lowest id that no durable queue has."""
+        if self._free_queue_ids:
+            return heappop(self._free_queue_ids)
+        assert self._queue_id_max < QUEUE_ID_MAX, "no queue id is left"
+        self._queue_id_max += 1
+        return self._queue_id_max
+
+    def release_queue_id(self, queue_id: int) -> None:
+        """The queue is gone."""
+        heappush(self._free_queue_ids, queue_id)
+
+    # -- virtual hosts, users
+
+    def add_virtual_host(self, record: VhostRecord, *, journal: bool = True) -> VirtualHost:
+        """A new virtual host with its predeclared exchanges; the existing one if there is one."""
+        existing = self.virtual_hosts.get(record.name)
+        if existing is not None:
+            return existing
+        virtual_host = VirtualHost(record.name, self)
+        self.virtual_hosts[record.name] = virtual_host
+        if journal and self.effects.journaling:
+            self.effects.entries.append(definitions.encode(record))
+        return virtual_host
+
+    def add_defaults(self) -> None:
+        """The first user, virtual host and permission of an empty broker."""
+        config = self.config
+        self.add_virtual_host(VhostRecord(name=config.default_vhost))
+        password_hash = hash_password(config.default_pass, self._entropy(SALT_BYTES))
+        self.journal(
+            self.access.put_user(config.default_user, password_hash, SHA256, ("administrator",))
+        )
+        self.journal(
+            self.access.put_permission(config.default_user, config.default_vhost, ".*", ".*", ".*")
+        )
+
+    def journal(self, entries: Iterable[Entry]) -> None:
+        """Keep a change of definitions, if anything is kept."""
+        if self.effects.journaling:
+            self.effects.entries.extend(entries)
+
+    # -- sessions
+
+    def open_session(
+        self, user: str, virtual_host_name: str, name: str, capabilities: frozenset[str]
+    ) -> Session:
+        """connection.open. Raises `ConnectionException` 530 with the reason."""
+        virtual_host = self.virtual_hosts.get(virtual_host_name)
+        if virtual_host is None:
+            raise ConnectionException(
+                NOT_ALLOWED, f"vhost {virtual_host_name} not found", CONNECTION_OPEN
+            )
+        self.access.require_entry(user, virtual_host_name, CONNECTION_OPEN)
+        most = self.limits.connections_max
+        if len(self.sessions) >= most:
+            raise ConnectionException(
+                NOT_ALLOWED,
+                f"connection refused: node connection limit ({most}) is reached",
+                CONNECTION_OPEN,
+            )
+        session = Session(self, virtual_host, user, name, capabilities)
+        self.sessions[session] = None
+        return session
+
+    # -- turns
+
+    def finish_turn(self) -> list[Entry]:
+        """Send the confirms that are due; return what the journal has to keep, in order."""
+        effects = self.effects
+        if effects.due_confirms:
+            for confirms in effects.due_confirms:
+                confirms.flush()
+            effects.due_confirms.clear()
+        if effects.entries or effects.marked_queues:
+            return effects.take_entries()
+        return []
+
+    def committed(self, enqueues: Iterable[Enqueue], barriers: Iterable[Barrier]) -> None:
+        """The journal wrote and flushed these: confirm, and let replies out."""
+        for enqueue in enqueues:
+            assert isinstance(enqueue, QueueMessage)
+            confirm = enqueue.confirm
+            if confirm is not None:
+                enqueue.confirm = None
+                confirm.safe()
+        for barrier in barriers:
+            channel, mark = self.effects.barriers.pop(barrier)
+            channel.barrier_safe(barrier, mark)
+
+    # -- recovery
+
+    def recovered(self, queue_ids: set[int], message_id_max: int) -> None:
+        """What the store had in use, so that new ids are new."""
+        self._queue_id_max = max(queue_ids, default=0)
+        self._free_queue_ids = sorted(set(range(1, self._queue_id_max)) - queue_ids)
+        self._message_id_max = message_id_max

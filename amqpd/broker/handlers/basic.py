@@ -1,0 +1,191 @@
+"""Class basic, beside publishing and settling: qos, consume, cancel, get, recover."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from amqpd.broker.channel import Channel
+from amqpd.broker.consumer import Consumer
+from amqpd.broker.handlers.queue import find, require_access
+from amqpd.broker.names import queue_text, stripped
+from amqpd.broker.queue import Queue
+from amqpd.broker.queue_arguments import INTEGERS
+from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX, ReplyConsumer
+from amqpd.commands import Arguments, Basic
+from amqpd.errors import (
+    ACCESS_REFUSED,
+    NOT_ALLOWED,
+    NOT_IMPLEMENTED,
+    PRECONDITION_FAILED,
+    amqp_error,
+)
+from amqpd.wire.tables import type_name
+
+QOS: Final = (60, 10)
+CONSUME: Final = (60, 20)
+GET: Final = (60, 70)
+RECOVER: Final = (60, 110)
+RECOVER_ASYNC: Final = (60, 100)
+
+
+def qos(channel: Channel, method: Basic.Qos, arguments: Arguments) -> None:
+    """basic.qos, in RabbitMQ's meaning of `global`.
+
+    Not global: the window of each consumer that starts later on this channel. Global: one window
+    over all consumers of the channel. 4.3 denies the latter and treats it as the former.
+    """
+    if method.prefetch_size:
+        text = f"prefetch_size!=0 ({method.prefetch_size})"
+        raise amqp_error(NOT_IMPLEMENTED, text, QOS)
+    count = method.prefetch_count or 0
+    if method.global_ and channel.broker.config.compat != "4.3":
+        channel.global_prefetch = count
+        channel.reply(Basic.QosOk())
+        channel.unblock_consumers()
+        return
+    channel.default_prefetch = count
+    channel.reply(Basic.QosOk())
+
+
+def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> None:
+    """basic.consume."""
+    tag = method.consumer_tag or ""
+    if tag in channel.consumers or (
+        channel.reply_consumer is not None and channel.reply_consumer.consumer_tag == tag
+    ):
+        raise amqp_error(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'", CONSUME)
+    most = channel.broker.limits.consumers_per_channel_max
+    if most and len(channel.consumers) >= most:
+        text = f"reached maximum ({most}) of consumers per channel"
+        raise amqp_error(NOT_ALLOWED, text, CONSUME)
+    tag = tag or channel.broker.generate_name("amq.ctag-")
+    if method.queue == REPLY_TO:
+        consume_replies(channel, tag, method)
+        return
+    name = channel.named_queue(stripped(method.queue), CONSUME)
+    virtual_host = channel.virtual_host
+    virtual_host.access.require(
+        channel.session.user, virtual_host.name, "read", "queue", name, CONSUME
+    )
+    queue = find(channel, name, CONSUME)
+    require_access(channel, queue, CONSUME)
+    refuse_exclusive(channel, queue, bool(method.exclusive))
+    consumer = Consumer(
+        tag,
+        queue,
+        channel,
+        no_ack=bool(method.no_ack),
+        exclusive=bool(method.exclusive),
+        prefetch=channel.default_prefetch,
+        priority=priority(channel, queue, arguments),
+        arguments=arguments,
+    )
+    channel.consumers[tag] = consumer
+    queue.add_consumer(consumer)
+    if not method.nowait:
+        channel.reply(Basic.ConsumeOk(tag))
+    queue.dispatch()
+
+
+def consume_replies(channel: Channel, tag: str, method: Basic.Consume) -> None:
+    """basic.consume of the pseudo-queue of direct reply-to."""
+    if channel.reply_consumer is not None:
+        raise amqp_error(PRECONDITION_FAILED, "reply consumer already set", CONSUME)
+    if not method.no_ack:
+        raise amqp_error(PRECONDITION_FAILED, "reply consumer cannot acknowledge", CONSUME)
+    token = channel.broker.generate_name(TOKEN_PREFIX)
+    channel.reply_consumer = ReplyConsumer(channel, tag, token)
+    channel.broker.reply_consumers[token] = channel.reply_consumer
+    if not method.nowait:
+        channel.reply(Basic.ConsumeOk(tag))
+
+
+def refuse_exclusive(channel: Channel, queue: Queue, exclusive: bool) -> None:
+    """403 where an exclusive consumer is, and for one where any consumer is."""
+    if queue.consumers.has_exclusive() or (
+        exclusive and (len(queue.consumers) or queue.single_active)
+    ):
+        text = f"{queue_text(channel, queue.name)} in exclusive use"
+        raise amqp_error(ACCESS_REFUSED, text, CONSUME)
+
+
+def priority(channel: Channel, queue: Queue, arguments: Arguments) -> int:
+    """The consumer's `x-priority`: any integer, 0 by default."""
+    field = arguments.get("x-priority")
+    if field is None:
+        return 0
+    octet, value = field
+    if octet not in INTEGERS:
+        text = f"invalid arg 'x-priority' for {queue_text(channel, queue.name)}:"
+        text += f' "expected integer, got {type_name(octet)}"'
+        raise amqp_error(PRECONDITION_FAILED, text, CONSUME)
+    return int(value)
+
+
+def cancel(channel: Channel, method: Basic.Cancel, arguments: Arguments) -> None:
+    """basic.cancel: cancel-ok follows the last delivery; an unknown tag is as good as cancelled."""
+    tag = method.consumer_tag or ""
+    consumer = channel.consumers.get(tag)
+    reply_consumer = channel.reply_consumer
+    if consumer is not None:
+        channel.remove_consumer(consumer)
+    elif reply_consumer is not None and reply_consumer.consumer_tag == tag:
+        del channel.broker.reply_consumers[reply_consumer.token]
+        channel.reply_consumer = None
+    if not method.nowait:
+        # The queue may have gone with its last consumer.
+        channel.reply_when_safe(Basic.CancelOk(tag))
+
+
+def cancel_ok(channel: Channel, method: Basic.CancelOk, arguments: Arguments) -> None:
+    """basic.cancel-ok: some clients answer the broker's own cancel; nothing to do."""
+
+
+def get(channel: Channel, method: Basic.Get, arguments: Arguments) -> None:
+    """basic.get: prefetch limits do not apply to it."""
+    name = channel.named_queue(stripped(method.queue), GET)
+    virtual_host = channel.virtual_host
+    virtual_host.access.require(
+        channel.session.user, virtual_host.name, "read", "queue", name, GET
+    )
+    queue = find(channel, name, GET)
+    require_access(channel, queue, GET)
+    stored = queue.get()
+    if stored is None:
+        channel.reply(Basic.GetEmpty())
+        return
+    channel.delivery_tag += 1
+    redelivered, message = stored.redelivered, stored.content
+    if method.no_ack:
+        queue.settle(stored)
+    else:
+        queue.unacked += 1
+        channel.unacked[channel.delivery_tag] = (stored, queue, None)
+    channel.outlet.get_ok(channel.delivery_tag, redelivered, queue.ready, message)
+
+
+def recover(channel: Channel, method: Basic.Recover, arguments: Arguments) -> None:
+    """basic.recover: requeue everything that this channel has not settled."""
+    if not method.requeue:
+        raise amqp_error(NOT_IMPLEMENTED, "requeue=false", RECOVER)
+    # The answer comes first: the redeliveries that follow it belong to the time after.
+    channel.reply(Basic.RecoverOk())
+    channel.requeue_all()
+
+
+def recover_async(channel: Channel, method: Basic.RecoverAsync, arguments: Arguments) -> None:
+    """basic.recover-async: the same, without an answer."""
+    if not method.requeue:
+        raise amqp_error(NOT_IMPLEMENTED, "requeue=false", RECOVER_ASYNC)
+    channel.requeue_all()
+
+
+HANDLERS: Final[dict[Any, Any]] = {
+    Basic.Qos: qos,
+    Basic.Consume: consume,
+    Basic.Cancel: cancel,
+    Basic.CancelOk: cancel_ok,
+    Basic.Get: get,
+    Basic.Recover: recover,
+    Basic.RecoverAsync: recover_async,
+}

@@ -1,0 +1,58 @@
+"""Class tx: all or nothing for what one channel publishes and settles."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from amqpd.broker.channel import Channel
+from amqpd.broker.publishing import publish_committed
+from amqpd.broker.transaction import Transaction
+from amqpd.commands import Arguments, Tx
+from amqpd.errors import PRECONDITION_FAILED, amqp_error
+
+
+def select(channel: Channel, method: Tx.Select, arguments: Arguments) -> None:
+    """tx.select. Said twice, it changes nothing."""
+    if channel.confirms is not None:
+        raise amqp_error(PRECONDITION_FAILED, "cannot switch from confirm to tx mode", (90, 10))
+    if channel.transaction is None:
+        channel.transaction = Transaction()
+    channel.reply(Tx.SelectOk())
+
+
+def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
+    """tx.commit: publish, return what cannot be routed, settle; commit-ok once it is on disk.
+
+    All of it goes to the journal in one turn, and what one turn appends is one batch: a crash
+    leaves the whole transaction or nothing of it.
+    """
+    transaction = _transaction(channel, (90, 20))
+    messages, settlements = transaction.messages, transaction.settlements
+    transaction.clear()
+    for message in messages:
+        publish_committed(channel, message)
+    for settlement in settlements:
+        channel.settle_deliveries(settlement.deliveries, settlement.outcome)
+    channel.committing = channel.reply_when_safe(Tx.CommitOk())
+
+
+def rollback(channel: Channel, method: Tx.Rollback, arguments: Arguments) -> None:
+    """tx.rollback: what was settled is unacknowledged again, and not requeued."""
+    transaction = _transaction(channel, (90, 30))
+    settlements = transaction.settlements
+    transaction.clear()
+    channel.restore_to_ledger(settlements)
+    channel.reply(Tx.RollbackOk())
+
+
+def _transaction(channel: Channel, method: tuple[int, int]) -> Transaction:
+    if channel.transaction is None:
+        raise amqp_error(PRECONDITION_FAILED, "channel is not transactional", method)
+    return channel.transaction
+
+
+HANDLERS: Final[dict[Any, Any]] = {
+    Tx.Select: select,
+    Tx.Commit: commit,
+    Tx.Rollback: rollback,
+}

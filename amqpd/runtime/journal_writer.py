@@ -1,0 +1,95 @@
+"""Group commit: whatever was appended while a commit is under way goes into the next one.
+
+    turn ──entries──> Journal ──batch──> writer thread (one transaction, one flush)
+                                              │
+    outlets <──confirms, held replies── Broker.committed
+
+Nobody waits for it but those that asked for safety. If a commit fails, nothing of it is confirmed,
+and the broker stops: what it could not write it must not go on promising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import anyio
+
+from amqpd.broker.broker import Broker
+from amqpd_storage.entries import Entry
+from amqpd_storage.journal import Batch, Journal
+
+
+class Store(Protocol):
+    """Where batches go. `write` returns when the batch is flushed."""
+
+    async def write(self, batch: Batch) -> None:
+        """Write one batch in one transaction. Raises JournalFailed with nothing written."""
+
+
+class JournalWriter:
+    """Feeds one store from one broker."""
+
+    def __init__(
+        self, broker: Broker, store: Store, finish_turn: Callable[[], None], bytes_max: int
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._finish_turn = finish_turn
+        self._bytes_max = bytes_max
+        self._journal = Journal()
+        self._wake = anyio.Event()
+        self._room = anyio.Event()
+        self._writing = anyio.Lock()
+        self._failed = False
+
+    def append(self, entries: list[Entry]) -> None:
+        """Keep these; the commit follows as soon as the one under way is done."""
+        self._journal.append_all(entries)
+        self._wake.set()
+
+    @property
+    def full(self) -> bool:
+        """So much waits to be written that publishers should wait as well."""
+        return self._journal.pending_bytes > self._bytes_max
+
+    async def wait_for_room(self) -> None:
+        """Return once publishers may go on."""
+        while self.full:
+            await self._room.wait()
+
+    async def run(self) -> None:
+        """Write batches for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            await self.flush()
+
+    async def settle(self) -> None:
+        """The broker stops: let a write under way finish, then write what is left.
+
+        Does nothing after a failed write.
+        """
+        if not self._failed:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write until nothing is left. Raises JournalFailed."""
+        async with self._writing:
+            while (batch := self._journal.take()) is not None:
+                # Cancelling cannot stop the thread: wait for it, to know what became of the batch.
+                with anyio.CancelScope(shield=True):
+                    await self._write(batch)
+
+    async def _write(self, batch: Batch) -> None:
+        if not batch.is_empty:
+            try:
+                await self._store.write(batch)
+            except BaseException:
+                self._failed = True
+                raise
+        self._journal.committed(batch)
+        self._room.set()
+        self._room = anyio.Event()
+        self._broker.committed(batch.enqueues, batch.barriers)
+        self._finish_turn()

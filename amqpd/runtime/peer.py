@@ -1,0 +1,276 @@
+"""One client: a protocol connection and a broker session, introduced to each other.
+
+Still sans-IO: bytes and `now` in, bytes and a deadline out. The TCP server drives it, and so do
+tests, the simulator and embedded brokers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from amqpd.broker.access import User
+from amqpd.broker.broker import Broker
+from amqpd.broker.handlers import handle
+from amqpd.broker.publishing import publish, refuse_oversized
+from amqpd.broker.session import Session
+from amqpd.commands import Channel, Message, MethodCommand, Oversized, Settle
+from amqpd.config import SERVER_VERSIONS
+from amqpd.errors import (
+    CHANNEL_ERROR,
+    CONNECTION_FORCED,
+    INTERNAL_ERROR,
+    NOT_ALLOWED,
+    AMQPException,
+    ChannelException,
+    ConnectionException,
+)
+from amqpd.protocol.connection import (
+    ClosedByPeer,
+    Connection,
+    Event,
+    LoginAttempt,
+    OpenAttempt,
+    SecretUpdate,
+    State,
+    server_properties,
+)
+from amqpd.protocol.frames import Command
+from amqpd.protocol.handshake import MECHANISMS
+
+logger = logging.getLogger("amqpd.connection")
+
+COMMITTING: Final = "unexpected command while processing 'tx.commit'"
+
+
+class Peer:
+    """A client and everything it has here."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        name: str,
+        *,
+        is_loopback: bool,
+        information: str,
+        now: float,
+        speaking: list[Connection],
+    ) -> None:
+        """`name` is `host:port -> host:port`, as RabbitMQ names connections.
+
+        `speaking` collects the connections, this one and others, that have something to send.
+        """
+        self.broker = broker
+        self.name = name
+        version = SERVER_VERSIONS[broker.config.compat]
+        self.connection = Connection(
+            broker.limits,
+            server_properties(version, broker.config.cluster_name, information),
+            MECHANISMS,
+            strict_sizes=broker.config.compat != "3.13",
+            now=now,
+            speaking=speaking,
+        )
+        self.session: Session | None = None
+        self._is_loopback = is_loopback
+        self._user: User | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more is read from it; what is to be sent still is."""
+        return self.connection.state is State.CLOSED
+
+    # -- what comes in
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Act on everything that `data` completes."""
+        connection = self.connection
+        connection.received(len(data))
+        self.broker.now = now
+        if connection.state is State.GREETING:
+            data = connection.greet(data)
+            if not data:
+                return
+        reader = connection.reader
+        commands = reader.receive(data)
+        self._handle_all(commands, now)
+        while reader.has_more and connection.state is not State.CLOSED:
+            self._handle_all(reader.receive(b""), now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what `deadline` announced."""
+        self.broker.now = now
+        self.connection.handle_timer(now)
+        if self.closed:
+            self._end_session()
+
+    def deadline(self) -> float | None:
+        """When `handle_timer` has to be called."""
+        return self.connection.deadline()
+
+    def lost(self, reason: str) -> None:
+        """The socket is gone."""
+        self.connection.end(reason)
+        self._end_session()
+
+    def close(self, reason: str, now: float) -> None:
+        """The operator closes the connection."""
+        self._fail(ConnectionException(CONNECTION_FORCED, reason), now)
+
+    def crash(self, now: float) -> None:
+        """Something went wrong in here: 541, which RabbitMQ sends without an explanation."""
+        self._fail(ConnectionException(INTERNAL_ERROR, ""), now)
+
+    def sent(self, octets: int) -> None:
+        """The peer took that many octets of what it is sent."""
+        if self.connection.sent(octets) and self.session is not None:
+            self.session.resume()
+
+    # -- commands
+
+    def _handle_all(self, commands: list[Command], now: float) -> None:
+        session = self.session
+        for command in commands:
+            channel = None
+            if session is not None and not isinstance(command, AMQPException):
+                channel = session.channels.get(command.channel)
+            try:
+                if channel is None:
+                    self._handle_other(command, now)
+                    session = self.session
+                elif type(command) is Message:
+                    if channel.committing is not None:
+                        raise ConnectionException(CHANNEL_ERROR, COMMITTING, (60, 40))
+                    publish(channel, command)
+                elif type(command) is Settle:
+                    if channel.committing is not None:
+                        raise ConnectionException(CHANNEL_ERROR, COMMITTING, command.method)
+                    channel.settle(command)
+                elif type(command) is MethodCommand:
+                    method_type = type(command.method)
+                    if method_type is Channel.Close or method_type is Channel.Open:
+                        self._handle_channel_class(command)
+                    else:
+                        handle(channel, command)
+                elif type(command) is Oversized:
+                    refuse_oversized(channel, command)
+            except ChannelException as exception:
+                if channel is None:
+                    # A channel exception without a channel ends the connection.
+                    self._fail(exception, now)
+                else:
+                    self._fail_channel(channel.number, exception)
+                session = self.session
+            except ConnectionException as exception:
+                self._fail(exception, now)
+                session = self.session
+
+    def _handle_other(self, command: Command, now: float) -> None:
+        """Channel 0, a channel that is not open, or the fault at the end of the commands."""
+        connection = self.connection
+        if isinstance(command, AMQPException):
+            raise command
+        method = command.method if isinstance(command, MethodCommand) else None
+        if command.channel == 0:
+            assert isinstance(command, MethodCommand)
+            event = connection.handle(command, now)
+            if event is not None:
+                self._answer(event, now)
+        elif connection.state is not State.RUNNING:
+            return
+        elif isinstance(method, Channel.Open) and self._may_open(command.channel):
+            outlet = connection.open_channel(command.channel, method)
+            assert self.session is not None
+            self.session.open_channel(command.channel, outlet)
+        else:
+            connection.stray(command.channel, method)
+
+    def _may_open(self, number: int) -> bool:
+        return number not in self.connection.closing_channels
+
+    def _handle_channel_class(self, command: MethodCommand) -> None:
+        """channel.close, or a second channel.open, on an open channel."""
+        if isinstance(command.method, Channel.Open):
+            self.connection.open_channel(command.channel, command.method)
+        assert self.session is not None
+        self.session.end_channel(command.channel)
+        self.connection.reader.forget_channel(command.channel)
+        self.connection.end_channel(command.channel)
+
+    # -- the handshake's questions
+
+    def _answer(self, event: Event, now: float) -> None:
+        connection = self.connection
+        if isinstance(event, LoginAttempt):
+            self._login(event, now)
+        elif isinstance(event, OpenAttempt):
+            assert self._user is not None
+            self.session = self.broker.open_session(
+                self._user.name, event.virtual_host, self.name, connection.capabilities
+            )
+            connection.accept_open()
+            logger.info(
+                "connection opened",
+                extra={"peer": self.name, "user": self._user.name, "vhost": event.virtual_host},
+            )
+        elif isinstance(event, SecretUpdate):
+            self._update_secret(event)
+        elif isinstance(event, ClosedByPeer):
+            self._end_session()
+            if event.text and event.code != 200:
+                connection.end_reason = f"closed by the client: {event.code} {event.text}"
+            connection.accept_close()
+
+    def _login(self, attempt: LoginAttempt, now: float) -> None:
+        name, password = attempt.credentials
+        access = self.broker.access
+        user = access.authenticate(name, password)
+        if user is not None and access.login_allowed(name, self._is_loopback):
+            self._user = user
+            self.connection.accept_login()
+            return
+        if user is None:
+            reason = "no such user" if access.user(name) is None else "wrong password"
+        else:
+            reason = f"user '{name}' can only connect via localhost"
+        logger.warning(
+            "login refused",
+            extra={
+                "peer": self.name,
+                "user": name,
+                "mechanism": attempt.mechanism,
+                "reason": reason,
+            },
+        )
+        self.connection.refuse_login(now)
+
+    def _update_secret(self, event: SecretUpdate) -> None:
+        """The internal backend has no tokens that expire: RabbitMQ accepts any new secret."""
+        assert self._user is not None
+        if self.broker.access.user(self._user.name) is None:
+            raise ConnectionException(
+                NOT_ALLOWED, "New secret was refused by one of the backends", (10, 70)
+            )
+        self.connection.accept_secret()
+
+    # -- ends
+
+    def _fail_channel(self, number: int, exception: AMQPException) -> None:
+        logger.warning(
+            "channel closed by the broker",
+            extra={"peer": self.name, "channel": number, "reason": exception.reply_text},
+        )
+        assert self.session is not None
+        self.session.end_channel(number)
+        self.connection.close_channel(number, exception)
+
+    def _fail(self, exception: AMQPException, now: float) -> None:
+        # Exclusive queues are gone before the peer hears of the end, as in RabbitMQ.
+        self._end_session()
+        self.connection.fail(exception, now)
+
+    def _end_session(self) -> None:
+        session = self.session
+        if session is not None:
+            self.session = None
+            session.end()

@@ -1,0 +1,139 @@
+"""Making a broker out of what its store holds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from amqpd.broker.broker import Broker
+from amqpd.broker.definitions import (
+    BindingRecord,
+    ExchangeRecord,
+    PermissionRecord,
+    QueueRecord,
+    Record,
+    TopicPermissionRecord,
+    UserRecord,
+    VhostRecord,
+    decode,
+)
+from amqpd.broker.queue import Queue
+from amqpd.broker.virtual_host import VirtualHost
+from amqpd.commands import Message, Target, make_message
+from amqpd.wire.tables import decode_table
+from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, StoredMessage
+from amqpd_storage.errors import DamagedStore
+from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
+
+ORDER: Final[tuple[type[Record], ...]] = (
+    VhostRecord,
+    UserRecord,
+    PermissionRecord,
+    TopicPermissionRecord,
+    ExchangeRecord,
+    QueueRecord,
+    BindingRecord,
+)
+"""Each kind refers only to kinds before it (exchange bindings come after all exchanges)."""
+
+
+async def recover(broker: Broker, store: SQLiteStore) -> int:
+    """Fill an empty broker from its store; how many messages were found.
+
+    Raises DamagedStore for what cannot be understood.
+    """
+    recovery = await store.recover()
+    try:
+        records = [decode(kind, key, value) for kind, key, value in recovery.definitions]
+        records.sort(key=lambda record: ORDER.index(type(record)))
+        queues = restore_definitions(broker, records)
+    except (ValueError, LookupError) as error:
+        raise DamagedStore(store.path, str(error)) from error
+    await store.forget_orphans(set(queues))
+    for queue_id, below in recovery.delivered.items():
+        if queue_id in queues:
+            queues[queue_id].restore_mark(below)
+    broker.recovered(set(queues), recovery.message_id_max)
+    return await restore_messages(queues, recovery)
+
+
+def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queue]:
+    """Everything but messages; the durable queues by id."""
+    depth_max = broker.limits.table_depth_max
+    queues: dict[int, Queue] = {}
+    for record in records:
+        match record:
+            case VhostRecord():
+                broker.add_virtual_host(record, journal=False)
+            case UserRecord() | PermissionRecord() | TopicPermissionRecord():
+                broker.access.restore(record)
+            case ExchangeRecord():
+                broker.virtual_hosts[record.vhost].declare_exchange(
+                    record.name,
+                    record.type,
+                    durable=True,
+                    auto_delete=record.auto_delete,
+                    internal=record.internal,
+                    arguments=decode_table(record.arguments, 0, depth_max)[0],
+                    journal=False,
+                )
+            case QueueRecord():
+                queues[record.queue_id] = broker.virtual_hosts[record.vhost].declare_queue(
+                    record.name,
+                    durable=True,
+                    auto_delete=record.auto_delete,
+                    arguments=decode_table(record.arguments, 0, depth_max)[0],
+                    queue_id=record.queue_id,
+                )
+            case BindingRecord():
+                restore_binding(broker.virtual_hosts[record.vhost], record, depth_max)
+    return queues
+
+
+def restore_binding(virtual_host: VirtualHost, record: BindingRecord, depth_max: int) -> None:
+    """A binding between things that were restored before it."""
+    destination = virtual_host.destination(record.destination_type, record.destination)
+    if destination is None:
+        raise LookupError(f"binding to a missing {record.destination_type} {record.destination!r}")
+    virtual_host.bind(
+        virtual_host.exchanges[record.source],
+        destination,
+        record.routing_key,
+        decode_table(record.arguments, 0, depth_max)[0],
+        journal=False,
+    )
+
+
+async def restore_messages(queues: dict[int, Queue], recovery: Recovery) -> int:
+    """Put every message into its queue, in order."""
+    targets: dict[bytes, Target] = {}
+    shared: dict[int, Message] = {}
+    count = 0
+    async for batch in recovery.messages():
+        for stored in batch:
+            queue = queues.get(stored.key >> POSITION_BITS)
+            if queue is None:
+                continue
+            message = shared.get(stored.message_id) if stored.message_id else None
+            if message is None:
+                message = restored_message(stored, targets)
+            if stored.message_id:
+                shared[stored.message_id] = message
+                message.references += 1
+            queue.restore(stored.key & POSITION_MAX, message, stored.key)
+            count += 1
+    return count
+
+
+def restored_message(stored: StoredMessage, targets: dict[bytes, Target]) -> Message:
+    """The message as it was published."""
+    target = targets.get(stored.envelope)
+    if target is None:
+        envelope = stored.envelope
+        key_start = envelope[0] + 2
+        exchange = envelope[1 : key_start - 1].decode("utf-8", "surrogateescape")
+        routing_key = envelope[key_start:].decode("utf-8", "surrogateescape")
+        target = targets[envelope] = Target(exchange, routing_key, envelope, False, False)
+    message = make_message(0, target, stored.properties, stored.body, True, False)
+    message.message_id = stored.message_id
+    message.stored = True
+    return message

@@ -1,0 +1,248 @@
+"""`amqpd serve`: from settings to a broker that answers, and back to nothing.
+
+Whatever keeps it from starting is one line on standard error that says what, where and what to do,
+with an exit code of sysexits.h.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from amqpd.broker.broker import Broker
+from amqpd.config import Config
+from amqpd.runtime.definitions_file import DefinitionsError
+from amqpd.runtime.journal_writer import JournalWriter
+from amqpd.runtime.logs import configure_logging
+from amqpd.runtime.recovery import recover
+from amqpd.runtime.server import (
+    SHUTDOWN_REASON,
+    Server,
+    describe_platform,
+    import_definitions,
+    make_broker,
+)
+from amqpd.runtime.settings import data_directory
+from amqpd_storage.errors import (
+    DamagedStore,
+    JournalFailed,
+    StoreError,
+    StoreLocked,
+    StoreTooNew,
+    StoreUnwritable,
+)
+from amqpd_storage.sqlite_engine import SQLiteStore, open_store
+
+logger = logging.getLogger("amqpd.server")
+
+EX_DATAERR: Final = 65
+EX_NOINPUT: Final = 66
+EX_UNAVAILABLE: Final = 69
+EX_CANTCREAT: Final = 73
+EX_IOERR: Final = 74
+EX_TEMPFAIL: Final = 75
+EX_CONFIG: Final = 78
+EX_FORCED: Final = 130
+
+STORE_EXITS: Final[tuple[tuple[type[StoreError], int], ...]] = (
+    (StoreLocked, EX_TEMPFAIL),
+    (StoreUnwritable, EX_CANTCREAT),
+    (StoreTooNew, EX_CONFIG),
+    (DamagedStore, EX_DATAERR),
+    (JournalFailed, EX_IOERR),
+)
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the event loop may keep the interpreter from the journal's thread (Python: 5 ms)."""
+
+
+class Refused(Exception):
+    """The broker cannot start, or cannot go on."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def serve(config: Config) -> int:
+    """Run a broker until it is told to stop; the exit code."""
+    configure_logging(config.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        anyio.run(run, config, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
+    except BaseExceptionGroup as group:
+        refused = group.subgroup(Refused)
+        if refused is None:
+            raise
+        return _report(_first(refused))
+    except Refused as refused:
+        return _report(refused)
+    except KeyboardInterrupt:
+        return EX_FORCED
+    return 0
+
+
+async def run(config: Config) -> None:
+    """Open the store, recover, listen, wait for a signal, drain."""
+    began = time.monotonic()
+    if config.in_memory:
+        broker = make_broker(config, journaling=False)
+        await run_server(config, broker, None, began)
+        return
+    try:
+        async with await open_store(data_directory(config), config.durability) as store:
+            broker = make_broker(config, journaling=True)
+            count = await recover(broker, store)
+            if count:
+                logger.info("messages recovered", extra={"count": count})
+            await run_server(config, broker, store, began)
+    except StoreError as error:
+        raise _refusal(error) from error
+
+
+async def run_server(
+    config: Config, broker: Broker, store: SQLiteStore | None, began: float
+) -> None:
+    """Serve clients until told to stop."""
+    server = Server(config, broker)
+    if not broker.virtual_hosts:
+        broker.add_defaults()
+    if config.definitions is not None:
+        try:
+            import_definitions(broker, Path(config.definitions))
+        except DefinitionsError as error:
+            raise Refused(str(error), EX_DATAERR) from error
+        except OSError as error:
+            text = f"cannot read definitions {config.definitions}: {error.strerror}"
+            raise Refused(text, EX_NOINPUT) from error
+    async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
+        await _listen(server, tasks)
+        tasks.start_soon(server.run_timers)
+        server.write_ready_file()
+        _greet(server, None if store is None else store.path.parent, began)
+        await wait_for_signal(server, tasks)
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def journaling(
+    server: Server, store: SQLiteStore | None, tasks: TaskGroup
+) -> AsyncIterator[None]:
+    """Keep the journal written while the broker runs, and once more when it stops."""
+    if store is None:
+        yield
+        return
+    writer = JournalWriter(
+        server.broker, store, server.finish_turn, server.limits.unwritten_bytes_max
+    )
+    server.attach_journal(writer)
+    # What was made before anybody could connect (defaults, definitions) is safe before they can.
+    server.finish_turn()
+    try:
+        await writer.flush()
+        tasks.start_soon(_run_writer, writer)
+        yield
+    except JournalFailed as error:
+        raise _refusal(error) from error
+    finally:
+        with anyio.CancelScope(shield=True):
+            await writer.settle()
+
+
+async def _run_writer(writer: JournalWriter) -> None:
+    try:
+        await writer.run()
+    except JournalFailed as error:
+        logger.critical("the journal cannot be written: stopping", extra={"reason": str(error)})
+        raise _refusal(error) from error
+
+
+async def _listen(server: Server, tasks: TaskGroup) -> None:
+    try:
+        await server.listen(tasks)
+    except ssl.SSLError as error:
+        raise Refused(f"TLS certificate or key cannot be used: {error}", EX_CONFIG) from error
+    except ValueError as error:
+        raise Refused(str(error), EX_CONFIG) from error
+    except OSError as error:
+        text = f"cannot listen on {error.filename}: {error.strerror or error}; "
+        text += "stop what listens there, or choose another address with --listen"
+        raise Refused(text, EX_UNAVAILABLE) from error
+
+
+async def wait_for_signal(server: Server, tasks: TaskGroup) -> None:
+    """Return when the broker may stop: told to, and its clients gone or given up on."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            logger.info("stopping", extra={"signal": signal.Signals(number).name})
+            break
+        server.close_connections(SHUTDOWN_REASON)
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(_force, signals, waiting)
+            with anyio.move_on_after(server.limits.shutdown_s):
+                await server.wait_until_empty()
+            waiting.cancel_scope.cancel()
+
+
+async def _force(signals: Any, waiting: TaskGroup) -> None:
+    async for _ in signals:
+        raise Refused("forced to stop; what was confirmed is safe", EX_FORCED)
+
+
+def _greet(server: Server, directory: Path | None, began: float) -> None:
+    """The first lines: for a person on a terminal, and for scripts that wait for the words."""
+    amqp = server.addresses["amqp"] + server.addresses["amqps"]
+    logger.info(
+        "Server startup complete",
+        extra={
+            "amqp": ",".join(server.addresses["amqp"]) or "off",
+            "amqps": ",".join(server.addresses["amqps"]) or "off",
+            "compat": server.config.compat,
+            "data": directory or "in memory",
+            "ready_ms": round((time.monotonic() - began) * 1000),
+            "platform": describe_platform(),
+        },
+    )
+    if sys.stdout.isatty():
+        user = server.config.default_user
+        scheme = "amqp" if server.addresses["amqp"] else "amqps"
+        print(f"AMQP   {scheme}://{user}:***@{amqp[0]}/")
+        print("UI     none in this version")
+        print(f"Data   {directory or 'in memory: gone when the broker stops'}")
+        print("Stop   Ctrl-C", flush=True)
+
+
+def _refusal(error: StoreError) -> Refused:
+    for kind, exit_code in STORE_EXITS:
+        if isinstance(error, kind):
+            return Refused(str(error), exit_code)
+    return Refused(str(error), EX_IOERR)
+
+
+def _first(group: BaseExceptionGroup[Refused]) -> Refused:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+def _report(refused: Refused) -> int:
+    print(f"amqpd: {refused}", file=sys.stderr)
+    return refused.exit_code
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return False
+    return True
+

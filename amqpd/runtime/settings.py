@@ -1,0 +1,119 @@
+"""Putting flags, environment and file together into one `Config`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from amqpd.config import MIB, Config
+
+EX_USAGE: Final = 64
+EX_NOINPUT: Final = 66
+EX_CONFIG: Final = 78
+
+IMAGE_VARIABLES: Final = {
+    "RABBITMQ_DEFAULT_USER": "default_user",
+    "RABBITMQ_DEFAULT_PASS": "default_pass",
+    "RABBITMQ_DEFAULT_VHOST": "default_vhost",
+}
+"""What the official RabbitMQ image understands, for an empty store."""
+
+MESSAGE_BYTES_MAX_4: Final = 16 * MIB
+"""RabbitMQ 4.x took its limit down from 128 MiB."""
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used: which one, where, and what to do."""
+
+    def __init__(self, message: str, exit_code: int = EX_CONFIG) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def read_config(
+    flags: Mapping[str, Any],
+    config_file: str | None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """The settings of this process. Raises ConfigError."""
+    environment = os.environ if environment is None else environment
+    config_file = config_file or environment.get("AMQPD_CONFIG")
+    settings: dict[str, Any] = {}
+    if config_file is not None:
+        settings.update(read_file(config_file))
+    settings.update(read_environment(environment))
+    settings.update(flags)
+    config = convert(settings, "settings")
+    if config.compat != "3.13" and "message_bytes_max" not in settings.get("limits", {}):
+        limits = msgspec.structs.replace(config.limits, message_bytes_max=MESSAGE_BYTES_MAX_4)
+        config = msgspec.structs.replace(config, limits=limits)
+    check(config)
+    return config
+
+
+def read_file(name: str) -> dict[str, Any]:
+    """The TOML file, checked on its own so that errors name it."""
+    path = Path(name)
+    try:
+        settings: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", EX_NOINPUT) from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    convert(settings, str(path))
+    return settings
+
+
+def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """AMQPD_* for every setting that is not a table; lists are separated by commas."""
+    settings: dict[str, Any] = {}
+    for variable, name in IMAGE_VARIABLES.items():
+        if variable in environment:
+            settings[name] = environment[variable]
+    for field in msgspec.structs.fields(Config):
+        text = environment.get(f"AMQPD_{field.name.upper()}")
+        if text is None or field.name == "limits":
+            continue
+        if field.type == tuple[str, ...]:
+            settings[field.name] = [part.strip() for part in text.split(",") if part.strip()]
+        elif field.type is bool:
+            settings[field.name] = text.lower() in ("1", "true", "yes", "on")
+        else:
+            settings[field.name] = text
+    return settings
+
+
+def convert(settings: Mapping[str, Any], source: str) -> Config:
+    """The settings as a Config. Raises ConfigError with the name of what is wrong."""
+    try:
+        return msgspec.convert(settings, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def check(config: Config) -> None:
+    """What no type can say."""
+    if config.management != "off":
+        raise ConfigError(
+            f"--management {config.management}: this version has no HTTP API yet; use `off`",
+            EX_USAGE,
+        )
+    if config.in_memory and config.data_dir is not None:
+        raise ConfigError("--in-memory and --data-dir exclude each other: choose one", EX_USAGE)
+    if config.tls_listen and config.tls_certificate is None:
+        raise ConfigError("--tls-listen needs --tls-certificate (and --tls-key)", EX_USAGE)
+    if not config.listen and not config.tls_listen:
+        raise ConfigError("nothing to listen on: give --listen HOST:PORT", EX_USAGE)
+
+
+def data_directory(config: Config, environment: Mapping[str, str] | None = None) -> Path:
+    """Where the store is: the setting, or amqpd's place in the user's data directory."""
+    if config.data_dir is not None:
+        return Path(config.data_dir)
+    environment = os.environ if environment is None else environment
+    home = environment.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "amqpd"

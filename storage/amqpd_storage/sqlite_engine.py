@@ -1,0 +1,225 @@
+"""The journal's engine on SQLite: one file, one writer thread, one round trip a batch.
+
+    store = await open_store(directory, "full")
+    recovery = await store.recover()
+    async for messages in recovery.messages(): ...
+    await store.write(batch)          # returns when the batch is on the disk
+    await store.close()
+
+The thread and its queue are aiosqlite's. What runs in it is plain `sqlite3` (sqlite_file,
+sqlite_writing, sqlite_reading), so that a simulator or a test runs the very same code without a
+loop.
+
+WAL mode. With durability "full" every commit flushes the write-ahead log before `write` returns.
+With "normal" only checkpoints flush: a crash of the process loses nothing, a power cut may lose
+the last commits, though never a part of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, ParamSpec, Self, TypeVar, cast
+
+import aiosqlite
+
+from amqpd_storage import sqlite_file, sqlite_reading
+from amqpd_storage.entries import StoredMessage
+from amqpd_storage.errors import (
+    DamagedStore,
+    JournalFailed,
+    StoreError,
+    StoreLocked,
+    StoreTooNew,
+    StoreUnwritable,
+)
+from amqpd_storage.journal import Batch
+from amqpd_storage.ownership import DirectoryLock
+from amqpd_storage.sqlite_file import FILE_NAME, Durability
+from amqpd_storage.sqlite_writing import write_batch
+
+__all__ = [
+    "DamagedStore",
+    "Durability",
+    "JournalConnection",
+    "JournalFailed",
+    "Recovery",
+    "SQLiteStore",
+    "StoreError",
+    "StoreLocked",
+    "StoreTooNew",
+    "StoreUnwritable",
+    "open_store",
+    "write_batch",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ITER_CHUNK_ROWS = 64  # aiosqlite asks for it; used only by its own cursors
+
+
+class JournalConnection(aiosqlite.Connection):
+    """An aiosqlite connection that runs a whole function in its thread, as one round trip.
+
+    aiosqlite's public methods make one round trip a statement, each a wake-up of the event loop
+    and a fight for the interpreter lock. `_execute` (queue a function, await its result) and
+    `_conn` (the raw connection) are its protected members, there for subclasses: all its own
+    methods are built on the two. The project pins aiosqlite's minor version because of them.
+    """
+
+    async def run(self, function: Callable[[sqlite3.Connection], R]) -> R:
+        """`function(raw connection)` in the connection's thread."""
+        return cast(R, await self._execute(function, self._conn))  # type: ignore[no-untyped-call]
+
+
+class Recovery(NamedTuple):
+    """What a new owner has to know before it begins."""
+
+    store: SQLiteStore
+    definitions: list[tuple[str, str, bytes]]
+    """Kind, key and value, ordered by kind and key."""
+    delivered: dict[int, int]
+    """For each queue id, the position below which everything was handed out."""
+    message_id_max: int
+    """The highest id of a shared message; 0 when there is none."""
+
+    async def messages(self) -> AsyncIterator[list[StoredMessage]]:
+        """All messages in key order, in batches. Raises DamagedStore rather than skip one."""
+        after = -1
+        while messages := await self.store.read_messages(after):
+            yield messages
+            after = messages[-1].key
+
+
+class SQLiteStore:
+    """An open data directory. Made by `open_store`; `close` it, or use it as `async with`."""
+
+    def __init__(
+        self, path: Path, connection: JournalConnection, lock: DirectoryLock, meta: dict[str, str]
+    ) -> None:
+        self.path = path
+        self.broker_id = meta["broker_id"]
+        self.created = meta["created"]
+        self._connection = connection
+        self._lock = lock
+        self._failed = False
+
+    async def recover(self) -> Recovery:
+        """Definitions and numbers. The messages are read by iterating `Recovery.messages()`."""
+        return Recovery(
+            self,
+            await self._read(sqlite_reading.read_definitions),
+            await self._read(sqlite_reading.read_delivered),
+            await self._read(sqlite_reading.read_message_id_max),
+        )
+
+    async def read_messages(
+        self, after: int, last: int = sqlite_reading.LAST_KEY
+    ) -> list[StoredMessage]:
+        """The next few messages with a key above `after`, up to `last`, in order; [] at the end."""
+        return await self._read(partial(sqlite_reading.read_messages, after=after, last=last))
+
+    async def queue_counts(self) -> dict[int, tuple[int, int, int]]:
+        """For each queue id with messages: how many, the first and the last position."""
+        return await self._read(sqlite_reading.read_queue_counts)
+
+    async def forget_orphans(self, known_queue_ids: set[int]) -> tuple[int, int]:
+        """Delete rows of queues that are not known, then shared messages nothing refers to.
+
+        Call it after recovery, with the ids of all durable queues. Returns how many rows and how
+        many messages are gone.
+        """
+        return await self._read(
+            partial(sqlite_reading.forget_orphans, known_queue_ids=known_queue_ids)
+        )
+
+    async def write(self, batch: Batch) -> None:
+        """Commit the batch, whole or not at all; returns when it is on the disk.
+
+        Raises JournalFailed, and then nothing of it is written. A cancelled caller does not stop
+        the writer: the batch may be written nevertheless.
+        """
+        if batch.is_empty:
+            return
+        if self._failed:
+            raise JournalFailed(self.path, "an earlier write failed")
+        try:
+            await self._connection.run(partial(write_batch, batch=batch))
+        except (sqlite3.Error, OSError, MemoryError) as error:
+            disk_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            self._failed = not disk_full
+            raise JournalFailed(self.path, str(error), disk_full=disk_full) from error
+
+    async def close(self) -> None:
+        """Write the log back into the file, close it, and give the directory up. Idempotent."""
+        try:
+            # A checkpoint that fails loses nothing: the next owner reads the log. ValueError is
+            # what aiosqlite says when the connection is closed already.
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await self._connection.run(_checkpoint)
+        finally:
+            try:
+                await self._connection.close()
+            finally:
+                self._lock.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _read(self, function: Callable[[sqlite3.Connection], R]) -> R:
+        with sqlite_file.explained(self.path):
+            return await self._connection.run(function)
+
+
+async def open_store(directory: Path, durability: Durability = "full") -> SQLiteStore:
+    """Own a data directory: create it if needed, lock it, open and check its file.
+
+    Raises StoreLocked, StoreUnwritable, DamagedStore or StoreTooNew. Nothing is repaired, and a
+    file that is refused stays as it is.
+    """
+    _create_directory(directory)
+    path = directory / FILE_NAME
+    lock = DirectoryLock(directory)
+    try:
+        connection = JournalConnection(
+            partial(sqlite_file.open_connection, path, durability), _ITER_CHUNK_ROWS
+        )
+        await connection
+        try:
+            meta = await connection.run(sqlite_file.read_meta)
+        except BaseException:
+            await connection.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    return SQLiteStore(path, connection, lock, meta)
+
+
+def _create_directory(directory: Path) -> None:
+    try:
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sqlite_file.sync_directory(directory.parent)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise StoreUnwritable(directory, "permission denied")
+    except OSError as error:
+        raise StoreUnwritable(directory, error.strerror or str(error)) from error
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,0 +1,57 @@
+"""Writes batches until it is killed; prints the number of each after its commit.
+
+Batch n: one own message and three shared ones for queue n % 3, whose positions and bodies follow from
+n, and the settlement of what batch n - 5 enqueued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from amqpd_storage.entries import Delivered, DropMessage, Entry, PutDefinition, Settle
+from amqpd_storage.journal import Journal
+from amqpd_storage.sqlite_engine import open_store
+
+from tests.storage.contents import PublishedContent, enqueue
+
+LAG = 5
+COPIES = 20
+
+
+def own_body(number: int, copy: int) -> bytes:
+    return b"%d.%d " % (number, copy) * 200
+
+
+def entries_of(number: int) -> list[Entry]:
+    """What batch `number` appends."""
+    shared = PublishedContent(b"shared %d" % number * 1000, message_id=number)
+    entries: list[Entry] = [
+        enqueue(1, number * COPIES + copy, own_body(number, copy)) for copy in range(COPIES)
+    ]
+    entries += [enqueue(queue_id, number, shared) for queue_id in (2, 3, 4)]
+    entries += [Delivered(1, number), PutDefinition("last", "batch", b"%d" % number)]
+    if number > LAG:
+        old = number - LAG
+        entries += [Settle(enqueue(1, old * COPIES + copy).key) for copy in range(COPIES)]
+        entries += [Settle(enqueue(queue_id, old).key) for queue_id in (2, 3, 4)]
+        entries.append(DropMessage(old))
+    return entries
+
+
+async def write_forever(directory: Path, number: int) -> None:
+    journal = Journal()
+    async with await open_store(directory) as store:
+        while True:
+            journal.append_all(entries_of(number))
+            batch = journal.take()
+            assert batch is not None
+            await store.write(batch)
+            journal.committed(batch)
+            print(number, flush=True)
+            number += 1
+
+
+if __name__ == "__main__":
+    asyncio.run(write_forever(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,270 @@
+"""The store as the runtime uses it: opened, recovered, written, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+from amqpd_storage import sqlite_file
+from amqpd_storage.entries import Barrier, Delivered, PutDefinition, Settle, storage_key
+from amqpd_storage.errors import JournalFailed, StoreTooNew, StoreUnwritable
+from amqpd_storage.journal import Journal
+from amqpd_storage.sqlite_engine import open_store
+
+from tests.storage.contents import (
+    PublishedContent,
+    batch_of,
+    enqueue,
+    fill_store,
+    recovered,
+    run,
+    stored_messages,
+)
+
+
+def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+    shared = PublishedContent(b"news", message_id=3)
+
+    async def write() -> tuple[str, str]:
+        async with await open_store(tmp_path / "data") as store:
+            await store.write(
+                batch_of(
+                    PutDefinition("queue", "jobs", b"{}"),
+                    enqueue(1, 1, b"job"),
+                    enqueue(1, 2, shared),
+                    enqueue(2, 1, shared),
+                    Delivered(1, 2),
+                )
+            )
+            return store.broker_id, store.created
+
+    async def check(identity: tuple[str, str]) -> None:
+        async with await open_store(tmp_path / "data", "normal") as store:
+            assert (store.broker_id, store.created) == identity
+            recovery = await store.recover()
+            assert recovery.definitions == [("queue", "jobs", b"{}")]
+            assert recovery.delivered == {1: 2}
+            assert recovery.message_id_max == 3
+            messages = [m async for batch in recovery.messages() for m in batch]
+            assert [(m.key, m.message_id, m.body) for m in messages] == [
+                (storage_key(1, 1), 0, b"job"),
+                (storage_key(1, 2), 3, b"news"),
+                (storage_key(2, 1), 3, b"news"),
+            ]
+            assert await store.queue_counts() == {1: (2, 1, 2), 2: (1, 1, 1)}
+            assert await store.forget_orphans({1}) == (1, 0)
+
+    run(check(run(write())))
+
+
+def test_new_store_is_empty(tmp_path: Path) -> None:
+    async def read() -> None:
+        async with await open_store(tmp_path) as store:
+            recovery = await store.recover()
+            assert (recovery.definitions, recovery.delivered, recovery.message_id_max) == (
+                [],
+                {},
+                0,
+            )
+            assert await stored_messages(store) == []
+            assert await store.queue_counts() == {}
+
+    run(read())
+
+
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    directory = tmp_path / "deep" / "data"
+
+    async def look() -> None:
+        async with await open_store(directory) as store:
+            await store.write(batch_of(enqueue(1, 1)))
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+            assert set(modes.values()) == {0o600}
+            assert {"amqpd.sqlite3", "amqpd.sqlite3-wal", "amqpd.lock"} <= set(modes)
+
+    run(look())
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_closing_leaves_one_file_and_the_lock(tmp_path: Path) -> None:
+    fill_store(tmp_path, enqueue(1, 1))
+
+    assert {path.name for path in tmp_path.iterdir()} == {"amqpd.sqlite3", "amqpd.lock"}
+
+
+def test_closing_twice(tmp_path: Path) -> None:
+    async def close() -> None:
+        store = await open_store(tmp_path)
+        await store.close()
+        await store.close()
+
+    run(close())
+
+
+@pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
+def test_durability_sets_the_flush(tmp_path: Path, durability: str, level: int) -> None:
+    chosen: sqlite_file.Durability = "full" if durability == "full" else "normal"
+    connection = sqlite_file.open_connection(tmp_path / "amqpd.sqlite3", chosen)
+
+    assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_group_commit_while_a_batch_is_under_way(tmp_path: Path) -> None:
+    """The loop of the runtime's journal writer, in small."""
+
+    async def publish() -> int:
+        journal = Journal()
+        commits = 0
+        async with await open_store(tmp_path) as store:
+            journal.append_all([enqueue(1, 1)])
+            position = 1
+            while (batch := journal.take()) is not None:
+                writing = asyncio.ensure_future(store.write(batch))
+                while not writing.done() and position < 2000:
+                    position += 1
+                    journal.append_all([enqueue(1, position)])
+                    if position % 50 == 0:
+                        await asyncio.sleep(0)
+                await writing
+                journal.committed(batch)
+                commits += 1
+            assert await store.queue_counts() == {1: (position, 1, position)}
+        return commits
+
+    assert run(publish()) < 1000
+
+
+def test_empty_batch_needs_no_transaction(tmp_path: Path) -> None:
+    async def write() -> None:
+        store = await open_store(tmp_path)
+        await store.close()
+        await store.write(batch_of(Barrier()))  # would fail if it touched the file
+
+    run(write())
+
+
+def test_failed_write_leaves_nothing_and_stops_the_store(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with await open_store(tmp_path) as store:
+            await store.write(batch_of(enqueue(1, 1, b"safe")))
+            with pytest.raises(JournalFailed, match=r"UNIQUE.*check the disk"):
+                await store.write(batch_of(enqueue(1, 2), enqueue(1, 1, b"twice")))
+            with pytest.raises(JournalFailed, match="an earlier write failed"):
+                await store.write(batch_of(enqueue(1, 3)))
+
+    run(write())
+    assert [message.body for message in recovered(tmp_path)] == [b"safe"]
+
+
+def test_batch_may_be_written_again_once_the_disk_has_room(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with await open_store(tmp_path) as store:
+            await store.write(batch_of(enqueue(1, 1, b"safe")))
+            await limit_pages(store, 1)  # SQLite raises it to what the file has
+            batch = batch_of(Settle(storage_key(1, 1)), enqueue(1, 2, b"x" * 100_000))
+            with pytest.raises(JournalFailed, match="free some space") as failure:
+                await store.write(batch)
+            assert failure.value.disk_full
+            assert [message.body for message in await stored_messages(store)] == [b"safe"]
+
+            await limit_pages(store, 1_000_000)
+            await store.write(batch)
+            assert len(await stored_messages(store)) == 1
+
+    async def limit_pages(store: object, pages: int) -> None:
+        connection = store._connection  # type: ignore[attr-defined]
+        await connection.run(lambda raw: raw.execute(f"PRAGMA max_page_count = {pages}").fetchall())
+
+    run(write())
+
+
+def test_newer_store_is_refused(tmp_path: Path) -> None:
+    fill_store(tmp_path, enqueue(1, 1))
+    path = tmp_path / "amqpd.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema_version'")
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+
+    with pytest.raises(StoreTooNew, match=r"store version 2, this one knows up to 1") as refusal:
+        recovered(tmp_path)
+
+    assert refusal.value.version == 2
+    assert str(path) in str(refusal.value)
+
+
+def test_older_store_is_upgraded_in_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_store(tmp_path, enqueue(1, 1))
+
+    def upgrade(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE stream (position INTEGER PRIMARY KEY)")
+
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(sqlite_file, "UPGRADES", {1: upgrade})
+
+    assert len(recovered(tmp_path)) == 1
+    assert len(recovered(tmp_path)) == 1  # and is not upgraded again
+    monkeypatch.undo()
+    with pytest.raises(StoreTooNew):
+        recovered(tmp_path)
+
+
+def test_directory_that_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreUnwritable, match="Not a directory"):
+        run(open_store(tmp_path / "file" / "data"))
+
+
+def test_directory_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreUnwritable, match="file"):
+        run(open_store(tmp_path / "file"))
+
+
+def test_read_only_directory() -> None:
+    # Root may write anywhere: as root the test becomes nobody for a while. pytest's tmp_path
+    # would not do, since nobody may not even enter it.
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o555)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(StoreUnwritable, match=f"{directory}.*choose another"):
+            run(open_store(directory))
+    finally:
+        if was_root:
+            os.seteuid(0)
+        directory.rmdir()
+
+
+def test_read_only_file() -> None:
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o777)
+    fill_store(directory, enqueue(1, 1))
+    for path in directory.iterdir():
+        path.chmod(0o444)
+    (directory / "amqpd.lock").chmod(0o666)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(StoreUnwritable, match="readonly"):
+            run(open_store(directory))
+    finally:
+        if was_root:
+            os.seteuid(0)
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()

@@ -1,0 +1,322 @@
+"""Batches against a real SQLite: what the rows are afterwards."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from amqpd_storage import sqlite_writing
+from amqpd_storage.entries import (
+    ELIDED,
+    POSITION_MAX,
+    QUEUE_ID_MAX,
+    Delivered,
+    DropDefinition,
+    DropMessage,
+    DropQueue,
+    Enqueue,
+    PutDefinition,
+    Settle,
+    storage_key,
+)
+from amqpd_storage.errors import DamagedStore
+from amqpd_storage.sqlite_file import open_in_memory
+from amqpd_storage.sqlite_reading import (
+    forget_orphans,
+    read_definitions,
+    read_delivered,
+    read_message_id_max,
+    read_messages,
+    read_queue_counts,
+)
+from amqpd_storage.sqlite_writing import write_batch
+
+from tests.storage.contents import (
+    PublishedContent,
+    all_messages,
+    batch_of,
+    bodies,
+    commit,
+    enqueue,
+)
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = open_in_memory()
+    yield connection
+    connection.close()
+
+
+def count(connection: sqlite3.Connection, table: str) -> int:
+    ((rows,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(rows)
+
+
+def test_message_comes_back_byte_for_byte(connection: sqlite3.Connection) -> None:
+    content = PublishedContent(bytes(range(256)), envelope=b"\x00\x01q", properties=b"\xff\x00")
+
+    commit(connection, enqueue(3, 9, content))
+
+    (message,) = all_messages(connection)
+    assert message == (storage_key(3, 9), 0, b"\x00\x01q", b"\xff\x00", bytes(range(256)))
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00", b"x" * 3_000_000], ids=["empty", "zero", "large"])
+def test_bodies_of_any_size(connection: sqlite3.Connection, body: bytes) -> None:
+    commit(connection, enqueue(1, 1, body), enqueue(1, 2, b"next"))
+
+    assert bodies(connection) == {storage_key(1, 1): body, storage_key(1, 2): b"next"}
+
+
+def test_largest_key(connection: sqlite3.Connection) -> None:
+    last = storage_key(QUEUE_ID_MAX, POSITION_MAX)
+    commit(connection, enqueue(QUEUE_ID_MAX, POSITION_MAX), enqueue(QUEUE_ID_MAX, POSITION_MAX - 1))
+    assert read_queue_counts(connection) == {QUEUE_ID_MAX: (2, POSITION_MAX - 1, POSITION_MAX)}
+
+    commit(connection, Settle(last))
+
+    assert list(bodies(connection)) == [last - 1]
+
+
+def test_settle_removes_the_row(connection: sqlite3.Connection) -> None:
+    commit(connection, *(enqueue(1, position) for position in range(1, 6)))
+
+    commit(connection, Settle(storage_key(1, 2)), Settle(storage_key(1, 5)))
+
+    assert read_queue_counts(connection) == {1: (3, 1, 4)}
+
+
+def test_position_used_again_after_its_settle(connection: sqlite3.Connection) -> None:
+    commit(connection, enqueue(1, 1, b"old"))
+
+    commit(connection, Settle(storage_key(1, 1)), enqueue(1, 1, b"new"))
+
+    assert bodies(connection) == {storage_key(1, 1): b"new"}
+
+
+def test_row_enqueued_and_settled_in_one_batch(connection: sqlite3.Connection) -> None:
+    commit(connection, enqueue(1, 1), Settle(storage_key(1, 1)))
+
+    assert bodies(connection) == {}
+
+
+def test_queue_dropped_and_its_id_used_again(connection: sqlite3.Connection) -> None:
+    commit(connection, enqueue(1, 1, b"old"), enqueue(1, 2, b"old"), enqueue(2, 1, b"other"))
+    commit(connection, Delivered(1, 3))
+
+    commit(connection, DropQueue(1), enqueue(1, 1, b"new"))
+
+    assert bodies(connection) == {storage_key(1, 1): b"new", storage_key(2, 1): b"other"}
+    assert read_delivered(connection) == {}
+
+
+def test_queue_filled_and_dropped_in_one_batch(connection: sqlite3.Connection) -> None:
+    commit(connection, enqueue(1, 1, b"old"))
+
+    commit(connection, enqueue(1, 2), Delivered(1, 2), enqueue(2, 1, b"other"), DropQueue(1))
+
+    assert bodies(connection) == {storage_key(2, 1): b"other"}
+    assert read_delivered(connection) == {}
+
+
+def test_queue_dropped_between_two_lives_in_one_batch(connection: sqlite3.Connection) -> None:
+    commit(
+        connection,
+        enqueue(1, 1, b"first life"),
+        Delivered(1, 2),
+        DropQueue(1),
+        enqueue(1, 1, b"second life"),
+        Delivered(1, 1),
+        Settle(storage_key(1, 9)),
+    )
+
+    assert bodies(connection) == {storage_key(1, 1): b"second life"}
+    assert read_delivered(connection) == {1: 1}
+
+
+def test_message_to_ten_queues_is_stored_once(connection: sqlite3.Connection) -> None:
+    content = PublishedContent(b"news", message_id=42)
+    copies = [enqueue(queue_id, 1, content) for queue_id in range(1, 11)]
+    for copy in copies[::3]:
+        copy.state = ELIDED
+
+    commit(connection, *copies)
+
+    kept = [2, 3, 5, 6, 8, 9]
+    messages = all_messages(connection)
+    assert [message.key for message in messages] == [storage_key(q, 1) for q in kept]
+    assert {(message.message_id, message.body) for message in messages} == {(42, b"news")}
+    assert messages[0].body is messages[-1].body
+    assert count(connection, "message") == 1
+    assert read_message_id_max(connection) == 42
+
+
+def test_shared_message_is_dropped_with_its_last_row(connection: sqlite3.Connection) -> None:
+    content = PublishedContent(b"news", message_id=42)
+    commit(connection, enqueue(1, 1, content), enqueue(2, 1, content))
+    commit(connection, Settle(storage_key(1, 1)))
+    assert bodies(connection) == {storage_key(2, 1): b"news"}
+
+    commit(connection, Settle(storage_key(2, 1)), DropMessage(42))
+
+    assert bodies(connection) == {}
+    assert count(connection, "message") == 0
+
+
+def test_shared_message_written_and_dropped_in_one_batch(connection: sqlite3.Connection) -> None:
+    content = PublishedContent(b"news", message_id=42)
+
+    commit(connection, enqueue(1, 1, content), DropQueue(1), DropMessage(42))
+
+    assert count(connection, "message") == 0
+
+
+def test_last_delivered_mark_counts(connection: sqlite3.Connection) -> None:
+    commit(connection, Delivered(1, 10), Delivered(2, 5), Delivered(1, 20))
+    assert read_delivered(connection) == {1: 20, 2: 5}
+
+    commit(connection, Delivered(1, 3))
+
+    assert read_delivered(connection) == {1: 3, 2: 5}
+
+
+def test_definitions_are_put_changed_and_dropped(connection: sqlite3.Connection) -> None:
+    commit(
+        connection,
+        PutDefinition("vhost", "/", b"{}"),
+        PutDefinition("queue", "//jobs", b"1"),
+        PutDefinition("queue", "//jobs", b"2"),
+        PutDefinition("exchange", "//gone", b""),
+        DropDefinition("exchange", "//gone"),
+        DropDefinition("queue", "//back"),
+        PutDefinition("queue", "//back", b"\x00\xff"),
+    )
+    assert read_definitions(connection) == [
+        ("queue", "//back", b"\x00\xff"),
+        ("queue", "//jobs", b"2"),
+        ("vhost", "/", b"{}"),
+    ]
+
+    commit(connection, PutDefinition("queue", "//jobs", b""), DropDefinition("queue", "//back"))
+
+    assert read_definitions(connection) == [("queue", "//jobs", b""), ("vhost", "/", b"{}")]
+
+
+@pytest.mark.parametrize("key", ["", "a\x00b", 'a"b\\', "Prüfung 🐇", "x" * 1000])
+def test_definition_keys_of_any_kind(connection: sqlite3.Connection, key: str) -> None:
+    commit(connection, PutDefinition("queue", key, b"1"), PutDefinition("queue", "b", b"2"))
+    commit(connection, PutDefinition("queue", key, b"3"))
+    assert set(read_definitions(connection)) == {("queue", key, b"3"), ("queue", "b", b"2")}
+
+    commit(connection, DropDefinition("queue", key))
+
+    assert read_definitions(connection) == [("queue", "b", b"2")]
+
+
+def test_large_batch_is_one_transaction(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writing, "DATA_BYTES_MAX", 1000)
+    shared = [PublishedContent(b"s" * 400, message_id=n) for n in range(1, 6)]
+    commit(connection, enqueue(8, 1, b"old"), enqueue(9, 1, b"old"))
+
+    commit(
+        connection,
+        DropQueue(9),
+        Settle(storage_key(8, 1)),
+        *(enqueue(1, position, b"%d" % position * 100) for position in range(1, 100)),
+        *(enqueue(9, content.message_id, content) for content in shared),
+    )
+
+    assert read_queue_counts(connection) == {1: (99, 1, 99), 9: (5, 1, 5)}
+    assert bodies(connection)[storage_key(1, 57)] == b"57" * 100
+    assert not connection.in_transaction
+
+
+@pytest.mark.parametrize("data_bytes_max", [1000, 1_000_000], ids=["many", "one"])
+def test_failing_batch_leaves_nothing(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, data_bytes_max: int
+) -> None:
+    monkeypatch.setattr(sqlite_writing, "DATA_BYTES_MAX", data_bytes_max)
+    commit(connection, enqueue(1, 1, b"kept"), enqueue(2, 1, b"taken"))
+    fresh = [enqueue(1, position, b"x" * 300) for position in range(2, 20)]
+
+    with pytest.raises(sqlite3.IntegrityError):
+        commit(connection, Settle(storage_key(1, 1)), *fresh, enqueue(2, 1, b"twice"))
+
+    assert bodies(connection) == {storage_key(1, 1): b"kept", storage_key(2, 1): b"taken"}
+    assert not connection.in_transaction
+    commit(connection, enqueue(3, 1))  # and the connection still works
+    assert len(bodies(connection)) == 3
+
+
+def test_same_batch_can_be_written_again(connection: sqlite3.Connection) -> None:
+    commit(connection, enqueue(1, 1, b"in the way"))
+    batch = batch_of(enqueue(1, 1, b"late"))
+    with pytest.raises(sqlite3.IntegrityError):
+        write_batch(connection, batch)
+    commit(connection, Settle(storage_key(1, 1)))
+
+    write_batch(connection, batch)
+
+    assert bodies(connection) == {storage_key(1, 1): b"late"}
+
+
+def test_messages_are_read_in_bounded_batches(connection: sqlite3.Connection) -> None:
+    commit(connection, *(enqueue(1, n, b"x") for n in range(1, 2501)))
+    commit(connection, *(enqueue(2, n, b"x" * 1_500_000) for n in range(1, 6)))
+
+    sizes = []
+    after = -1
+    while messages := read_messages(connection, after):
+        sizes.append(len(messages))
+        after = messages[-1].key
+
+    assert sizes == [2000, 503, 2]
+
+
+def test_messages_of_a_stretch_of_one_queue(connection: sqlite3.Connection) -> None:
+    commit(connection, *(enqueue(queue, n) for queue in (1, 2, 3) for n in range(1, 10)))
+
+    messages = read_messages(connection, storage_key(2, 3), storage_key(2, 6))
+
+    assert [m.key for m in messages] == [storage_key(2, n) for n in (4, 5, 6)]
+
+
+def test_missing_shared_message_is_damage(connection: sqlite3.Connection) -> None:
+    commit(connection, enqueue(1, 1, PublishedContent(b"news", message_id=7)))
+    connection.execute("DELETE FROM message")
+
+    with pytest.raises(DamagedStore, match="refers to message 7, which is missing"):
+        all_messages(connection)
+
+
+def test_orphans_are_forgotten(connection: sqlite3.Connection) -> None:
+    shared = PublishedContent(b"kept", message_id=1)
+    orphaned = PublishedContent(b"orphan", message_id=2)
+    commit(
+        connection,
+        *(enqueue(queue_id, n) for queue_id in (1, 2, 3) for n in range(1, 4)),
+        enqueue(1, 9, shared),
+        enqueue(2, 9, orphaned),
+        Delivered(1, 2),
+        Delivered(2, 2),
+    )
+
+    assert forget_orphans(connection, {1, 3}) == (4, 1)
+
+    assert read_queue_counts(connection) == {1: (4, 1, 9), 3: (3, 1, 3)}
+    assert read_delivered(connection) == {1: 2}
+    assert read_message_id_max(connection) == 1
+    assert forget_orphans(connection, {1, 3}) == (0, 0)
+
+
+def test_broker_may_extend_an_enqueue(connection: sqlite3.Connection) -> None:
+    class QueueMessage(Enqueue):
+        __slots__ = ("delivery_count",)
+
+    commit(connection, QueueMessage(storage_key(1, 1), PublishedContent(b"body")))
+
+    assert bodies(connection) == {storage_key(1, 1): b"body"}
