@@ -37,6 +37,8 @@ class ConnectionTask:
         self._speak = anyio.Event()
         self._drained = anyio.Event()
         self._tasks: TaskGroup | None = None
+        self._gone = False
+        """The peer's end of the socket is closed: there is nobody to linger for."""
 
     async def run(self) -> None:
         """Serve the client until it is gone."""
@@ -84,10 +86,12 @@ class ConnectionTask:
                 if server.journal_full:
                     await server.wait_for_journal()
         except EndOfStream:
+            self._gone = True
             if connection.state is State.GREETING:
                 connection.end("closed by the client before it said anything")
             peer.lost("client closed the socket without closing the connection")
         except LOST as error:
+            self._gone = True
             peer.lost(f"socket error: {error}" if str(error) else "socket error")
         server.finish_turn()
         self.speak()
@@ -125,6 +129,7 @@ class ConnectionTask:
                 if peer.closed and not connection.pieces:
                     break
         except LOST as error:
+            self._gone = True
             peer.lost(f"socket error: {error}" if str(error) else "socket error")
             server.finish_turn()
         assert self._tasks is not None
@@ -134,12 +139,12 @@ class ConnectionTask:
         """Close without cutting off our last words: a reset would take them from the peer."""
         with anyio.move_on_after(self._server.limits.linger_s):
             try:
-                if hasattr(self._stream, "send_eof"):
+                if not self._gone and hasattr(self._stream, "send_eof"):
                     await self._stream.send_eof()
                     while True:
                         await self._stream.receive()
-            except (EndOfStream, NotImplementedError, *LOST):
-                pass
+            except (EndOfStream, NotImplementedError, RuntimeError, *LOST):
+                pass  # RuntimeError: what uvloop says of a transport that is closed already
         with anyio.move_on_after(1):
             try:
                 await self._stream.aclose()

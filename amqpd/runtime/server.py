@@ -152,6 +152,9 @@ class Server:
         self.watch(task)
         try:
             await task.run()
+        except Exception:
+            # A bug of ours, or an error of a socket that nobody foresaw: the others live on.
+            logger.exception("connection task failed", extra={"peer": peer.name})
         finally:
             del self._tasks[peer.connection]
 

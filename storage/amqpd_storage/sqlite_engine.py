@@ -17,8 +17,8 @@ the last commits, though never a part of one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -195,14 +195,14 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
     path = directory / FILE_NAME
     lock = DirectoryLock(directory)
     try:
-        connection = JournalConnection(
-            partial(sqlite_file.open_connection, path, durability), _ITER_CHUNK_ROWS
-        )
-        await connection
+        # Opened before aiosqlite sees it: when its own opening fails, its thread may outlive the
+        # event loop and end in a traceback.
+        raw = await asyncio.to_thread(sqlite_file.open_connection, path, durability)
         try:
-            meta = await connection.run(sqlite_file.read_meta)
+            meta = sqlite_file.read_meta(raw)
+            connection = await JournalConnection(lambda: raw, _ITER_CHUNK_ROWS)
         except BaseException:
-            await connection.close()
+            raw.close()
             raise
     except BaseException:
         lock.release()
@@ -215,8 +215,6 @@ def _create_directory(directory: Path) -> None:
         if not directory.is_dir():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             sqlite_file.sync_directory(directory.parent)
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise StoreUnwritable(directory, "permission denied")
     except OSError as error:
         raise StoreUnwritable(directory, error.strerror or str(error)) from error
 

@@ -1,7 +1,7 @@
 """Writes batches until it is killed; prints the number of each after its commit.
 
-Batch n: one own message and three shared ones for queue n % 3, whose positions and bodies follow from
-n, and the settlement of what batch n - 5 enqueued.
+Batch n enqueues twenty messages to queue 1 and a shared one to queues 2, 3 and 4, and settles what
+batch n - 5 enqueued. Positions and bodies follow from n.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from amqpd_storage.entries import Delivered, DropMessage, Entry, PutDefinition, Settle
 from amqpd_storage.journal import Journal
 from amqpd_storage.sqlite_engine import open_store
-
 from tests.storage.contents import PublishedContent, enqueue
 
 LAG = 5

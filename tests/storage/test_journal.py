@@ -10,7 +10,6 @@ from amqpd_storage.entries import (
     Settle,
 )
 from amqpd_storage.journal import ENTRY_OVERHEAD_BYTES, Journal
-
 from tests.storage.contents import ENVELOPE, PublishedContent, enqueue
 
 

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from amqpd_storage.sqlite_engine import open_store
-
 from tests.storage.contents import enqueue, run, stored_messages
 from tests.storage.crash_child import COPIES, LAG, own_body
 

@@ -14,6 +14,16 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
 from amqpd_storage import sqlite_file, sqlite_writing
 from amqpd_storage.entries import (
     ELIDED,
@@ -35,16 +45,6 @@ from amqpd_storage.sqlite_reading import (
     read_delivered,
     read_queue_counts,
 )
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
-
 from tests.storage.contents import PublishedContent, all_messages
 
 QUEUE_IDS = st.integers(1, 5)

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from amqpd_storage.errors import StoreLocked
 from amqpd_storage.ownership import DirectoryLock
 from amqpd_storage.sqlite_engine import open_store
-
 from tests.storage.contents import enqueue, fill_store, recovered, run
 
 OWNER = """

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from amqpd_storage.errors import DamagedStore
-from amqpd_storage.records import HEAD_BYTES, decode_record, encode_record
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amqpd_storage.errors import DamagedStore
+from amqpd_storage.records import HEAD_BYTES, decode_record, encode_record
 from tests.storage.contents import PublishedContent
 
 CONTENTS = st.builds(

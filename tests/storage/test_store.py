@@ -10,12 +10,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from amqpd_storage import sqlite_file
 from amqpd_storage.entries import Barrier, Delivered, PutDefinition, Settle, storage_key
 from amqpd_storage.errors import JournalFailed, StoreTooNew, StoreUnwritable
 from amqpd_storage.journal import Journal
 from amqpd_storage.sqlite_engine import open_store
-
 from tests.storage.contents import (
     PublishedContent,
     batch_of,

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
+
 from amqpd_storage import sqlite_writing
 from amqpd_storage.entries import (
     ELIDED,
@@ -31,7 +32,6 @@ from amqpd_storage.sqlite_reading import (
     read_queue_counts,
 )
 from amqpd_storage.sqlite_writing import write_batch
-
 from tests.storage.contents import (
     PublishedContent,
     all_messages,

@@ -1,0 +1,50 @@
+# Everything is done in a virtual environment of its own, made on first use and kept up to date.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+TESTS ?= tests
+
+.PHONY: help run test check lint types imports bench compat compat-quick clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: $(INSTALLED)  ## Start the broker: make run ARGS="--in-memory --listen 127.0.0.1:0"
+	@exec $(BIN)/amqpd serve $(ARGS)
+
+test: $(INSTALLED)  ## Run the tests: make test TESTS=tests/broker ARGS="-k confirm"
+	@$(BIN)/python -m pytest -n auto -q $(TESTS) $(ARGS)
+
+check: lint types imports test  ## What CI runs
+
+lint: $(INSTALLED)  ## Style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED)  ## mypy, strict
+	@$(BIN)/mypy
+
+imports: $(INSTALLED)  ## The layers hold
+	@$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## Measure: make bench ARGS="--quick --json figures.json"
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+compat: $(INSTALLED)  ## The clients' own test suites: make compat ARGS="go_amqp091"
+	@$(BIN)/python -m compat.run $(ARGS)
+
+compat-quick: $(INSTALLED)  ## Those of them that take less than a minute
+	@$(BIN)/python -m compat.run --quick $(ARGS)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "amqpd needs Python 3.11 or newer; say which with: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --editable . --group dev
+	@touch $@
+
+clean:  ## Remove what was made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
