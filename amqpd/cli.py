@@ -14,6 +14,8 @@ import click
 from amqpd import __version__
 
 COMMANDS: Final = ("serve", "ping")
+EX_USAGE: Final = 64
+EX_FORCED: Final = 130
 
 
 @click.group()
@@ -45,7 +47,9 @@ def command_line() -> None:
 @click.option("--in-memory", is_flag=True, default=None, help="Keep nothing on disk.")
 @click.option("--definitions", metavar="FILE", help="RabbitMQ definitions to load at boot, JSON.")
 @click.option("--config", "config_file", metavar="FILE", help="Settings, TOML.")
-@click.option("--compat", type=click.Choice(["3.13", "4.2", "4.3"]), help="Behave as this RabbitMQ.")
+@click.option(
+    "--compat", type=click.Choice(["3.13", "4.2", "4.3"]), help="Behave as this RabbitMQ."
+)
 @click.option(
     "--durability",
     type=click.Choice(["full", "normal"]),
@@ -84,6 +88,17 @@ def main() -> None:
         from amqpd.ping import ping as ask
 
         sys.exit(ask(arguments[1] if len(arguments) > 1 else "127.0.0.1:5672"))
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")):
+    if not arguments or (
+        arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")
+    ):
         arguments = ["serve", *arguments]
-    command_line(args=arguments, prog_name="amqpd")
+    try:
+        exit_code = command_line(args=arguments, prog_name="amqpd", standalone_mode=False)
+    except click.ClickException as error:
+        # One line, as for everything else that keeps the broker from starting.
+        of = f" {arguments[0]}" if arguments[0] in COMMANDS else ""
+        print(f"amqpd: {error.format_message()} See amqpd{of} --help", file=sys.stderr)
+        sys.exit(EX_USAGE)
+    except click.Abort:
+        sys.exit(EX_FORCED)
+    sys.exit(exit_code)

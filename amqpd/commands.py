@@ -38,14 +38,21 @@ __all__ = [
     "Tx",
 ]
 
+
 class Access:
     """The class of 0-8 that pamqp leaves out; old clients still ask, and RabbitMQ still grants."""
 
     class Request(Frame):
         """Ask for an access ticket."""
 
-        __slots__: ClassVar[list[str]] = [
-            "realm", "exclusive", "passive", "active", "write", "read",
+        # The order on the wire, as in pamqp's classes.
+        __slots__: ClassVar[list[str]] = [  # noqa: RUF023
+            "realm",
+            "exclusive",
+            "passive",
+            "active",
+            "write",
+            "read",
         ]
         frame_id: ClassVar[int] = 10
         index: ClassVar[int] = 0x001E000A

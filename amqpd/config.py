@@ -88,6 +88,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     default_pass: str = "guest"
     default_vhost: str = "/"
     loopback_users: tuple[str, ...] = ("guest",)
+    memory_high_watermark: float = 0.4
+    """Share of the memory above which publishers are blocked (rabbit: vm_memory_high_watermark)."""
+    disk_free_limit_bytes: int = 50_000_000
+    """Free space of the data directory below which publishers are blocked."""
+    anonymous_login_user: str = "guest"
+    """Who the mechanism ANONYMOUS of the 4.x profiles logs in as."""
     cluster_name: str = "amqpd@localhost"
     """The node's name towards clients; federation recognises loops by it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

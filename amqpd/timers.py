@@ -1,8 +1,12 @@
 """All deadlines of a broker in one structure: a heap of things that want to be asked at a time.
 
-Nothing is ever cancelled: a thing whose deadline moved to later is asked too early, says what it
+    heap:     (31.5, 7)  (60.0, 9)  (60.0, 4) ...         when, and the number of the entry
+    watched:   7 -> A     9 -> B    (4 is forgotten)      whom
+
+A deadline that moves to later is not moved in the heap: the thing is asked too early, says what it
 waits for now, and is entered again. That costs one question an interval, where moving the entry
-with every frame would cost one a frame.
+with every frame would cost one a frame. What is forgotten leaves two numbers in the heap until
+their time has come, and nothing of itself.
 """
 
 from __future__ import annotations
@@ -11,47 +15,63 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Protocol
 
+Entry = tuple[float, int]
+"""When, and a number of its own."""
+
 
 class Timed(Protocol):
     """Something with a deadline. Times are seconds of the caller's clock."""
 
-    timer_at: float | None
-    """When it will be asked next; kept by `Timers`."""
+    timer: Entry | None
+    """When it will be asked next; None at first, and from then on kept by `Timers`."""
 
     def deadline(self) -> float | None:
         """When it has to be asked at the latest; None for not at all."""
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Do what is due, so that the deadline lies in the future or is None."""
 
 
 class Timers:
     """The heap. Its caller sleeps until `next_deadline` and then calls `advance`."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timed]] = []
-        self._entries = count()
+        self._heap: list[Entry] = []
+        self._watched: dict[int, Timed] = {}
+        self._numbers = count()
 
     def watch(self, timed: Timed) -> bool:
         """Enter a thing if it has to be asked sooner than it would be. True if it is the first."""
         deadline = timed.deadline()
-        if deadline is None or (timed.timer_at is not None and timed.timer_at <= deadline):
+        timer = timed.timer
+        if deadline is None or (timer is not None and timer[0] <= deadline):
             return False
-        timed.timer_at = deadline
-        heappush(self._heap, (deadline, next(self._entries), timed))
-        return self._heap[0][2] is timed
+        if timer is not None:
+            del self._watched[timer[1]]
+        timed.timer = timer = (deadline, next(self._numbers))
+        self._watched[timer[1]] = timed
+        heappush(self._heap, timer)
+        return self._heap[0] is timer
+
+    def forget(self, timed: Timed) -> None:
+        """The thing is gone: it is not asked any more, and not kept."""
+        if timed.timer is not None:
+            del self._watched[timed.timer[1]]
+            timed.timer = None
 
     def next_deadline(self) -> float | None:
         """When `advance` has something to do."""
-        return self._heap[0][0] if self._heap else None
+        heap = self._heap
+        while heap and heap[0][1] not in self._watched:
+            heappop(heap)
+        return heap[0][0] if heap else None
 
     def advance(self, now: float) -> None:
         """Ask everything that is due."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, timed = heappop(heap)
-            if timed.timer_at != at:
-                continue  # entered again since, at an earlier time
-            timed.timer_at = None
-            timed.handle_timer(now)
-            self.watch(timed)
+            timed = self._watched.pop(heappop(heap)[1], None)
+            if timed is not None:
+                timed.timer = None
+                timed.handle_timer(now)
+                self.watch(timed)

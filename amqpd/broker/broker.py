@@ -19,6 +19,7 @@ from typing import Final
 
 from amqpd.broker import definitions
 from amqpd.broker.access import Access
+from amqpd.broker.alarms import Alarms
 from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.messages import QueueMessage
@@ -49,7 +50,8 @@ class Broker:
         self.virtual_hosts: dict[str, VirtualHost] = {}
         self.sessions: dict[Session, None] = {}
         self.reply_consumers: dict[str, ReplyConsumer] = {}
-        self.warned_arguments: set[str] = set()
+        self.alarms = Alarms()
+        self._warned: set[str] = set()
         self.now = 0.0
         """Seconds of the runtime's clock, at the beginning of this turn."""
         self._entropy = entropy
@@ -80,6 +82,12 @@ class Broker:
     def release_queue_id(self, queue_id: int) -> None:
         """The queue is gone."""
         heappush(self._free_queue_ids, queue_id)
+
+    def warn_once(self, subject: str, warning: str) -> None:
+        """Tell whoever reads the log; of each subject once."""
+        if subject not in self._warned:
+            self._warned.add(subject)
+            self.effects.warnings.append(warning)
 
     # -- virtual hosts, users
 

@@ -81,9 +81,13 @@ class Channel:
         self.outlet.method(method)
 
     def reply_when_safe(self, method: Frame) -> Barrier | None:
-        """Answer once everything journaled so far is on disk; None if nothing is waited for."""
+        """Answer once everything journaled so far is on disk; None if nothing is waited for.
+
+        What another channel is still waiting for is waited for as well: the queue that this one
+        found declared may be its.
+        """
         effects = self.broker.effects
-        if not effects.entries:
+        if not effects.entries and not effects.barriers:
             self.outlet.method(method)
             return None
         barrier = Barrier()
@@ -223,6 +227,8 @@ class Channel:
 
     def end(self) -> None:
         """The channel is closing: cancel, requeue, forget the open transaction."""
+        if self.confirms is not None:
+            self.confirms.end()
         transaction = self.transaction
         if transaction is not None:
             self.restore_to_ledger(transaction.settlements)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Confirms:
     """Of a channel in confirm mode. `due` is the broker's list of those with something to say."""
 
-    __slots__ = ("_completed", "_due", "_outlet", "_waiting", "published")
+    __slots__ = ("_completed", "_due", "_ended", "_outlet", "_waiting", "published")
 
     def __init__(self, outlet: Outlet, due: list[Confirms]) -> None:
         self._outlet = outlet
@@ -25,6 +25,13 @@ class Confirms:
         """The publish number of the latest message; the first has 1."""
         self._waiting: dict[int, None] = {}
         self._completed: list[int] = []
+        self._ended = False
+
+    def end(self) -> None:
+        """The channel is closing: nothing more is said on it."""
+        self._ended = True
+        self._waiting.clear()
+        self._completed.clear()
 
     @property
     def unconfirmed(self) -> int:
@@ -37,6 +44,8 @@ class Confirms:
 
     def complete(self, publish_number: int) -> None:
         """The message is as safe as it was asked to be."""
+        if self._ended:
+            return
         self._waiting.pop(publish_number, None)
         if not self._completed:
             self._due.append(self)

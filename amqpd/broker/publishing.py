@@ -101,9 +101,7 @@ def publish_committed(channel: Channel, message: Message) -> None:
         queue.publish(message, None)
 
 
-def share(
-    channel: Channel, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
-) -> None:
+def share(channel: Channel, message: Message, queues: tuple[Queue | ReplyConsumer, ...]) -> None:
     """Give a message an id of its own if more than one row of the store will refer to it."""
     if (
         len(queues) > 1

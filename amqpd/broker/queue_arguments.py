@@ -95,9 +95,7 @@ def check_type(field: Field, _: Arguments) -> str:
 def check_mode(field: Field, _: Arguments) -> str:
     """x-queue-mode: accepted; RabbitMQ ignores it from 3.12 on."""
     octet, value = field
-    return one_of(
-        field, ("default", "lazy"), f"\"unsupported queue mode '{text(octet, value)}'\""
-    )
+    return one_of(field, ("default", "lazy"), f"\"unsupported queue mode '{text(octet, value)}'\"")
 
 
 def check_version(field: Field, _: Arguments) -> str:

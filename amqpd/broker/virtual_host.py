@@ -14,7 +14,8 @@ from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import NOT_APPLIED
 from amqpd.commands import Arguments
 from amqpd.wire.tables import encode_table
-from amqpd_exchanges.exchange import Binding, Exchange as RoutingTable
+from amqpd_exchanges.exchange import Binding
+from amqpd_exchanges.exchange import Exchange as RoutingTable
 from amqpd_exchanges.router import Router
 
 if TYPE_CHECKING:
@@ -126,11 +127,11 @@ class VirtualHost:
         if journaled and not recovering:
             self.effects.entries.append(definitions.encode(self._queue_record(queue)))
         for argument in NOT_APPLIED:
-            if argument in arguments and argument not in self.broker.warned_arguments:
-                self.broker.warned_arguments.add(argument)
-                self.effects.warnings.append(
+            if argument in arguments:
+                self.broker.warn_once(
+                    argument,
                     f"queue argument {argument} is accepted but has no effect in this version"
-                    f" (first seen on {queue!r})"
+                    f" (first seen on {queue!r})",
                 )
         return queue
 

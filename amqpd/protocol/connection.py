@@ -19,7 +19,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from amqpd.commands import Arguments, Channel, Connection as Methods, Field, Frame, MethodCommand
+from amqpd.commands import Arguments, Channel, Field, Frame, MethodCommand
+from amqpd.commands import Connection as Methods
 from amqpd.config import Limits
 from amqpd.errors import (
     ACCESS_REFUSED,
@@ -46,6 +47,20 @@ from amqpd.protocol.handshake import (
 from amqpd.protocol.heartbeat import HEARTBEAT_FRAME, Heartbeat
 from amqpd.protocol.methods import method_frame, method_ids
 from amqpd.protocol.outlet import ChannelOutlet
+from amqpd.protocol.tap import FrameTap, Tap
+
+CAPABILITIES: Final = (
+    "publisher_confirms",
+    "exchange_exchange_bindings",
+    "basic.nack",
+    "consumer_cancel_notify",
+    "connection.blocked",
+    "consumer_priorities",
+    "authentication_failure_close",
+    "per_consumer_qos",
+    "direct_reply_to",
+)
+"""What connection.start says that this broker can do beyond the standard."""
 
 
 class State(Enum):
@@ -140,12 +155,14 @@ class Connection:
         self.unsent_bytes_max = limits.unsent_bytes_max
         self.outlets: dict[int, ChannelOutlet] = {}
         """The open channels."""
-        self.closing_channels: set[int] = set()
+        self.closing_channels: dict[int, bool] = {}
+        """Channels that the broker closed, and whether the peer has closed them as well."""
         self.channel_max = limits.channel_max
         self.heartbeat: Heartbeat | None = None
         self.client_properties: Arguments = {}
         self.capabilities: frozenset[str] = frozenset()
         self.mechanism = ""
+        self.tap: Tap | None = None
         self.end_reason = ""
         """Why the connection ended, for the log; empty while it lives."""
         self._greeting = b""
@@ -153,6 +170,10 @@ class Connection:
         self._mechanisms = mechanisms
         self._deadline: float | None = now + limits.handshake_timeout_s
         """Of the handshake, of the pause before a drop, or of the wait for close-ok."""
+
+    def attach_tap(self, tap: FrameTap) -> None:
+        """Show every frame from here on to `tap`; see `amqpd.protocol.tap`."""
+        self.tap = Tap(tap)
 
     # -- what comes in
 
@@ -178,9 +199,8 @@ class Connection:
         self.state = State.STARTING
         self.send_method(
             0,
-            Methods.Start(
-                0, 9, _typed(self._server_properties), " ".join(self._mechanisms), LOCALES
-            ),
+            Methods.Start(0, 9, {}, " ".join(self._mechanisms), LOCALES),
+            self._server_properties,
         )
         return rest
 
@@ -273,6 +293,7 @@ class Connection:
                 f"the negotiated channel_max ({most})",
                 method_ids(method),
             )
+        self.closing_channels.pop(number, None)
         outlet = ChannelOutlet(self, number)
         self.outlets[number] = outlet
         outlet.method(Channel.OpenOk())
@@ -286,7 +307,7 @@ class Connection:
                 exception.code, exception.reply_text, exception.class_id, exception.method_id
             )
         )
-        self.closing_channels.add(number)
+        self.closing_channels[number] = False
 
     def end_channel(self, number: int) -> None:
         """The peer closed the channel, and the broker has ended it: answer."""
@@ -301,11 +322,16 @@ class Connection:
             ids = (60, 40) if method is None else method_ids(method)
             raise ConnectionException(CHANNEL_ERROR, "expected 'channel.open'", ids)
         if isinstance(method, Channel.CloseOk):
-            self.closing_channels.discard(number)
+            del self.closing_channels[number]
         elif isinstance(method, Channel.Close):
-            # Both sides closed at once: answered, and then our own close needs no answer.
-            self.closing_channels.discard(number)
+            # Both sides closed at once. The peer may answer our close as well, or open the
+            # number again without doing so.
+            self.closing_channels[number] = True
             self.send_method(number, Channel.CloseOk())
+
+    def may_open(self, number: int) -> bool:
+        """Whether channel.open on the number is one to act on: not if it waits for close-ok."""
+        return self.closing_channels.get(number, True)
 
     # -- the end
 
@@ -349,10 +375,14 @@ class Connection:
 
     def deadline(self) -> float | None:
         """When `handle_timer` has to be called, in seconds of the caller's clock."""
-        if self.heartbeat is None or self.state in ENDING:
-            return self._deadline
-        beat = self.heartbeat.deadline()
-        return beat if self._deadline is None else min(beat, self._deadline)
+        deadline = self._deadline
+        if self.heartbeat is not None and self.state not in ENDING:
+            beat = self.heartbeat.deadline()
+            deadline = beat if deadline is None else min(beat, deadline)
+        tapped = None if self.tap is None else self.tap.deadline()
+        if tapped is None:
+            return deadline
+        return tapped if deadline is None else min(tapped, deadline)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due: heartbeat, drop of a silent peer, end of a wait."""
@@ -371,11 +401,24 @@ class Connection:
             self._send(HEARTBEAT_FRAME)
             heartbeat.sent_at = now
 
+    def pause_heartbeat(self) -> None:
+        """The peer is not read from for a while: do not take that for silence."""
+        if self.heartbeat is not None:
+            self.heartbeat.paused = True
+
+    def resume_heartbeat(self) -> None:
+        """The peer is read from again."""
+        if self.heartbeat is not None:
+            self.heartbeat.paused = False
+
     # -- what goes out
 
-    def send_method(self, number: int, method: Frame) -> None:
-        """Send a method outside any outlet: on channel 0, or where no channel is left."""
-        self._send(method_frame(number, method))
+    def send_method(self, number: int, method: Frame, table: Arguments | None = None) -> None:
+        """Send a method outside any outlet: on channel 0, or where no channel is left.
+
+        `table` stands for its table argument, if it has one.
+        """
+        self._send(method_frame(number, method, table))
 
     def wake(self) -> None:
         """Called when output appears where there was none."""
@@ -386,7 +429,12 @@ class Connection:
         pieces = self.pieces
         data = b"".join(pieces)
         pieces.clear()
-        if self.heartbeat is not None:
+        # The answer to a foreign greeting is not a frame: no tap sees it.
+        if self.tap is not None and data[:4] != GREETING[:4]:
+            octets = len(data)
+            data = self.tap.outbound.filter(data, now)
+            self.unsent_bytes += len(data) - octets
+        if self.heartbeat is not None and data:
             self.heartbeat.sent_at = now
         return data
 
@@ -454,31 +502,13 @@ class Connection:
             self.end("closed by both sides")
 
 
-def _typed(properties: Arguments) -> Any:
-    """server-properties with their field types, which `encode_method` writes as they stand."""
-    return properties
-
-
 def server_properties(version: str, cluster_name: str, information: str) -> Arguments:
     """What connection.start says of this broker. Clients branch on product and version."""
 
     def text(value: str) -> Field:
         return ("S", value)
 
-    supported = {
-        name: ("t", True)
-        for name in (
-            "publisher_confirms",
-            "exchange_exchange_bindings",
-            "basic.nack",
-            "consumer_cancel_notify",
-            "connection.blocked",
-            "consumer_priorities",
-            "authentication_failure_close",
-            "per_consumer_qos",
-            "direct_reply_to",
-        )
-    }
+    supported: Arguments = dict.fromkeys(CAPABILITIES, ("t", True))
     return {
         "capabilities": ("F", supported),
         "cluster_name": text(cluster_name),

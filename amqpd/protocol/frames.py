@@ -39,9 +39,9 @@ from amqpd.errors import (
     AMQPException,
     ConnectionException,
 )
+from amqpd.protocol.methods import decode_method
 from amqpd.wire.properties import validate
 from amqpd.wire.tables import erlang_binary
-from amqpd.protocol.methods import decode_method
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -142,7 +142,7 @@ class FrameReader:
             data = b"".join(self._chunks)
             self._chunks.clear()
         position, finished = self._walk(data, commands)
-        self.has_more = not finished
+        self.has_more = not finished and not self._broken
         rest = len(data) - position
         if rest and not self._broken:
             self._chunks.append(data[position:] if position else data)
@@ -150,7 +150,7 @@ class FrameReader:
             self._needed_bytes = 0
             if finished:
                 self._needed_bytes = FRAME_OVERHEAD
-                if rest >= FRAME.size:
+                if rest >= FRAME_OVERHEAD:
                     self._needed_bytes += FRAME.unpack_from(data, position)[2]
         return commands
 

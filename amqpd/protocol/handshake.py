@@ -1,4 +1,4 @@
-"""What is said before a connection is open: greetings, SASL responses, tuning (0-9-1 §2.2.4, §4.2.2).
+"""What is said before a connection is open: greetings, SASL, tuning (0-9-1 §2.2.4, §4.2.2).
 
 Pure functions of bytes and numbers; `amqpd.protocol.connection` keeps the state.
 """
@@ -21,16 +21,23 @@ TUNE: Final = (10, 31)
 """connection.tune-ok, whose values a refusal names."""
 
 LOCALES: Final = "en_US"
-MECHANISMS: Final = ("PLAIN", "AMQPLAIN")
+ANONYMOUS: Final = "ANONYMOUS"
+
+
+def mechanisms(compat: str) -> tuple[str, ...]:
+    """The SASL mechanisms that a profile offers: RabbitMQ 4.x added one."""
+    return ("PLAIN", "AMQPLAIN") if compat == "3.13" else (ANONYMOUS, "PLAIN", "AMQPLAIN")
+
 
 HTTP_METHODS: Final = (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN")
 
 
 class Credentials(NamedTuple):
-    """What a SASL response says."""
+    """What a SASL response says; nothing, for ANONYMOUS."""
 
     user: str
     password: bytes
+    anonymous: bool = False
 
 
 def describe_greeting(octets: bytes) -> str:
@@ -85,6 +92,8 @@ def read_response(mechanism: str, response: bytes, depth_max: int) -> Credential
         return read_plain(response)
     if mechanism == "AMQPLAIN":
         return read_amqplain(response, depth_max)
+    if mechanism == ANONYMOUS:
+        return Credentials("", b"", anonymous=True)
     return None
 
 

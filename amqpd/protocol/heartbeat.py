@@ -16,8 +16,15 @@ SILENT_CHECKS_MAX: Final = 2
 class Heartbeat:
     """Both directions of one connection. Times are seconds of the clock that the caller keeps."""
 
-    __slots__ = ("_check_at", "_octets_seen", "_silent_checks", "interval_s", "octets_received",
-                 "sent_at")
+    __slots__ = (
+        "_check_at",
+        "_octets_seen",
+        "_silent_checks",
+        "interval_s",
+        "octets_received",
+        "paused",
+        "sent_at",
+    )
 
     def __init__(self, interval_s: float, now: float) -> None:
         self.interval_s = interval_s
@@ -25,6 +32,8 @@ class Heartbeat:
         """When something was last written; the connection keeps it."""
         self.octets_received = 0
         """Grows with everything received; the connection keeps it."""
+        self.paused = False
+        """The peer is not being read from: its silence says nothing."""
         self._octets_seen = 0
         self._check_at = now + interval_s
         self._silent_checks = 0
@@ -34,7 +43,9 @@ class Heartbeat:
         return now >= self.sent_at + self.interval_s / 2
 
     def silent(self, now: float) -> bool:
-        """Whether the peer has been silent for too long."""
+        """Whether the peer has been silent for too long; never while it is not being read from."""
+        if self.paused:
+            return False
         if now >= self._check_at:
             self._check_at = now + self.interval_s
             if self.octets_received == self._octets_seen:
@@ -46,4 +57,6 @@ class Heartbeat:
 
     def deadline(self) -> float:
         """When to ask again."""
+        if self.paused:
+            return self.sent_at + self.interval_s / 2
         return min(self._check_at, self.sent_at + self.interval_s / 2)

@@ -52,8 +52,8 @@ class ChannelOutlet:
     """The sending side of one channel. See `amqpd.commands.Outlet` for what each method is for."""
 
     __slots__ = (
-        "_body_open",
         "_body_octets_max",
+        "_body_open",
         "_connection",
         "_head",
         "_head_key",

@@ -2,41 +2,50 @@
 
 Each chunk read is one turn of the broker. The writer sends what has piled up, whole, when it is
 woken; while it waits for a slow peer, more piles up, until deliveries to that peer pause.
+
+When a connection is over, its last words still have to go out. A peer that does not take them
+within `Limits.linger_s` is dropped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import ssl
 from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
-from anyio.abc import ByteStream, TaskGroup
+from anyio.abc import SocketStream, TaskGroup
+from anyio.streams.tls import TLSStream
 
-from amqpd.protocol.connection import State
+from amqpd.protocol.connection import UNTRUSTED, State
 from amqpd.runtime.peer import Peer
+from amqpd.timers import Entry
 
 if TYPE_CHECKING:
     from amqpd.runtime.server import Server
 
 logger = logging.getLogger("amqpd.connection")
 
-LOST: Final = (BrokenResourceError, ClosedResourceError, OSError, ssl.SSLError)
+LOST: Final = (BrokenResourceError, ClosedResourceError, OSError)
+"""How a socket ends that was not closed; ssl.SSLError is an OSError."""
 CALM_ENDS: Final = frozenset({"closed by the client", "closed by the broker"})
 
 
 class ConnectionTask:
     """Runs one connection from its first octet to its last."""
 
-    def __init__(self, server: Server, stream: ByteStream, peer: Peer) -> None:
+    def __init__(self, server: Server, stream: SocketStream | TLSStream, peer: Peer) -> None:
         self.peer = peer
-        self.timer_at: float | None = None
+        self.timer: Entry | None = None
         self._server = server
         self._stream = stream
         self._speak = anyio.Event()
         self._drained = anyio.Event()
+        self._resumed = anyio.Event()
         self._tasks: TaskGroup | None = None
+        self._drop_at: float | None = None
+        """When a peer that does not take our last words is dropped."""
         self._gone = False
         """The peer's end of the socket is closed: there is nobody to linger for."""
 
@@ -50,24 +59,55 @@ class ConnectionTask:
             self.peer.lost("connection lost")
             self._server.finish_turn()
             self._log_end()
-            with anyio.CancelScope(shield=True):
-                await self._hang_up()
+            await self._hang_up()
 
     def speak(self) -> None:
         """There is something to send, or nothing will be any more."""
         self._speak.set()
 
+    def resume(self) -> None:
+        """An alarm changed: a blocked publisher may be read from again."""
+        self._resumed.set()
+
+    def shut_down(self, reason: str, now: float) -> None:
+        """The broker stops: ask the client to go. Who has not said who he is is not asked."""
+        if self.peer.connection.state in UNTRUSTED:
+            self.peer.lost(reason)
+            self._last_words()
+        else:
+            self.peer.close(reason, now)
+
     # -- as `amqpd.timers.Timed`
 
     def deadline(self) -> float | None:
-        """When the peer has to be asked."""
-        return self.peer.deadline()
+        """When the peer has to be asked, or to be dropped."""
+        return self.peer.deadline() if self._drop_at is None else self._drop_at
 
     def handle_timer(self, now: float) -> None:
-        """Ask the peer."""
+        """Ask the peer, or drop it."""
+        if self._drop_at is not None:
+            if now >= self._drop_at:
+                self._drop()
+            return
+        if self._server.journal_full:
+            # Nobody is read from while the disk is behind: silence says nothing about the peer.
+            self.peer.connection.received(1)
         self.peer.handle_timer(now)
         if self.peer.closed:
-            self.speak()
+            self._last_words()
+
+    def _last_words(self) -> None:
+        """The connection is over: send what is left to say, for a while."""
+        self.speak()
+        if self._drop_at is None:
+            self._drop_at = self._server.clock.now() + self._server.limits.linger_s
+            self._server.watch(self)
+
+    def _drop(self) -> None:
+        self._drop_at = None
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+            self.resume()
 
     # -- reading
 
@@ -81,6 +121,8 @@ class ConnectionTask:
                 self._receive(data)
                 server.finish_turn()
                 server.watch(self)
+                if peer.blocked:
+                    await self._wait_unblocked()
                 if connection.unsent_bytes > server.limits.unsent_pause_bytes:
                     await self._wait_drained()
                 if server.journal_full:
@@ -92,9 +134,9 @@ class ConnectionTask:
             peer.lost("client closed the socket without closing the connection")
         except LOST as error:
             self._gone = True
-            peer.lost(f"socket error: {error}" if str(error) else "socket error")
+            peer.lost(describe_loss(error))
         server.finish_turn()
-        self.speak()
+        self._last_words()
 
     def _receive(self, data: bytes) -> None:
         now = self._server.clock.now()
@@ -104,6 +146,11 @@ class ConnectionTask:
             # A bug of ours: it ends this connection, as RabbitMQ's crashes do, and no other.
             logger.exception("internal error", extra={"peer": self.peer.name})
             self.peer.crash(now)
+
+    async def _wait_unblocked(self) -> None:
+        while self.peer.blocked and not self.peer.closed:
+            self._resumed = anyio.Event()
+            await self._resumed.wait()
 
     async def _wait_drained(self) -> None:
         pause_bytes = self._server.limits.unsent_pause_bytes
@@ -130,28 +177,38 @@ class ConnectionTask:
                     break
         except LOST as error:
             self._gone = True
-            peer.lost(f"socket error: {error}" if str(error) else "socket error")
+            peer.lost(describe_loss(error))
             server.finish_turn()
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
 
     async def _hang_up(self) -> None:
         """Close without cutting off our last words: a reset would take them from the peer."""
-        with anyio.move_on_after(self._server.limits.linger_s):
-            try:
-                if not self._gone and hasattr(self._stream, "send_eof"):
-                    await self._stream.send_eof()
-                    while True:
-                        await self._stream.receive()
-            except (EndOfStream, NotImplementedError, RuntimeError, *LOST):
-                pass  # RuntimeError: what uvloop says of a transport that is closed already
-        with anyio.move_on_after(1):
-            try:
-                await self._stream.aclose()
-            except LOST:
-                pass
+        stream = self._stream
+        transport = stream.transport_stream if isinstance(stream, TLSStream) else stream
+        assert isinstance(transport, SocketStream)
+        try:
+            with (
+                anyio.move_on_after(self._server.limits.linger_s),
+                contextlib.suppress(EndOfStream, *LOST),
+            ):
+                if isinstance(stream, TLSStream):
+                    await stream.unwrap()
+                await transport.send_eof()
+                while True:
+                    await transport.receive()
+        finally:
+            with anyio.CancelScope(shield=True), contextlib.suppress(*LOST):
+                await transport.aclose()
 
     def _log_end(self) -> None:
         reason = self.peer.connection.end_reason
         level = logging.INFO if reason in CALM_ENDS else logging.WARNING
         logger.log(level, "connection closed", extra={"peer": self.peer.name, "reason": reason})
+
+
+def describe_loss(error: Exception) -> str:
+    """Why a socket ended, as the system puts it."""
+    cause = error.__cause__ if isinstance(error, BrokenResourceError) else error
+    said = getattr(cause, "strerror", None) or str(cause or "")
+    return f"socket error: {said}" if said else "socket error"

@@ -2,8 +2,9 @@
 
     2026-01-31 12:00:00.123 [warning] channel closed by the broker peer="..." channel=1 reason="..."
 
-A value with anything but plain characters is written as a JSON string, so that no peer can forge a
-line or a pair.
+A value with anything but plain characters is written as a JSON string, control characters in the
+message are escaped, and the lines of a traceback are indented: no peer can forge a line or a pair,
+or speak to the terminal.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import time
 from typing import Final, TextIO
 
 PLAIN: Final = re.compile(r"[\w.:/@+-]+", re.ASCII)
+UNPRINTABLE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028-\u202e\u2066-\u2069]"
+)
+"""Control characters, half characters, and what changes the direction of writing."""
 STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -26,15 +31,25 @@ class KeyValueFormatter(logging.Formatter):
         """One line, and a traceback below it if there is one."""
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         line = f"{moment}.{int(record.msecs):03d} [{record.levelname.lower()}] "
-        line += record.getMessage().replace("\n", " ")
+        line += printable(record.getMessage())
         for key, value in vars(record).items():
             if key not in STANDARD:
                 text = str(value)
-                shown = text if PLAIN.fullmatch(text) else json.dumps(text)
+                shown = text if PLAIN.fullmatch(text) else printable(json.dumps(text))
                 line += f" {key}={shown}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            for traceback_line in self.formatException(record.exc_info).splitlines():
+                line += "\n    " + printable(traceback_line)
         return line
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that is not to be seen."""
+    return UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:

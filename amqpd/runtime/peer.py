@@ -15,6 +15,7 @@ from amqpd.broker.handlers import handle
 from amqpd.broker.publishing import publish, refuse_oversized
 from amqpd.broker.session import Session
 from amqpd.commands import Channel, Message, MethodCommand, Oversized, Settle
+from amqpd.commands import Connection as Methods
 from amqpd.config import SERVER_VERSIONS
 from amqpd.errors import (
     CHANNEL_ERROR,
@@ -36,10 +37,11 @@ from amqpd.protocol.connection import (
     server_properties,
 )
 from amqpd.protocol.frames import Command
-from amqpd.protocol.handshake import MECHANISMS
+from amqpd.protocol.handshake import mechanisms
 
 logger = logging.getLogger("amqpd.connection")
 
+CONNECTION_BLOCKED: Final = "connection.blocked"
 COMMITTING: Final = "unexpected command while processing 'tx.commit'"
 
 
@@ -66,12 +68,14 @@ class Peer:
         self.connection = Connection(
             broker.limits,
             server_properties(version, broker.config.cluster_name, information),
-            MECHANISMS,
+            mechanisms(broker.config.compat),
             strict_sizes=broker.config.compat != "3.13",
             now=now,
             speaking=speaking,
         )
         self.session: Session | None = None
+        self.blocked = False
+        """Published during an alarm: not to be read from until all alarms are clear."""
         self._is_loopback = is_loopback
         self._user: User | None = None
 
@@ -91,16 +95,31 @@ class Peer:
             data = connection.greet(data)
             if not data:
                 return
+        if connection.tap is not None:
+            data = connection.tap.inbound.filter(data, now)
+        self._read(data, now)
+
+    def _read(self, data: bytes, now: float) -> None:
+        connection = self.connection
         reader = connection.reader
         commands = reader.receive(data)
         self._handle_all(commands, now)
+        if self.broker.alarms and self._published(commands):
+            self._block()
         while reader.has_more and connection.state is not State.CLOSED:
             self._handle_all(reader.receive(b""), now)
+        if connection.tap is not None and connection.tap.closed:
+            self.lost("cut by the frame tap")
+            connection.wake()
 
     def handle_timer(self, now: float) -> None:
         """Do what `deadline` announced."""
         self.broker.now = now
-        self.connection.handle_timer(now)
+        connection = self.connection
+        connection.handle_timer(now)
+        if connection.tap is not None and not self.closed:
+            self._read(connection.tap.inbound.due(now), now)
+            connection.wake()
         if self.closed:
             self._end_session()
 
@@ -125,6 +144,28 @@ class Peer:
         """The peer took that many octets of what it is sent."""
         if self.connection.sent(octets) and self.session is not None:
             self.session.resume()
+
+    # -- alarms
+
+    def unblock(self) -> None:
+        """All alarms are clear: the peer may publish again."""
+        self.blocked = False
+        self.connection.resume_heartbeat()
+        if CONNECTION_BLOCKED in self.connection.capabilities and self.session is not None:
+            self.connection.send_method(0, Methods.Unblocked())
+
+    def _block(self) -> None:
+        if self.blocked or self.session is None:
+            return
+        self.blocked = True
+        alarms = self.broker.alarms
+        alarms.block(self)
+        self.connection.pause_heartbeat()
+        if CONNECTION_BLOCKED in self.connection.capabilities:
+            self.connection.send_method(0, Methods.Blocked(alarms.reason))
+
+    def _published(self, commands: list[Command]) -> bool:
+        return any(isinstance(command, Message | Oversized) for command in commands)
 
     # -- commands
 
@@ -178,15 +219,12 @@ class Peer:
                 self._answer(event, now)
         elif connection.state is not State.RUNNING:
             return
-        elif isinstance(method, Channel.Open) and self._may_open(command.channel):
+        elif isinstance(method, Channel.Open) and connection.may_open(command.channel):
             outlet = connection.open_channel(command.channel, method)
             assert self.session is not None
             self.session.open_channel(command.channel, outlet)
         else:
             connection.stray(command.channel, method)
-
-    def _may_open(self, number: int) -> bool:
-        return number not in self.connection.closing_channels
 
     def _handle_channel_class(self, command: MethodCommand) -> None:
         """channel.close, or a second channel.open, on an open channel."""
@@ -222,9 +260,13 @@ class Peer:
             connection.accept_close()
 
     def _login(self, attempt: LoginAttempt, now: float) -> None:
-        name, password = attempt.credentials
         access = self.broker.access
-        user = access.authenticate(name, password)
+        if attempt.credentials.anonymous:
+            name = self.broker.config.anonymous_login_user
+            user = access.user(name)
+        else:
+            name = attempt.credentials.user
+            user = access.authenticate(name, attempt.credentials.password)
         if user is not None and access.login_allowed(name, self._is_loopback):
             self._user = user
             self.connection.accept_login()
@@ -273,4 +315,5 @@ class Peer:
         session = self.session
         if session is not None:
             self.session = None
+            self.broker.alarms.forget(self)
             session.end()

@@ -7,32 +7,35 @@ with an exit code of sysexits.h.
 from __future__ import annotations
 
 import logging
+import resource
 import signal
-import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from amqpd.broker.broker import Broker
+from amqpd.broker.definitions import VhostRecord
 from amqpd.config import Config
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.logs import configure_logging
 from amqpd.runtime.recovery import recover
+from amqpd.runtime.resources import ResourceMonitor
 from amqpd.runtime.server import (
     SHUTDOWN_REASON,
     Server,
     describe_platform,
     import_definitions,
     make_broker,
+    read_definitions,
 )
-from amqpd.runtime.settings import data_directory
+from amqpd.runtime.settings import ConfigError, data_directory
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -44,6 +47,8 @@ from amqpd_storage.errors import (
 from amqpd_storage.sqlite_engine import SQLiteStore, open_store
 
 logger = logging.getLogger("amqpd.server")
+
+Signals = AsyncIterator[signal.Signals]
 
 EX_DATAERR: Final = 65
 EX_NOINPUT: Final = 66
@@ -78,14 +83,18 @@ def serve(config: Config) -> int:
     """Run a broker until it is told to stop; the exit code."""
     configure_logging(config.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    allow_many_files()
     try:
+        remove_ready_file(config)
         anyio.run(run, config, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
     except BaseExceptionGroup as group:
-        refused = group.subgroup(Refused)
-        if refused is None:
+        known = group.subgroup((Refused, ConfigError))
+        if known is None:
             raise
-        return _report(_first(refused))
-    except Refused as refused:
+        refused = _first(known)
+        assert isinstance(refused, Refused | ConfigError)
+        return _report(refused)
+    except (Refused, ConfigError) as refused:
         return _report(refused)
     except KeyboardInterrupt:
         return EX_FORCED
@@ -115,23 +124,44 @@ async def run_server(
 ) -> None:
     """Serve clients until told to stop."""
     server = Server(config, broker)
-    if not broker.virtual_hosts:
-        broker.add_defaults()
+    prepare(config, broker)
+    async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
+        # From here on a signal is an orderly stop. Before, it may end the process as it likes.
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await _listen(server, tasks)
+            tasks.start_soon(server.run_timers)
+            if config.ready_file is not None:
+                with _explained_ready_file(config.ready_file):
+                    server.write_ready_file()
+            _greet(server, None if store is None else store.path.parent, began)
+            await wait_for_signal(server, signals)
+        tasks.cancel_scope.cancel()
+
+
+def prepare(config: Config, broker: Broker) -> None:
+    """What an empty broker begins with, and what the definitions file adds at every start."""
+    is_new = not broker.virtual_hosts
+    file = None
     if config.definitions is not None:
         try:
-            import_definitions(broker, Path(config.definitions))
+            file = read_definitions(broker, Path(config.definitions))
         except DefinitionsError as error:
-            raise Refused(str(error), EX_DATAERR) from error
+            raise Refused(f"{error}; correct the file", EX_DATAERR) from error
         except OSError as error:
-            text = f"cannot read definitions {config.definitions}: {error.strerror}"
+            text = f"cannot read {config.definitions} ({error.strerror}): "
+            text += "give a file that is there with --definitions"
             raise Refused(text, EX_NOINPUT) from error
-    async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
-        await _listen(server, tasks)
-        tasks.start_soon(server.run_timers)
-        server.write_ready_file()
-        _greet(server, None if store is None else store.path.parent, began)
-        await wait_for_signal(server, tasks)
-        tasks.cancel_scope.cancel()
+    if is_new:
+        # As in RabbitMQ, who brings users of his own does not get a guest as well.
+        if file is None or not file.users:
+            broker.add_defaults()
+        elif not file.vhosts:
+            broker.add_virtual_host(VhostRecord(name=config.default_vhost))
+    if file is not None:
+        try:
+            import_definitions(broker, file, Path(config.definitions or ""))
+        except DefinitionsError as error:
+            raise Refused(f"{error}; correct the file", EX_DATAERR) from error
 
 
 @asynccontextmanager
@@ -170,33 +200,52 @@ async def _run_writer(writer: JournalWriter) -> None:
 async def _listen(server: Server, tasks: TaskGroup) -> None:
     try:
         await server.listen(tasks)
-    except ssl.SSLError as error:
-        raise Refused(f"TLS certificate or key cannot be used: {error}", EX_CONFIG) from error
-    except ValueError as error:
-        raise Refused(str(error), EX_CONFIG) from error
     except OSError as error:
         text = f"cannot listen on {error.filename}: {error.strerror or error}; "
         text += "stop what listens there, or choose another address with --listen"
         raise Refused(text, EX_UNAVAILABLE) from error
 
 
-async def wait_for_signal(server: Server, tasks: TaskGroup) -> None:
+async def wait_for_signal(server: Server, signals: Signals) -> None:
     """Return when the broker may stop: told to, and its clients gone or given up on."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            logger.info("stopping", extra={"signal": signal.Signals(number).name})
-            break
-        server.close_connections(SHUTDOWN_REASON)
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(_force, signals, waiting)
-            with anyio.move_on_after(server.limits.shutdown_s):
-                await server.wait_until_empty()
-            waiting.cancel_scope.cancel()
+    number = await anext(signals)
+    logger.info("stopping", extra={"signal": number.name})
+    server.close_connections(SHUTDOWN_REASON)
+    async with anyio.create_task_group() as waiting:
+        waiting.start_soon(_force, signals)
+        with anyio.move_on_after(server.limits.shutdown_s) as patience:
+            await server.wait_until_empty()
+        if patience.cancelled_caught:
+            logger.warning("some clients did not close their connections and were dropped")
+        waiting.cancel_scope.cancel()
 
 
-async def _force(signals: Any, waiting: TaskGroup) -> None:
-    async for _ in signals:
-        raise Refused("forced to stop; what was confirmed is safe", EX_FORCED)
+async def _force(signals: Signals) -> None:
+    await anext(signals)
+    raise Refused("forced to stop: what was confirmed is safe", EX_FORCED)
+
+
+@contextmanager
+def _explained_ready_file(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = f"cannot write {name} ({error.strerror}): choose another place with --ready-file"
+        raise Refused(text, EX_CANTCREAT) from error
+
+
+def remove_ready_file(config: Config) -> None:
+    """Nobody must take that of a broker that was killed for ours."""
+    if config.ready_file is not None:
+        with _explained_ready_file(config.ready_file):
+            Path(config.ready_file).unlink(missing_ok=True)
+
+
+def allow_many_files() -> None:
+    """Each client is a file: take as many as the system lets this user have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has further limits of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _greet(server: Server, directory: Path | None, began: float) -> None:
@@ -229,12 +278,12 @@ def _refusal(error: StoreError) -> Refused:
     return Refused(str(error), EX_IOERR)
 
 
-def _first(group: BaseExceptionGroup[Refused]) -> Refused:
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _report(refused: Refused) -> int:
+def _report(refused: Refused | ConfigError) -> int:
     print(f"amqpd: {refused}", file=sys.stderr)
     return refused.exit_code
 
@@ -245,4 +294,3 @@ def _has_uvloop() -> bool:
     except ImportError:
         return False
     return True
-

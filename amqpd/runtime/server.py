@@ -14,24 +14,28 @@ import os
 import platform
 import secrets
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream, TaskGroup
-from anyio.streams.tls import TLSListener, TLSStream
+from anyio.abc import Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.streams.tls import TLSStream
 
 from amqpd import __version__
+from amqpd.broker.alarms import Alarm
 from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
 from amqpd.protocol.connection import Connection
 from amqpd.runtime.clock import Clock, MonotonicClock
 from amqpd.runtime.connection_task import LOST, ConnectionTask
-from amqpd.runtime.definitions_file import load_definitions
+from amqpd.runtime.definitions_file import DefinitionsFile, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.peer import Peer
+from amqpd.runtime.settings import parse_address, show_address
+from amqpd.runtime.tls import server_context, wrap
 from amqpd.timers import Timers
 
 logger = logging.getLogger("amqpd.server")
@@ -42,23 +46,10 @@ INFORMATION: Final = (
 )
 
 
-class Address(NamedTuple):
-    """Where to listen, or where somebody listens."""
+ACCEPT_PAUSE_S: Final = 0.1
+"""Before trying again after a client could not be accepted."""
 
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """`HOST:PORT`, `[V6]:PORT` or `PORT`. Raises ValueError."""
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    if not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not an address: write HOST:PORT, for instance 127.0.0.1:5672")
-    return Address(host, int(port))
+Serve = Callable[[SocketStream], Coroutine[Any, Any, None]]
 
 
 class Server:
@@ -74,6 +65,8 @@ class Server:
         self._timers_changed = anyio.Event()
         self._speaking: list[Connection] = []
         self._tasks: dict[Connection, ConnectionTask] = {}
+        self._accepting: list[anyio.CancelScope] = []
+        self._one_left = anyio.Event()
         self._journal: JournalWriter | None = None
 
     # -- turns
@@ -111,6 +104,15 @@ class Server:
         assert self._journal is not None
         await self._journal.wait_for_room()
 
+    def set_alarm(self, alarm: Alarm, raised: bool) -> bool:
+        """Raise or clear an alarm; True if that changed something."""
+        changed = self.broker.alarms.set(alarm, raised)
+        if changed:
+            for task in self._tasks.values():
+                task.resume()
+            self.finish_turn()
+        return changed
+
     # -- time
 
     def watch(self, task: ConnectionTask) -> None:
@@ -132,7 +134,7 @@ class Server:
     # -- connections
 
     async def serve_stream(self, stream: SocketStream | TLSStream) -> None:
-        """A client connected."""
+        """A client connected. Whatever goes wrong with it, the others do not hear of it."""
         try:
             remote = stream.extra(SocketAttribute.remote_address)
             local = stream.extra(SocketAttribute.local_address)
@@ -142,7 +144,7 @@ class Server:
         peer = Peer(
             self.broker,
             f"{_shown(remote)} -> {_shown(local)}",
-            is_loopback=_is_loopback(remote),
+            is_loopback=is_loopback(remote),
             information=INFORMATION,
             now=now,
             speaking=self._speaking,
@@ -153,60 +155,86 @@ class Server:
         try:
             await task.run()
         except Exception:
-            # A bug of ours, or an error of a socket that nobody foresaw: the others live on.
-            logger.exception("connection task failed", extra={"peer": peer.name})
+            logger.exception("internal error", extra={"peer": peer.name})
         finally:
             del self._tasks[peer.connection]
+            self._timers.forget(task)
+            self._one_left.set()
+
+    async def _serve_secure(self, stream: SocketStream, context: ssl.SSLContext) -> None:
+        """A client connected to a TLS listener."""
+        secure = await wrap(stream, context, self.limits.handshake_timeout_s)
+        if secure is not None:
+            await self.serve_stream(secure)
 
     def close_connections(self, reason: str) -> None:
-        """Ask every client to go."""
+        """Accept nobody any more, and ask every client to go."""
+        for scope in self._accepting:
+            scope.cancel()
         now = self.clock.now()
         for task in list(self._tasks.values()):
-            task.peer.close(reason, now)
+            task.shut_down(reason, now)
             self.watch(task)
         self.finish_turn()
 
     async def wait_until_empty(self) -> None:
         """Return when no client is left."""
         while self._tasks:
-            await anyio.sleep(0.01)
+            self._one_left = anyio.Event()
+            await self._one_left.wait()
+
+    # -- listeners
 
     async def listen(self, tasks: TaskGroup) -> None:
-        """Open all listeners. Raises OSError with the address in `filename`."""
+        """Open all listeners. Raises OSError with the address in `filename`, or ConfigError."""
         for text in self.config.listen:
-            await self._open_listener(tasks, "amqp", text, None)
+            await self._open_listener(tasks, "amqp", text, self.serve_stream)
         if self.config.tls_listen:
-            context = tls_context(self.config)
+            serve = partial(self._serve_secure, context=server_context(self.config))
             for text in self.config.tls_listen:
-                await self._open_listener(tasks, "amqps", text, context)
+                await self._open_listener(tasks, "amqps", text, serve)
 
     async def _open_listener(
-        self, tasks: TaskGroup, protocol: str, text: str, context: ssl.SSLContext | None
+        self, tasks: TaskGroup, protocol: str, text: str, serve: Serve
     ) -> None:
         address = parse_address(text)
         try:
-            listener = await anyio.create_tcp_listener(
-                local_host=address.host, local_port=address.port, backlog=1024, reuse_port=False
+            opened = await anyio.create_tcp_listener(
+                local_host=address.host, local_port=address.port, backlog=1024
             )
         except OSError as error:
             error.filename = str(address)
             raise
-        bound = listener.extra(SocketAttribute.local_address)
-        self.addresses[protocol].append(_shown(bound))
-        handler: Callable[[Any], Any] = self.serve_stream
-        if context is None:
-            tasks.start_soon(listener.serve, handler)
-        else:
-            secure = TLSListener(
-                listener,
-                context,
-                standard_compatible=False,
-                handshake_timeout=self.limits.handshake_timeout_s,
-            )
-            tasks.start_soon(secure.serve, handler)
+        # A name such as localhost may stand for several addresses, with a listener each.
+        for listener in opened.listeners:
+            bound = listener.extra(SocketAttribute.local_address)
+            self.addresses[protocol].append(_shown(bound))
+            tasks.start_soon(self._accept, listener, serve, tasks)
+
+    async def _accept(
+        self, listener: Listener[SocketStream], serve: Serve, tasks: TaskGroup
+    ) -> None:
+        """Take in clients. Running out of file descriptors must not end the broker."""
+        assert isinstance(listener, SocketListener)
+        failing = False
+        with anyio.CancelScope() as scope:
+            self._accepting.append(scope)
+            async with listener:
+                while True:
+                    try:
+                        stream = await listener.accept()
+                    except OSError as error:
+                        if not failing:
+                            reason = error.strerror or str(error)
+                            logger.error("cannot accept clients", extra={"reason": reason})
+                        failing = True
+                        await anyio.sleep(ACCEPT_PAUSE_S)
+                        continue
+                    failing = False
+                    tasks.start_soon(serve, stream)
 
     def write_ready_file(self) -> None:
-        """Tell whoever waits for it where the broker listens."""
+        """Tell whoever waits for it where the broker listens. Raises OSError."""
         if self.config.ready_file is None:
             return
         path = Path(self.config.ready_file)
@@ -221,9 +249,13 @@ def make_broker(config: Config, *, journaling: bool) -> Broker:
     return Broker(config, journaling=journaling, entropy=secrets.token_bytes)
 
 
-def import_definitions(broker: Broker, path: Path) -> None:
-    """Apply a definitions file. Raises DefinitionsError or OSError."""
-    file = load_definitions(path.read_bytes(), str(path), broker.config.default_vhost)
+def read_definitions(broker: Broker, path: Path) -> DefinitionsFile:
+    """What a definitions file says. Raises DefinitionsError or OSError."""
+    return load_definitions(path.read_bytes(), str(path), broker.config.default_vhost)
+
+
+def import_definitions(broker: Broker, file: DefinitionsFile, path: Path) -> None:
+    """Apply a definitions file. Raises DefinitionsError."""
     DefinitionsImport(broker, str(path)).apply(file)
     for warning in file.warnings:
         logger.warning(f"{path}: {warning}")
@@ -240,24 +272,14 @@ def import_definitions(broker: Broker, path: Path) -> None:
     )
 
 
-def tls_context(config: Config) -> ssl.SSLContext:
-    """For the TLS listeners. Raises OSError or ssl.SSLError for files that cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    assert config.tls_certificate is not None
-    context.load_cert_chain(config.tls_certificate, config.tls_key)
-    if config.tls_ca is not None:
-        context.load_verify_locations(config.tls_ca)
-        context.verify_mode = ssl.CERT_OPTIONAL
-    return context
-
-
 def _shown(address: Any) -> str:
     if isinstance(address, tuple):
-        return str(Address(str(address[0]), int(address[1])))
+        return show_address(str(address[0]), int(address[1]))
     return str(address)
 
 
-def _is_loopback(address: Any) -> bool:
+def is_loopback(address: Any) -> bool:
+    """Whether a peer is on this machine; what is no IP address is a socket in its file system."""
     if not isinstance(address, tuple):
         return True
     host = str(address[0]).partition("%")[0]

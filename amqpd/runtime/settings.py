@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,37 @@ IMAGE_VARIABLES: Final = {
 
 MESSAGE_BYTES_MAX_4: Final = 16 * MIB
 """RabbitMQ 4.x took its limit down from 128 MiB."""
+
+
+TRUE: Final = frozenset({"1", "true", "yes", "on"})
+FALSE: Final = frozenset({"", "0", "false", "no", "off"})
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return show_address(*self)
+
+
+def show_address(host: str, port: int) -> str:
+    """`HOST:PORT`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str) -> Address:
+    """`HOST:PORT`, `[V6]:PORT` or `PORT`. Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    well_formed = port.isascii() and port.isdigit() and int(port) <= 65535
+    if not well_formed or (":" in bare) != host.startswith("["):
+        raise ConfigError(
+            f"{text!r} is not an address: write HOST:PORT, for instance 127.0.0.1:5672", EX_USAGE
+        )
+    return Address(bare or "127.0.0.1", int(port))
 
 
 class ConfigError(Exception):
@@ -69,21 +100,29 @@ def read_file(name: str) -> dict[str, Any]:
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """AMQPD_* for every setting that is not a table; lists are separated by commas."""
+    """AMQPD_* for every setting that is not a table; lists are separated by commas.
+
+    Names that are not settings are passed over: Kubernetes sets AMQPD_PORT and the like for a
+    service of that name.
+    """
     settings: dict[str, Any] = {}
     for variable, name in IMAGE_VARIABLES.items():
         if variable in environment:
             settings[name] = environment[variable]
     for field in msgspec.structs.fields(Config):
-        text = environment.get(f"AMQPD_{field.name.upper()}")
-        if text is None or field.name == "limits":
+        variable = f"AMQPD_{field.name.upper()}"
+        if variable not in environment or field.name == "limits":
             continue
+        text = environment[variable]
+        value: Any = text
         if field.type == tuple[str, ...]:
-            settings[field.name] = [part.strip() for part in text.split(",") if part.strip()]
+            value = [part.strip() for part in text.split(",") if part.strip()]
         elif field.type is bool:
-            settings[field.name] = text.lower() in ("1", "true", "yes", "on")
-        else:
-            settings[field.name] = text
+            if text.lower() not in TRUE | FALSE:
+                raise ConfigError(f"{variable}={text}: write true or false")
+            value = text.lower() in TRUE
+        convert({field.name: value}, f"{variable}={text}")
+        settings[field.name] = value
     return settings
 
 
@@ -108,12 +147,22 @@ def check(config: Config) -> None:
         raise ConfigError("--tls-listen needs --tls-certificate (and --tls-key)", EX_USAGE)
     if not config.listen and not config.tls_listen:
         raise ConfigError("nothing to listen on: give --listen HOST:PORT", EX_USAGE)
+    for address in config.listen + config.tls_listen:
+        parse_address(address)
 
 
 def data_directory(config: Config, environment: Mapping[str, str] | None = None) -> Path:
-    """Where the store is: the setting, or amqpd's place in the user's data directory."""
+    """Where the store is: the setting, or amqpd's place in the user's data directory.
+
+    Raises ConfigError.
+    """
     if config.data_dir is not None:
         return Path(config.data_dir)
     environment = os.environ if environment is None else environment
     home = environment.get("XDG_DATA_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "share") / "amqpd"
+    if home:
+        return Path(home) / "amqpd"
+    try:
+        return Path.home() / ".local" / "share" / "amqpd"
+    except RuntimeError as error:
+        raise ConfigError("this user has no home directory: give --data-dir DIR") from error

@@ -21,6 +21,7 @@ REQUIREMENTS = (
     "pytest==8.4.2",
     "pytest-timeout==2.4.0",
 )
+SCENARIO_SECONDS = 20
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:
@@ -28,7 +29,8 @@ def run(ctx: harness.Context) -> list[harness.Result]:
     python = python_client.environment(ctx.work_dir, REQUIREMENTS)
     files = sorted(path.name for path in ctx.suite_dir.glob("test_*.py"))
     env = {"AMQP_URL": ctx.url}
-    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env)
+    argv = [f"--timeout={SCENARIO_SECONDS}"]
+    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env, argv=argv)
 
 
 if __name__ == "__main__":

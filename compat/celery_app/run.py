@@ -26,7 +26,7 @@ CLIENT = (
     "pytest==8.4.2",
     "pytest-timeout==2.4.0",
 )
-PACKAGED = (*CLIENT, "redis==7.4.1", "pydantic==2.12.5")
+PACKAGED = (*CLIENT, "redis==7.4.1", "pydantic==2.12.5", "pytest-subtests==0.15.0")
 PLUGIN = ("-p", "celery.contrib.pytest")
 PACKAGED_FILES = ("t/integration/test_tasks.py", "t/integration/test_inspect.py")
 REDIS_START_SECONDS = 10.0

@@ -15,6 +15,7 @@ from compat import harness
 from compat.py_amqp import python_client
 
 VERSION = "1.3.2"
+SCENARIO_SECONDS = 20
 
 
 def run(ctx: harness.Context, version: str) -> list[harness.Result]:
@@ -23,7 +24,8 @@ def run(ctx: harness.Context, version: str) -> list[harness.Result]:
     python = python_client.environment(ctx.work_dir, requirements)
     files = sorted(path.name for path in ctx.suite_dir.glob("test_*.py"))
     env = {"AMQP_URL": ctx.url}
-    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env)
+    argv = [f"--timeout={SCENARIO_SECONDS}"]
+    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env, argv=argv)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,8 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
         raw = await asyncio.to_thread(sqlite_file.open_connection, path, durability)
         try:
             meta = sqlite_file.read_meta(raw)
-            connection = await JournalConnection(lambda: raw, _ITER_CHUNK_ROWS)
+            connection = JournalConnection(lambda: raw, _ITER_CHUNK_ROWS)
+            await connection
         except BaseException:
             raw.close()
             raise

@@ -53,9 +53,17 @@ CREATE TABLE definition (
 
 TABLES: Final = frozenset({"meta", "entry", "message", "delivered", "definition"})
 
-PAGE_BYTES: Final = 4096
-WAL_CHECKPOINT_PAGES: Final = 4000
+PAGE_BYTES: Final = 8192
+"""Measured with 1 KB rows, 500 a commit: 83,000 rows/s at 4096, 117,000 at 8192, 127,000 at 16384.
+A commit of one row writes whole pages, so no larger than what brings most of it."""
+
+WAL_CHECKPOINT_PAGES: Final = 2048
+"""16 MB of log, then the commit that fills it also writes it back: 25 to 35 ms, where 64 MB took 100
+and 4 MB did it four times as often. Messages that live shortly never reach the file itself."""
+
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""What remains of the log's file after a burst that made it larger."""
+
 CACHE_KIB: Final = 16 * 1024
 
 CHECKED_AT_OPEN_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -145,8 +153,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def _check_head(path: Path) -> None:
-    # Read before SQLite does: it takes an empty file for a new database.
-    with path.open("rb") as file:
+    # Before SQLite opens it: SQLite takes an empty file for a new database, and what it may not
+    # write it opens read-only, without a word. Hence `r+`.
+    with path.open("r+b") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise DamagedStore(path, "it is not an SQLite database")
 
@@ -170,9 +179,6 @@ def _configure(connection: sqlite3.Connection, durability: Durability) -> None:
     connection.execute("PRAGMA mmap_size = 0")  # a damaged disk must be an error, not a SIGBUS
     connection.execute("PRAGMA secure_delete = OFF")  # on in some distributions: writes twice
     connection.execute("PRAGMA cell_size_check = ON")
-    # SQLite opens what it may not write read-only, without a word. This is where it would show.
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:

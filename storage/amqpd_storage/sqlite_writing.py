@@ -18,6 +18,9 @@ lets go of the lock, 1 KB rows, as many deleted as inserted:
               500                                                27.4 ms           11.5 ms
              1000                                                36.4 ms           25.0 ms
 
+With `sys.setswitchinterval(0.0005)` commit_batch takes 2.0, 7.3 and 19.7 ms; with nobody beside it
+0.9, 3.9 and 7.6 ms.
+
 Offset and length of a record are packed into one integer: JSON is parsed by the element.
 
 A batch of more than DATA_BYTES_MAX is cut into several statements with BEGIN and COMMIT around.

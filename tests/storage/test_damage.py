@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "amqpd.sqlite3"
 
 
-def assert_refused(path: Path, reason: str = "") -> None:
+def assert_refused(path: Path, reason: str = ".") -> None:
     before = path.read_bytes()
     with pytest.raises(DamagedStore, match=reason) as refusal:
         recovered(path.parent)

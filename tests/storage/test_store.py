@@ -260,7 +260,7 @@ def test_read_only_file() -> None:
     if was_root:
         os.seteuid(65534)
     try:
-        with pytest.raises(StoreUnwritable, match="readonly"):
+        with pytest.raises(StoreUnwritable, match="Permission denied"):
             run(open_store(directory))
     finally:
         if was_root:

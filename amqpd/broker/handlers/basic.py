@@ -39,6 +39,9 @@ def qos(channel: Channel, method: Basic.Qos, arguments: Arguments) -> None:
         raise amqp_error(NOT_IMPLEMENTED, text, QOS)
     count = method.prefetch_count or 0
     if method.global_ and channel.broker.config.compat != "4.3":
+        channel.broker.warn_once(
+            "global_qos", "a channel uses global qos: RabbitMQ 4.3 treats it as not global"
+        )
         channel.global_prefetch = count
         channel.reply(Basic.QosOk())
         channel.unblock_consumers()
@@ -145,9 +148,7 @@ def get(channel: Channel, method: Basic.Get, arguments: Arguments) -> None:
     """basic.get: prefetch limits do not apply to it."""
     name = channel.named_queue(stripped(method.queue), GET)
     virtual_host = channel.virtual_host
-    virtual_host.access.require(
-        channel.session.user, virtual_host.name, "read", "queue", name, GET
-    )
+    virtual_host.access.require(channel.session.user, virtual_host.name, "read", "queue", name, GET)
     queue = find(channel, name, GET)
     require_access(channel, queue, GET)
     stored = queue.get()

@@ -18,6 +18,7 @@ DECLARE: Final = (40, 10)
 DELETE: Final = (40, 20)
 BIND: Final = (40, 30)
 UNBIND: Final = (40, 40)
+TOPIC_HASHES_MAX: Final = 2
 ALTERNATE: Final = "alternate-exchange"
 
 
@@ -114,6 +115,7 @@ def bind(channel: Channel, method: Exchange.Bind, arguments: Arguments) -> None:
     require_binding(channel, source_name, destination_name, routing_key, BIND)
     source = find(channel, source_name, BIND)
     destination = find(channel, destination_name, BIND)
+    check_binding_key(channel, source, routing_key, BIND)
     try:
         channel.virtual_host.bind(source, destination, routing_key, arguments)
     except InvalidBinding as reason:
@@ -160,6 +162,19 @@ def require_topic_read(
         )
 
 
+def check_binding_key(
+    channel: Channel, source: BrokerExchange, routing_key: str, method: tuple[int, int]
+) -> None:
+    """4.3 takes two `#` in a topic binding key and no more."""
+    if source.type != "topic" or channel.broker.config.compat != "4.3":
+        return
+    count = routing_key.split(".").count("#")
+    if count > TOPIC_HASHES_MAX:
+        text = f"Topic binding key '{routing_key}' uses {count} '#' wildcards,"
+        text += f" at most {TOPIC_HASHES_MAX} are allowed"
+        raise amqp_error(PRECONDITION_FAILED, text, method)
+
+
 def require_passive(channel: Channel, name: str) -> None:
     """From 4.2 on, a passive declare takes one of the three permissions."""
     if channel.broker.config.compat != "3.13":
@@ -180,9 +195,7 @@ def find(channel: Channel, name: str, method: tuple[int, int]) -> BrokerExchange
 def refuse_default(name: str, method: tuple[int, int]) -> None:
     """403 for what may not be done to the default exchange."""
     if not name:
-        raise amqp_error(
-            ACCESS_REFUSED, "operation not permitted on the default exchange", method
-        )
+        raise amqp_error(ACCESS_REFUSED, "operation not permitted on the default exchange", method)
 
 
 def inequivalent_property(

@@ -6,10 +6,13 @@ from typing import Any, Final
 
 from amqpd.broker.channel import Channel
 from amqpd.broker.handlers.exchange import (
-    find as find_exchange,
+    check_binding_key,
     inequivalent_property,
     refuse_default,
     require_topic_read,
+)
+from amqpd.broker.handlers.exchange import (
+    find as find_exchange,
 )
 from amqpd.broker.names import queue_text, stripped
 from amqpd.broker.queue import Queue
@@ -20,7 +23,8 @@ from amqpd.broker.queue_arguments import (
     check_equivalent,
 )
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
-from amqpd.commands import Arguments, Queue as Methods
+from amqpd.commands import Arguments
+from amqpd.commands import Queue as Methods
 from amqpd.errors import (
     ACCESS_REFUSED,
     INTERNAL_ERROR,
@@ -93,6 +97,12 @@ def declare_actively(
         # 4.3 denies what it deprecated long ago; the other profiles permit it, as clients need it.
         text = "Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted"
         raise amqp_error(INTERNAL_ERROR, text, DECLARE)
+    if not method.durable and not method.exclusive:
+        channel.broker.warn_once(
+            "transient_nonexcl_queues",
+            f"a transient queue that is not exclusive was declared ({name!r}): RabbitMQ 4.3 refuses"
+            " such queues",
+        )
     return virtual_host.declare_queue(
         name,
         # An exclusive queue ends with its connection: RabbitMQ keeps it as not durable.
@@ -129,6 +139,7 @@ def bind(channel: Channel, method: Methods.Bind, arguments: Arguments) -> None:
     exchange = find_exchange(channel, source, BIND)
     queue = find(channel, name, BIND)
     require_access(channel, queue, BIND)
+    check_binding_key(channel, exchange, routing_key, BIND)
     try:
         channel.virtual_host.bind(exchange, queue, routing_key, arguments)
     except InvalidBinding as reason:
@@ -157,6 +168,9 @@ def binding(
     if not method.queue and not routing_key:
         routing_key = name
     refuse_default(source, ids)
+    if name == REPLY_TO and channel.broker.config.compat == "4.3":
+        text = "cannot bind or unbind to a volatile (direct reply-to) queue"
+        raise amqp_error(ACCESS_REFUSED, text, ids)
     virtual_host = channel.virtual_host
     access, user = virtual_host.access, channel.session.user
     access.require(user, virtual_host.name, "write", "queue", name, ids)

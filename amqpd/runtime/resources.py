@@ -1,0 +1,83 @@
+"""Watching memory and disk, and raising the broker's alarms when they run short."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from amqpd.broker.alarms import Alarm
+
+if TYPE_CHECKING:
+    from amqpd.runtime.server import Server
+
+logger = logging.getLogger("amqpd.server")
+
+CHECK_INTERVAL_S: Final = 1.0
+CGROUP_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+class ResourceMonitor:
+    """Compares what is used with what is allowed, once a second."""
+
+    def __init__(self, server: Server, directory: Path | None) -> None:
+        """`directory` is where the store is; without one, disks do not matter."""
+        self._server = server
+        self._directory = directory
+        self._memory_limit_bytes = server.config.memory_high_watermark * available_memory()
+        self._disk_limit_bytes = server.config.disk_free_limit_bytes
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        while True:
+            self.check()
+            await anyio.sleep(CHECK_INTERVAL_S)
+
+    def check(self) -> None:
+        """Raise and clear alarms as things stand now."""
+        used = resident_memory()
+        self._set(
+            Alarm.MEMORY,
+            used > self._memory_limit_bytes,
+            f"{used} bytes resident, high watermark {self._memory_limit_bytes:.0f}",
+        )
+        if self._directory is not None:
+            free = shutil.disk_usage(self._directory).free
+            self._set(
+                Alarm.DISK,
+                free < self._disk_limit_bytes,
+                f"{free} bytes free in {self._directory}, limit {self._disk_limit_bytes}",
+            )
+
+    def _set(self, alarm: Alarm, raised: bool, detail: str) -> None:
+        if self._server.set_alarm(alarm, raised):
+            level = logging.WARNING if raised else logging.INFO
+            state = "raised: publishers are blocked" if raised else "cleared"
+            logger.log(level, f"{alarm.value} alarm {state}", extra={"detail": detail})
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process occupies; 0 where that cannot be told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or less in a container."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in CGROUP_LIMITS:
+        try:
+            total = min(total, int(path.read_text()))
+        except (OSError, ValueError):
+            continue  # no such limit
+    return total
