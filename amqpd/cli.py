@@ -18,7 +18,7 @@ EX_USAGE: Final = 64
 EX_FORCED: Final = 130
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="amqpd")
 def command_line() -> None:
     """An AMQP 0-9-1 broker that RabbitMQ's clients work with, unchanged."""
@@ -83,13 +83,14 @@ def ping(address: str) -> None:
 def main() -> None:
     """`amqpd`."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["ping"] and len(arguments) <= 2 and "--help" not in arguments:
+    if arguments[:1] == ["ping"] and not any(word.startswith("-") for word in arguments):
         # Health checks run it every few seconds: the standard library has to do.
         from amqpd.ping import ping as ask
 
-        sys.exit(ask(arguments[1] if len(arguments) > 1 else "127.0.0.1:5672"))
+        if len(arguments) <= 2:
+            sys.exit(ask(*arguments[1:]))
     if not arguments or (
-        arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")
+        arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")
     ):
         arguments = ["serve", *arguments]
     try:

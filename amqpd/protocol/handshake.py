@@ -49,14 +49,15 @@ def describe_greeting(octets: bytes) -> str:
             return "an AMQP 1.0 client that wants TLS: only AMQP 0-9-1 is spoken here"
         version = "-".join(map(str, octets[4:]))
         return f"a client of AMQP {version}: only AMQP 0-9-1 is spoken here"
+    # HTTP has a CONNECT as well, with a name behind it.
+    if octets[:5] == b"STOMP" or octets[:8] in (b"CONNECT\n", b"CONNECT\r"):
+        return "a STOMP client: this port speaks AMQP 0-9-1"
     if octets[:4] in HTTP_METHODS:
         return "an HTTP request: this port speaks AMQP 0-9-1"
     if octets[:2] == b"\x16\x03":
         return "a TLS handshake: this port speaks plain AMQP 0-9-1; give TLS clients --tls-listen"
     if octets[:1] == b"\x10" and (b"MQTT" in octets or b"MQI" in octets):
         return "an MQTT client: this port speaks AMQP 0-9-1"
-    if octets[:5] == b"STOMP" or octets[:7] == b"CONNECT":
-        return "a STOMP client: this port speaks AMQP 0-9-1"
     return f"octets that are not a greeting of AMQP 0-9-1: {octets!r}"
 
 

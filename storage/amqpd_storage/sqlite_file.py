@@ -58,8 +58,8 @@ PAGE_BYTES: Final = 8192
 A commit of one row writes whole pages, so no larger than what brings most of it."""
 
 WAL_CHECKPOINT_PAGES: Final = 2048
-"""16 MB of log, then the commit that fills it also writes it back: 25 to 35 ms, where 64 MB took 100
-and 4 MB did it four times as often. Messages that live shortly never reach the file itself."""
+"""16 MB of log, then the commit that fills it also writes it back: 25 to 35 ms, where 64 MB took
+100 and 4 MB did it four times as often. Messages that live shortly never reach the file itself."""
 
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """What remains of the log's file after a burst that made it larger."""

@@ -382,17 +382,15 @@ def test_what_a_closed_outlet_held_is_never_sent() -> None:
 def test_any_holds_and_releases_keep_the_order(steps: list[int]) -> None:
     """Against the rule itself: what lies before the first mark still held has come out."""
     speech = Speech()
-    marks: list[tuple[object, int]] = []
-    released: set[object] = set()
+    marks: list[tuple[Hold, int]] = []
+    released: set[Hold] = set()
     heard: list[int] = []
     for step in steps:
         held = [(mark, since) for mark, since in marks if mark not in released]
         if step < 5:
             speech.say()
         elif step < 7:
-            mark = speech.outlet.hold()
-            assert isinstance(mark, Hold)
-            marks.append((mark, speech.spoken))
+            marks.append((speech.outlet.hold(), speech.spoken))
         elif held:
             mark, _ = held[step % len(held)]
             released.add(mark)
