@@ -155,6 +155,8 @@ class Connection:
         self.unsent_bytes_max = limits.unsent_bytes_max
         self.outlets: dict[int, ChannelOutlet] = {}
         """The open channels."""
+        self._ended_outlets: dict[int, ChannelOutlet] = {}
+        """Of channels that ended while replies of theirs waited for the journal."""
         self.closing_channels: dict[int, bool] = {}
         """Channels that the broker closed, and whether the peer has closed them as well."""
         self.channel_max = limits.channel_max
@@ -294,32 +296,30 @@ class Connection:
                 method_ids(method),
             )
         self.closing_channels.pop(number, None)
-        outlet = ChannelOutlet(self, number)
+        # What the number's last channel still has to say comes before anything of the new one.
+        outlet = self._ended_outlets.pop(number, None) or ChannelOutlet(self, number)
         self.outlets[number] = outlet
         outlet.method(Channel.OpenOk())
         return outlet
 
     def close_channel(self, number: int, exception: AMQPException) -> None:
         """The broker closes a channel: until close-ok comes, what arrives on it is dropped."""
-        outlet = self.outlets.pop(number)
-        outlet.method(
-            Channel.Close(
-                exception.code, exception.reply_text, exception.class_id, exception.method_id
-            )
+        close = Channel.Close(
+            exception.code, exception.reply_text, exception.class_id, exception.method_id
         )
+        self._end_outlet(number, close)
         self.closing_channels[number] = False
 
     def end_channel(self, number: int) -> None:
         """The peer closed the channel, and the broker has ended it: answer."""
-        self.outlets.pop(number).method(Channel.CloseOk())
+        self._end_outlet(number, Channel.CloseOk())
 
-    def stray(self, number: int, method: Frame | None) -> None:
+    def stray(self, number: int, method: Frame | None, ids: tuple[int, int]) -> None:
         """Something on a channel that is not open: part of a close handshake, or a fault.
 
         Raises `ConnectionException` 504 for a channel that was never opened.
         """
         if number not in self.closing_channels:
-            ids = (60, 40) if method is None else method_ids(method)
             raise ConnectionException(CHANNEL_ERROR, "expected 'channel.open'", ids)
         if isinstance(method, Channel.CloseOk):
             del self.closing_channels[number]
@@ -327,7 +327,11 @@ class Connection:
             # Both sides closed at once. The peer may answer our close as well, or open the
             # number again without doing so.
             self.closing_channels[number] = True
-            self.send_method(number, Channel.CloseOk())
+            ended = self._ended_outlets.get(number)
+            if ended is None:
+                self.send_method(number, Channel.CloseOk())
+            else:
+                ended.method(Channel.CloseOk())
 
     def may_open(self, number: int) -> bool:
         """Whether channel.open on the number is one to act on: not if it waits for close-ok."""
@@ -452,9 +456,16 @@ class Connection:
         self.unsent_bytes += len(piece)
         self.pieces.append(piece)
 
+    def _end_outlet(self, number: int, last_word: Frame) -> None:
+        outlet = self.outlets.pop(number)
+        outlet.method(last_word)
+        if outlet.holding:
+            self._ended_outlets[number] = outlet
+
     def _close_outlets(self) -> None:
-        for outlet in self.outlets.values():
-            outlet.close()
+        for outlets in (self.outlets, self._ended_outlets):
+            for outlet in outlets.values():
+                outlet.close()
 
     def _handle_start_ok(self, method: Methods.StartOk, properties: Arguments) -> Event:
         self.client_properties = properties

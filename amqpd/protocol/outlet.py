@@ -164,6 +164,11 @@ class ChannelOutlet:
         if not holds:
             self._pieces = self._connection.pieces
 
+    @property
+    def holding(self) -> bool:
+        """Something waits for the release of a mark."""
+        return bool(self._holds)
+
     def close(self) -> None:
         """The channel or its connection ended: what is still held is never sent."""
         self.closed = True

@@ -38,11 +38,20 @@ from amqpd.protocol.connection import (
 )
 from amqpd.protocol.frames import Command
 from amqpd.protocol.handshake import mechanisms
+from amqpd.protocol.methods import method_ids
 
 logger = logging.getLogger("amqpd.connection")
 
 CONNECTION_BLOCKED: Final = "connection.blocked"
+PUBLISH: Final = (60, 40)
 COMMITTING: Final = "unexpected command while processing 'tx.commit'"
+
+
+def ids_of(command: MethodCommand | Message | Settle | Oversized) -> tuple[int, int]:
+    """Class and method id, for the texts of faults."""
+    if isinstance(command, MethodCommand):
+        return method_ids(command.method)
+    return command.method if isinstance(command, Settle) else PUBLISH
 
 
 class Peer:
@@ -224,7 +233,7 @@ class Peer:
             assert self.session is not None
             self.session.open_channel(command.channel, outlet)
         else:
-            connection.stray(command.channel, method)
+            connection.stray(command.channel, method, ids_of(command))
 
     def _handle_channel_class(self, command: MethodCommand) -> None:
         """channel.close, or a second channel.open, on an open channel."""

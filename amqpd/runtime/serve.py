@@ -124,16 +124,18 @@ async def run_server(
 ) -> None:
     """Serve clients until told to stop."""
     server = Server(config, broker)
+    directory = None if store is None else store.path.parent
     prepare(config, broker)
     async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
         # From here on a signal is an orderly stop. Before, it may end the process as it likes.
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await _listen(server, tasks)
             tasks.start_soon(server.run_timers)
+            tasks.start_soon(ResourceMonitor(server, directory).run)
             if config.ready_file is not None:
                 with _explained_ready_file(config.ready_file):
                     server.write_ready_file()
-            _greet(server, None if store is None else store.path.parent, began)
+            _greet(server, directory, began)
             await wait_for_signal(server, signals)
         tasks.cancel_scope.cancel()
 

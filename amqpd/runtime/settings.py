@@ -73,11 +73,14 @@ def read_config(
     """The settings of this process. Raises ConfigError."""
     environment = os.environ if environment is None else environment
     config_file = config_file or environment.get("AMQPD_CONFIG")
+    from_file = read_file(config_file) if config_file is not None else {}
     settings: dict[str, Any] = {}
-    if config_file is not None:
-        settings.update(read_file(config_file))
-    settings.update(read_environment(environment))
-    settings.update(flags)
+    for layer in (from_file, read_environment(environment), flags):
+        if layer.get("in_memory"):
+            settings.pop("data_dir", None)
+        elif "data_dir" in layer:
+            settings.pop("in_memory", None)
+        settings.update(layer)
     config = convert(settings, "settings")
     if config.compat != "3.13" and "message_bytes_max" not in settings.get("limits", {}):
         limits = msgspec.structs.replace(config.limits, message_bytes_max=MESSAGE_BYTES_MAX_4)
@@ -121,9 +124,16 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             if text.lower() not in TRUE | FALSE:
                 raise ConfigError(f"{variable}={text}: write true or false")
             value = text.lower() in TRUE
-        convert({field.name: value}, f"{variable}={text}")
-        settings[field.name] = value
+        settings[field.name] = _convert_text(value, field.type, f"{variable}={text}")
     return settings
+
+
+def _convert_text(value: Any, kind: Any, source: str) -> Any:
+    """What a variable says, as the type of its setting: numbers come as text there."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def convert(settings: Mapping[str, Any], source: str) -> Config:
@@ -149,6 +159,12 @@ def check(config: Config) -> None:
         raise ConfigError("nothing to listen on: give --listen HOST:PORT", EX_USAGE)
     for address in config.listen + config.tls_listen:
         parse_address(address)
+    limits = config.limits
+    if 0 < limits.frame_bytes_max < limits.frame_bytes_min:
+        raise ConfigError(
+            f"limits: frame_bytes_max {limits.frame_bytes_max} is below frame_bytes_min "
+            f"{limits.frame_bytes_min}: raise it, or write 0 for no limit"
+        )
 
 
 def data_directory(config: Config, environment: Mapping[str, str] | None = None) -> Path:
