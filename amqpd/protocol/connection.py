@@ -30,6 +30,7 @@ from amqpd.errors import (
     SYNTAX_ERROR,
     AMQPException,
     ConnectionException,
+    cut,
 )
 from amqpd.protocol.frames import FrameReader
 from amqpd.protocol.handshake import (
@@ -149,7 +150,7 @@ class Connection:
         self._speaking = speaking
         self.reader = FrameReader(limits, strict_sizes)
         self.state = State.GREETING
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytes | memoryview] = []
         """What is to be sent at the end of this turn."""
         self.unsent_bytes = 0
         self.unsent_bytes_max = limits.unsent_bytes_max
@@ -293,7 +294,6 @@ class Connection:
                 NOT_ALLOWED,
                 f"number of channels opened ({count}) has reached "
                 f"the negotiated channel_max ({most})",
-                method_ids(method),
             )
         self.closing_channels.pop(number, None)
         # What the number's last channel still has to say comes before anything of the new one.
@@ -305,7 +305,7 @@ class Connection:
     def close_channel(self, number: int, exception: AMQPException) -> None:
         """The broker closes a channel: until close-ok comes, what arrives on it is dropped."""
         close = Channel.Close(
-            exception.code, exception.reply_text, exception.class_id, exception.method_id
+            exception.code, reply_text(exception), exception.class_id, exception.method_id
         )
         self._end_outlet(number, close)
         self.closing_channels[number] = False
@@ -357,7 +357,7 @@ class Connection:
         self.send_method(
             0,
             Methods.Close(
-                exception.code, exception.reply_text, exception.class_id, exception.method_id
+                exception.code, reply_text(exception), exception.class_id, exception.method_id
             ),
         )
 
@@ -511,6 +511,14 @@ class Connection:
             # Both sides closed at once (0-9-1 §1.4.2.10): answered, and that is the end.
             self.send_method(0, Methods.CloseOk())
             self.end("closed by both sides")
+
+
+def reply_text(exception: AMQPException) -> str:
+    """The words of a close as UTF-8, which names in a publish need not be."""
+    text = exception.reply_text
+    if text.isascii():
+        return text
+    return cut(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def server_properties(version: str, cluster_name: str, information: str) -> Arguments:

@@ -64,6 +64,7 @@ SNIPPET_OCTETS: Final = 16
 SHAPE_OCTETS_MAX: Final = 96
 SHAPES_MAX: Final = 1024
 CHANNELS: Final = 65535
+PART_OCTETS_MIN: Final = 1024
 
 FRAME: Final = Struct(">BHI")
 CONTENT: Final = Struct(">HHQ")
@@ -75,7 +76,15 @@ Command = Message | Settle | MethodCommand | Oversized | AMQPException
 class Assembly:
     """A publish whose content has not wholly arrived."""
 
-    __slots__ = ("body", "body_size", "persistent", "properties", "remaining", "special", "target")
+    __slots__ = (
+        "body_size",
+        "parts",
+        "persistent",
+        "properties",
+        "remaining",
+        "special",
+        "target",
+    )
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -85,8 +94,22 @@ class Assembly:
         self.special = False
         self.body_size = 0
         self.remaining = 0
-        self.body: bytearray | None = None
-        """None for a body that is too large to be kept: it is read and dropped."""
+        self.parts: list[bytes | bytearray] | None = None
+        """The body so far; None for one that is too large to be kept: it is read and dropped."""
+
+    def add(self, payload: bytes) -> None:
+        """More of the body came."""
+        self.remaining -= len(payload)
+        parts = self.parts
+        if parts is None:
+            return
+        if len(payload) >= PART_OCTETS_MIN:
+            parts.append(payload)
+        elif parts and isinstance(parts[-1], bytearray):
+            parts[-1] += payload
+        else:
+            # A body in frames of one octet must not cost an object for each.
+            parts.append(bytearray(payload))
 
 
 class FrameReader:
@@ -153,10 +176,6 @@ class FrameReader:
                 if rest >= FRAME_OVERHEAD:
                     self._needed_bytes += FRAME.unpack_from(data, position)[2]
         return commands
-
-    def forget_channel(self, channel: int) -> None:
-        """The channel ended: what it had begun to publish is dropped."""
-        self._assemblies.pop(channel, None)
 
     def _walk(self, data: bytes, commands: list[Command]) -> tuple[int, bool]:
         """Append the commands in `data`; return how far it got, and whether it saw all frames."""
@@ -350,7 +369,7 @@ class FrameReader:
         assembly.properties = properties
         assembly.body_size = assembly.remaining = body_size
         if body_size <= self._limits.message_bytes_max:
-            assembly.body = bytearray()
+            assembly.parts = []
         return self._complete(channel, assembly) if body_size == 0 else None
 
     def _body(self, channel: int, payload: bytes) -> Command | None:
@@ -365,20 +384,18 @@ class FrameReader:
                     FRAME_ERROR, "content body frame exceeds remaining content size"
                 )
             raise out_of_order("expected content body, got non content body frame instead")
-        assembly.remaining -= len(payload)
-        if assembly.body is not None:
-            assembly.body += payload
+        assembly.add(payload)
         return None if assembly.remaining else self._complete(channel, assembly)
 
     def _complete(self, channel: int, assembly: Assembly) -> Command:
         del self._assemblies[channel]
-        if assembly.body is None or assembly.properties is None:
+        if assembly.parts is None or assembly.properties is None:
             return Oversized(channel, assembly.target, assembly.body_size)
         return make_message(
             channel,
             assembly.target,
             assembly.properties,
-            bytes(assembly.body),
+            b"".join(assembly.parts),
             assembly.persistent,
             assembly.special,
         )

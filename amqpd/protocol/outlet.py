@@ -44,7 +44,7 @@ class Hold:
     __slots__ = ("pieces", "released")
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytes | memoryview] = []
         self.released = False
 
 
@@ -208,8 +208,9 @@ class ChannelOutlet:
             return
         pieces += (head, tail, self._properties_open, header, properties)
         octets_max = self._body_octets_max
+        view = memoryview(body)
         for start in range(0, size, octets_max):
-            part = body[start : start + octets_max]
+            part = view[start : start + octets_max]
             connection.unsent_bytes += len(part) + BODY_FRAMING_OCTETS
             pieces += (self._body_open, LENGTH.pack(len(part)), part)
         pieces.append(END)

@@ -241,7 +241,6 @@ class Peer:
             self.connection.open_channel(command.channel, command.method)
         assert self.session is not None
         self.session.end_channel(command.channel)
-        self.connection.reader.forget_channel(command.channel)
         self.connection.end_channel(command.channel)
 
     # -- the handshake's questions

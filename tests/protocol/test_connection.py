@@ -60,7 +60,7 @@ def test_channel_max_counts_channels_and_not_their_numbers(broker: BrokerUnderTe
     assert client.heard_now() == [(1, "channel.open_ok", "")]
     client.send(2, Channel.Open())
     text = "NOT_ALLOWED - number of channels opened (4) has reached the negotiated channel_max (4)"
-    assert client.heard_now() == [close(530, text, 20, 10)]
+    assert client.heard_now() == [close(530, text, 0, 0)]
 
 
 def test_channels_that_ended_do_not_count(broker: BrokerUnderTest) -> None:
@@ -215,6 +215,26 @@ def test_update_secret_of_a_user_who_is_gone(broker: BrokerUnderTest) -> None:
 # -- channels that close
 
 
+def test_publish_is_under_way_on_a_number_used_again_in_the_same_chunk(
+    broker: BrokerUnderTest,
+) -> None:
+    """What the reader has of it already must not end with the old channel."""
+    client = opened(broker, 1)
+    client.send_bytes(
+        method_frame(1, Channel.Close(200, "", 0, 0))
+        + method_frame(1, Channel.Open())
+        + method_frame(1, Queue.Declare(queue="q"))
+        + pamqp_method(1, Basic.Publish(exchange="", routing_key="q"))
+    )
+    client.send_bytes(header(1, 2) + body(1, b"hi") + method_frame(1, Queue.Purge(queue="q")))
+    assert [said[1:3] for said in client.heard_now()] == [
+        ("channel.close_ok",),
+        ("channel.open_ok", ""),
+        ("queue.declare_ok", "q"),
+        ("queue.purge_ok", 1),
+    ]
+
+
 def test_client_closes_a_channel_and_uses_its_number_again(broker: BrokerUnderTest) -> None:
     client = opened(broker, 1)
     client.send_bytes(
@@ -314,6 +334,19 @@ def test_commands_before_a_fault_are_acted_on(broker: BrokerUnderTest) -> None:
         "connection.close",
     ]
     assert "never" not in broker.core.virtual_hosts["/"].queues
+
+
+def test_names_that_are_not_text_are_made_text_in_a_close(broker: BrokerUnderTest) -> None:
+    """Clients that take the standard at its word could not read it otherwise."""
+    client = opened(broker, 1, 2)
+    for channel, name, shown in ((1, b"a\xff\xc3\xa9", "a\ufffdé'"), (2, b"\xff" * 255, "")):
+        payload = b"\x00\x3c\x00\x28\x00\x00" + bytes((len(name),)) + name + b"\x01k\x00"
+        client.send_bytes(frame(1, channel, payload) + header(channel, 0))
+        ((_, _, code, text, *_),) = client.heard_now()
+        assert code == 404
+        assert text.startswith(f"NOT_FOUND - no exchange '{shown}")
+        assert len(text.encode()) <= 255
+    assert text.endswith("...")
 
 
 def test_content_too_large_for_a_message_closes_its_channel() -> None:

@@ -728,7 +728,7 @@ def test_memory_of_an_oversized_body_is_not_kept() -> None:
     for _ in range(10):
         read(reader, body(1, bytes(4000)))
     (assembly,) = reader._assemblies.values()
-    assert assembly.body is None
+    assert assembly.parts is None
 
 
 def test_empty_body_frames_are_no_harm() -> None:
@@ -810,14 +810,6 @@ def test_content_is_awaited_on_no_more_channels_than_can_be_open() -> None:
         "CHANNEL_ERROR - expected 'channel.open'",
         (60, 40),
     )
-
-
-def test_forgotten_channel_may_begin_again() -> None:
-    reader = make_reader()
-    read(reader, PUBLISH + header(1, 5))
-    reader.forget_channel(1)
-    reader.forget_channel(1)
-    assert [said[0] for said in read(reader, publish(1, "", "q", b"x"))] == ["message"]
 
 
 # -- before the connection is open
