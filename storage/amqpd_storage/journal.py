@@ -19,12 +19,13 @@ write is that of an elided message: somebody acknowledged it, so that nothing re
 **Rules for the broker.**
 
 - A message settled while its Enqueue is PENDING gets `state = ELIDED` and no Settle; from TAKEN on
-  it gets a Settle. The same holds for the messages of a deleted queue, before the DropQueue.
+  it gets a Settle. Rows of a deleted queue need none: the DropQueue takes them.
 - All Enqueues of one publish are appended together, one after another.
 - `content.message_id` does not change once an Enqueue of it was appended, and message ids are never
   used twice. `content.envelope`, `properties` and `body` never change: the writer's thread reads
   them while the event loop goes on.
-- A DropMessage is appended when the last row that was taken is settled and `content.stored` is set.
+- A DropMessage is appended when nothing refers to the message any more and `content.stored` is set;
+  for messages of a deleted queue that may be just before the DropQueue that takes the rows.
 """
 
 from __future__ import annotations
