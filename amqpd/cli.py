@@ -1,98 +1,38 @@
-"""The command line. `amqpd` alone is `amqpd serve`.
+"""The executable. `amqpd` alone is `amqpd serve`.
 
-Flags win over the environment (`AMQPD_*`, and those of the official RabbitMQ image), the
-environment over the config file (TOML, the names of `amqpd.config.Config`).
+Health checks run `amqpd ping` every few seconds, so it has to do with the standard library: nothing
+else is imported before it is known that something else is wanted.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
-
-import click
-
-from amqpd import __version__
+from typing import Final
 
 COMMANDS: Final = ("serve", "ping")
+OWN_OPTIONS: Final = ("-h", "--help", "--version")
 EX_USAGE: Final = 64
 EX_FORCED: Final = 130
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="amqpd")
-def command_line() -> None:
-    """An AMQP 0-9-1 broker that RabbitMQ's clients work with, unchanged."""
-
-
-@command_line.command()
-@click.option(
-    "--listen",
-    multiple=True,
-    metavar="HOST:PORT",
-    help="Where to accept AMQP; port 0 is any free one. May be repeated.  [default: 127.0.0.1:5672]",
-)
-@click.option(
-    "--tls-listen",
-    multiple=True,
-    metavar="HOST:PORT",
-    help="Where to accept AMQP over TLS; needs --tls-certificate. May be repeated.",
-)
-@click.option("--tls-certificate", metavar="FILE", help="Certificate chain, PEM.")
-@click.option("--tls-key", metavar="FILE", help="Private key, PEM, if it is not in the former.")
-@click.option("--tls-ca", metavar="FILE", help="Authorities for clients' certificates, PEM.")
-@click.option("--management", metavar="off", help="HTTP API; only `off` in this version.")
-@click.option(
-    "--data-dir", metavar="DIR", help="Where the store is.  [default: the user's data directory]"
-)
-@click.option("--in-memory", is_flag=True, default=None, help="Keep nothing on disk.")
-@click.option("--definitions", metavar="FILE", help="RabbitMQ definitions to load at boot, JSON.")
-@click.option("--config", "config_file", metavar="FILE", help="Settings, TOML.")
-@click.option(
-    "--compat", type=click.Choice(["3.13", "4.2", "4.3"]), help="Behave as this RabbitMQ."
-)
-@click.option(
-    "--durability",
-    type=click.Choice(["full", "normal"]),
-    help="full: a confirm waits for the flush; normal: a power cut may lose the last commits.",
-)
-@click.option("--ready-file", metavar="FILE", help="Written when ready: JSON with real addresses.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
-def serve(config_file: str | None, **flags: Any) -> None:
-    """Run the broker until SIGTERM or Ctrl-C; a second one forces."""
-    from amqpd.runtime.serve import serve as run
-    from amqpd.runtime.settings import ConfigError, read_config
-
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    try:
-        config = read_config(given, config_file)
-    except ConfigError as error:
-        click.echo(f"amqpd: {error}", err=True)
-        sys.exit(error.exit_code)
-    sys.exit(run(config))
-
-
-@command_line.command()
-@click.argument("address", default="127.0.0.1:5672")
-def ping(address: str) -> None:
-    """Ask a broker at ADDRESS whether it speaks AMQP 0-9-1; exit 0 if it does."""
-    from amqpd.ping import ping as ask
-
-    sys.exit(ask(address))
 
 
 def main() -> None:
     """`amqpd`."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["ping"] and not any(word.startswith("-") for word in arguments):
-        # Health checks run it every few seconds: the standard library has to do.
-        from amqpd.ping import ping as ask
+    if arguments[:1] == ["ping"] and len(arguments) <= 2 and not arguments[-1].startswith("-"):
+        from amqpd.ping import ping
 
-        if len(arguments) <= 2:
-            sys.exit(ask(*arguments[1:]))
-    if not arguments or (
-        arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")
-    ):
+        sys.exit(ping(*arguments[1:]))
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in OWN_OPTIONS):
         arguments = ["serve", *arguments]
+    run(arguments)
+
+
+def run(arguments: list[str]) -> None:
+    """A command with its flags, to the end of the process."""
+    import click
+
+    from amqpd.command_line import command_line
+
     try:
         exit_code = command_line(args=arguments, prog_name="amqpd", standalone_mode=False)
     except click.ClickException as error:

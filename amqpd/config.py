@@ -46,8 +46,6 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes waiting for one peer to read before direct replies to it are dropped."""
     unsent_pause_bytes: int = 16 * MIB
     """Bytes waiting for one peer to read before it is read from no further."""
-    read_bytes: int = 256 * KIB
-    """Most bytes taken from a socket at once."""
     connections_max: int = 65536
     """Connections of the whole broker; further ones are refused in connection.open."""
     consumers_per_channel_max: int = 0

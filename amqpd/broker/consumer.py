@@ -135,6 +135,8 @@ class ConsumerRing:
         """The consumer is gone; under a single active consumer the next one takes over."""
         del self._members[consumer]
         self._leave(consumer)
+        # What it has not settled may still be settled: that must not bring it back into the ring.
+        consumer.blocked = False
         if consumer is self.active:
             self.active = None
             if self._members:

@@ -229,7 +229,12 @@ def route(
     virtual_host = channel.virtual_host
     if not target.exchange and target.routing_key.startswith(TOKEN_PREFIX):
         reply_consumer = channel.broker.reply_consumers.get(target.routing_key)
-        return () if reply_consumer is None else (reply_consumer,)
+        if reply_consumer is None:
+            return ()
+        if target.mandatory and channel.broker.config.compat == "3.13":
+            # RabbitMQ 3.x passes the reply on, and returns it all the same: no queue took it.
+            channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+        return (reply_consumer,)
     headers = Headers(message.properties, channel.broker.limits.table_depth_max)
     extra = extra_keys(channel, message)
     queues = virtual_host.router.route(exchange.table, target.routing_key, headers, extra)

@@ -1,9 +1,9 @@
 """What queue.declare may say in its arguments: which are known, which values they take.
 
-RabbitMQ's checks and words (reference: "Argument validation"). Unknown arguments are accepted and
-not compared. Adding one: put its check into `CHECKS`, and, if two declarations that differ in it
-are not the same queue, its name into `COMPARED`; when the broker acts on it, take it out of
-`NOT_APPLIED`.
+RabbitMQ's checks, in its order, and its words (reference: "Argument validation"). Unknown arguments
+are accepted and not compared. Adding one: put its check into `CHECKS`, and, if two declarations
+that differ in it are not the same queue, its name into `COMPARED`; when the broker acts on it, take
+it out of `NOT_APPLIED`.
 """
 
 from __future__ import annotations
@@ -81,11 +81,6 @@ def check_dead_letter_routing_key(field: Field, arguments: Arguments) -> str:
     return "" if "x-dead-letter-exchange" in arguments else "routing_key_but_no_dlx_defined"
 
 
-def check_dead_letter_strategy(field: Field, _: Arguments) -> str:
-    """x-dead-letter-strategy."""
-    return one_of(field, ("at-most-once", "at-least-once"), "invalid_dlx_strategy")
-
-
 def check_type(field: Field, _: Arguments) -> str:
     """x-queue-type: quorum queues and streams are not offered yet, and say so."""
     octet, value = field
@@ -125,13 +120,22 @@ CHECKS: Final[dict[str, Check]] = {
     "x-max-priority": check_priority,
     "x-overflow": check_overflow,
     "x-dead-letter-routing-key": check_dead_letter_routing_key,
-    "x-dead-letter-strategy": check_dead_letter_strategy,
     "x-queue-type": check_type,
     "x-queue-mode": check_mode,
     "x-queue-version": check_version,
     "x-single-active-consumer": check_boolean,
     "x-queue-leader-locator": check_locator,
 }
+
+OF_OTHER_TYPES: Final = (
+    "x-dead-letter-strategy",
+    "x-delivery-limit",
+    "x-initial-cluster-size",
+    "x-max-age",
+    "x-quorum-initial-group-size",
+    "x-stream-max-segment-size-bytes",
+)
+"""Arguments of quorum queues and streams: a classic queue refuses them, whatever their value."""
 
 DEAD_LETTER_EXCHANGE: Final = "x-dead-letter-exchange"
 
@@ -168,16 +172,30 @@ def check_arguments(arguments: Arguments, queue: str, method: tuple[int, int]) -
 
     `queue` is `queue 'NAME' in vhost 'VHOST'`.
     """
-    for key, field in arguments.items():
-        if key == DEAD_LETTER_EXCHANGE and field[0] not in STRINGS:
-            reason = f"invalid type '{type_name(field[0])}' for arg '{key}' in {queue}"
-            raise amqp_error(PRECONDITION_FAILED, reason, method)
-        check = CHECKS.get(key)
-        reason = check(field, arguments) if check else ""
+    dead_letter_target(arguments, queue, method)
+    for key, check in CHECKS.items():
+        field = arguments.get(key)
+        reason = check(field, arguments) if field is not None else ""
         if reason:
             raise amqp_error(
                 PRECONDITION_FAILED, f"invalid arg '{key}' for {queue}: {reason}", method
             )
+    for key in OF_OTHER_TYPES:
+        if key in arguments:
+            reason = f"invalid arg '{key}' for {queue} of queue type rabbit_classic_queue"
+            raise amqp_error(PRECONDITION_FAILED, reason, method)
+
+
+def dead_letter_target(arguments: Arguments, queue: str, method: tuple[int, int]) -> str | None:
+    """The name of the dead letter exchange, if there is one; 406 for one that is no string."""
+    field = arguments.get(DEAD_LETTER_EXCHANGE)
+    if field is None:
+        return None
+    octet, name = field
+    if octet not in STRINGS:
+        reason = f"invalid type '{type_name(octet)}' for arg '{DEAD_LETTER_EXCHANGE}' in {queue}"
+        raise amqp_error(PRECONDITION_FAILED, reason, method)
+    return str(name)
 
 
 def check_equivalent(

@@ -14,7 +14,7 @@ from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import NOT_APPLIED
 from amqpd.commands import Arguments
 from amqpd.wire.tables import encode_table
-from amqpd_exchanges.exchange import Binding
+from amqpd_exchanges.exchange import Binding, binding_identity
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 from amqpd_exchanges.router import Router
 
@@ -172,6 +172,21 @@ class VirtualHost:
         binding = self.router.bind(source.name, end, routing_key, arguments)
         if binding is not None and journal and self._durable(binding, None):
             self.effects.entries.append(definitions.encode(self._binding_record(binding)))
+
+    def is_bound(
+        self,
+        source: str,
+        destination: Queue | BrokerExchange,
+        routing_key: str,
+        arguments: Arguments,
+    ) -> bool:
+        """Whether there is such a binding."""
+        exchange = self.exchanges.get(source)
+        if exchange is None:
+            return False
+        end = destination if isinstance(destination, Queue) else destination.table
+        identity = binding_identity(exchange.table, end, routing_key, arguments)
+        return exchange.table.binding(identity) is not None
 
     def unbind(
         self,

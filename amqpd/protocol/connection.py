@@ -9,7 +9,7 @@ The states, and what each accepts from the peer:
     GREETING --greeting-->  STARTING --start-ok--> AUTHENTICATING --accept_login--> TUNING
     TUNING --tune-ok--> OPENING --open--> ENTERING --accept_open--> RUNNING
     any --fail--> CLOSING --close-ok--> CLOSED        RUNNING --close--> CLOSED
-    before OPENING, a peer that breaks the rules is not told why: DOOMED, and dropped after a pause
+    before TUNING, a peer that breaks the rules is not told why: DOOMED, and dropped after a pause
 
 A channel number is open, closing (the broker closed it and awaits close-ok), or neither.
 """

@@ -10,12 +10,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import PermissionRecord, TopicPermissionRecord
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
 from amqpd.broker.queue_arguments import check_arguments
 from amqpd.broker.virtual_host import VirtualHost
+from amqpd.commands import Field
 from amqpd.errors import AMQPException
 from amqpd.runtime.definitions_file import (
     BindingDefinition,
@@ -28,6 +30,10 @@ from amqpd.runtime.definitions_file import (
 from amqpd_exchanges.exchange import InvalidBinding
 from amqpd_exchanges.router import KINDS
 
+NO_TYPE: Final[Field] = ("V", None)
+NOT_OFFERED: Final = ("quorum", "stream")
+"""RabbitMQ's queue types that are right, but not to be had here yet."""
+
 
 class DefinitionsImport:
     """One import. `source_name` is what refusals call the file."""
@@ -35,6 +41,10 @@ class DefinitionsImport:
     def __init__(self, broker: Broker, source_name: str) -> None:
         self._broker = broker
         self._source_name = source_name
+        self._left_out: set[tuple[str, str]] = set()
+        """Virtual host and name of queues that cannot be made here."""
+        self.warnings: list[str] = []
+        """What was left out, a line each."""
 
     def apply(self, file: DefinitionsFile) -> None:
         """Raises DefinitionsError with the path in the JSON of what cannot be applied."""
@@ -53,8 +63,9 @@ class DefinitionsImport:
             with self._at(f"$.exchanges[{index}]"):
                 self._exchange(exchange)
         for index, queue in enumerate(file.queues):
-            with self._at(f"$.queues[{index}]"):
-                self._queue(queue)
+            path = f"$.queues[{index}]"
+            with self._at(path):
+                self._queue(queue, path)
         for index, binding in enumerate(file.bindings):
             with self._at(f"$.bindings[{index}]"):
                 self._binding(binding)
@@ -104,9 +115,18 @@ class DefinitionsImport:
                 arguments=exchange.arguments,
             )
 
-    def _queue(self, queue: QueueDefinition) -> None:
+    def _queue(self, queue: QueueDefinition, path: str) -> None:
         virtual_host = self._virtual_host(queue.vhost)
         if queue.name in virtual_host.queues:
+            return
+        kind = queue.arguments.get("x-queue-type", NO_TYPE)[1]
+        if kind in NOT_OFFERED:
+            # Made as a classic queue it would stand in the way of the real one later.
+            self._left_out.add((queue.vhost, queue.name))
+            self.warnings.append(
+                f"{path}: queue '{queue.name}' in vhost '{queue.vhost}' is left out with its "
+                f"bindings: this version has no {kind} queues"
+            )
             return
         resource = f"queue '{queue.name}' in vhost '{queue.vhost}'"
         check_arguments(queue.arguments, resource, (50, 10))
@@ -119,17 +139,20 @@ class DefinitionsImport:
 
     def _binding(self, binding: BindingDefinition) -> None:
         virtual_host = self._virtual_host(binding.vhost)
+        destination = (binding.vhost, binding.destination)
+        if binding.destination_type == "queue" and destination in self._left_out:
+            return
         if not binding.source:
             return  # every queue is bound to the default exchange already
         source = virtual_host.exchanges.get(binding.source)
         if source is None:
             raise LookupError(f"no exchange '{binding.source}' in vhost '{binding.vhost}'")
-        destination = virtual_host.destination(binding.destination_type, binding.destination)
-        if destination is None:
+        bound = virtual_host.destination(binding.destination_type, binding.destination)
+        if bound is None:
             kind, name = binding.destination_type, binding.destination
             raise LookupError(f"no {kind} '{name}' in vhost '{binding.vhost}'")
         try:
-            virtual_host.bind(source, destination, binding.routing_key, binding.arguments)
+            virtual_host.bind(source, bound, binding.routing_key, binding.arguments)
         except InvalidBinding as problem:
             raise ValueError(str(problem)) from problem
 

@@ -17,9 +17,7 @@ import time
 from typing import Final, TextIO
 
 PLAIN: Final = re.compile(r"[\w.:/@+-]+", re.ASCII)
-UNPRINTABLE: Final = re.compile(
-    r"[\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028-\u202e\u2066-\u2069]"
-)
+UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 """Control characters, half characters, and what changes the direction of writing."""
 STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

@@ -323,5 +323,6 @@ class Peer:
         session = self.session
         if session is not None:
             self.session = None
+            self.blocked = False  # its close-ok has to be read
             self.broker.alarms.forget(self)
             session.end()

@@ -129,14 +129,18 @@ async def run_server(
     async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
         # From here on a signal is an orderly stop. Before, it may end the process as it likes.
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await _listen(server, tasks)
             tasks.start_soon(server.run_timers)
             tasks.start_soon(ResourceMonitor(server, directory).run)
-            if config.ready_file is not None:
-                with _explained_ready_file(config.ready_file):
-                    server.write_ready_file()
-            _greet(server, directory, began)
-            await wait_for_signal(server, signals)
+            async with anyio.create_task_group() as listeners:
+                await _listen(server, listeners)
+                if config.ready_file is not None:
+                    with _explained_ready_file(config.ready_file):
+                        server.write_ready_file()
+                _greet(server, directory, began)
+                number = await anext(signals)
+                logger.info("stopping", extra={"signal": number.name})
+                listeners.cancel_scope.cancel()
+            await drain(server, signals)
         tasks.cancel_scope.cancel()
 
 
@@ -199,19 +203,17 @@ async def _run_writer(writer: JournalWriter) -> None:
         raise _refusal(error) from error
 
 
-async def _listen(server: Server, tasks: TaskGroup) -> None:
+async def _listen(server: Server, listeners: TaskGroup) -> None:
     try:
-        await server.listen(tasks)
+        await server.listen(listeners)
     except OSError as error:
         text = f"cannot listen on {error.filename}: {error.strerror or error}; "
         text += "stop what listens there, or choose another address with --listen"
         raise Refused(text, EX_UNAVAILABLE) from error
 
 
-async def wait_for_signal(server: Server, signals: Signals) -> None:
-    """Return when the broker may stop: told to, and its clients gone or given up on."""
-    number = await anext(signals)
-    logger.info("stopping", extra={"signal": number.name})
+async def drain(server: Server, signals: Signals) -> None:
+    """Return when the clients are gone or given up on. Raises Refused at a second signal."""
     server.close_connections(SHUTDOWN_REASON)
     async with anyio.create_task_group() as waiting:
         waiting.start_soon(_force, signals)

@@ -1,12 +1,12 @@
 """The process around the core: listeners, connections, the journal's writer, time, signals.
 
 One event loop runs it all. A *turn* is whatever one event led to (a chunk read, a commit, a
-timer); `finish_turn` ends it: entries go to the journal, and connections with something to say are
-woken.
+timer); `finish_turn` ends it: entries go to the journal, and what connections have to say is sent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -14,28 +14,28 @@ import os
 import platform
 import secrets
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
-from anyio.abc import Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
-from anyio.streams.tls import TLSStream
+from anyio.abc import Listener, SocketAttribute, SocketStream, TaskGroup
 
 from amqpd import __version__
 from amqpd.broker.alarms import Alarm
 from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
 from amqpd.protocol.connection import Connection
+from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.clock import Clock, MonotonicClock
-from amqpd.runtime.connection_task import LOST, ConnectionTask
 from amqpd.runtime.definitions_file import DefinitionsFile, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.settings import parse_address, show_address
-from amqpd.runtime.tls import server_context, wrap
+from amqpd.runtime.tls import server_context
+from amqpd.runtime.tls_layer import TLSLayer
 from amqpd.timers import Timers
 
 logger = logging.getLogger("amqpd.server")
@@ -48,8 +48,6 @@ INFORMATION: Final = (
 
 ACCEPT_PAUSE_S: Final = 0.1
 """Before trying again after a client could not be accepted."""
-
-Serve = Callable[[SocketStream], Coroutine[Any, Any, None]]
 
 
 class Server:
@@ -64,8 +62,8 @@ class Server:
         self._timers = Timers()
         self._timers_changed = anyio.Event()
         self._speaking: list[Connection] = []
-        self._tasks: dict[Connection, ConnectionTask] = {}
-        self._accepting: list[anyio.CancelScope] = []
+        self._clients: dict[Connection, ClientSocket] = {}
+        self._waiting_for_journal: dict[ClientSocket, None] = {}
         self._one_left = anyio.Event()
         self._journal: JournalWriter | None = None
 
@@ -76,7 +74,7 @@ class Server:
         self._journal = journal
 
     def finish_turn(self) -> None:
-        """Journal what has to be kept, wake who has something to say."""
+        """Journal what has to be kept, send what there is to say."""
         entries = self.broker.finish_turn()
         if entries:
             assert self._journal is not None
@@ -84,40 +82,44 @@ class Server:
         speaking = self._speaking
         if speaking:
             for connection in speaking:
-                task = self._tasks.get(connection)
-                if task is not None:
-                    task.speak()
+                client = self._clients.get(connection)
+                if client is not None:
+                    client.flush()
             speaking.clear()
+        if self._waiting_for_journal and self._journal is not None and not self._journal.full:
+            waiting, self._waiting_for_journal = self._waiting_for_journal, {}
+            for client in waiting:
+                client.pace()
         warnings = self.broker.effects.warnings
         if warnings:
             for warning in warnings:
                 logger.warning(warning)
             warnings.clear()
 
-    @property
-    def journal_full(self) -> bool:
-        """Publishers have to wait for the disk."""
-        return self._journal is not None and self._journal.full
+    def must_wait_for_journal(self, client: ClientSocket) -> bool:
+        """Whether the disk is too far behind for the client to be read from.
 
-    async def wait_for_journal(self) -> None:
-        """Return when the journal has room."""
-        assert self._journal is not None
-        await self._journal.wait_for_room()
+        If it is, `ClientSocket.pace` is called once it is not.
+        """
+        if self._journal is None or not self._journal.full:
+            return False
+        self._waiting_for_journal[client] = None
+        return True
 
     def set_alarm(self, alarm: Alarm, raised: bool) -> bool:
         """Raise or clear an alarm; True if that changed something."""
         changed = self.broker.alarms.set(alarm, raised)
         if changed:
-            for task in self._tasks.values():
-                task.resume()
             self.finish_turn()
+            for client in list(self._clients.values()):
+                client.pace()
         return changed
 
     # -- time
 
-    def watch(self, task: ConnectionTask) -> None:
-        """See to it that the task is asked at its deadline."""
-        if self._timers.watch(task):
+    def watch(self, client: ClientSocket) -> None:
+        """See to it that the client is asked at its deadline."""
+        if self._timers.watch(client):
             self._timers_changed.set()
 
     async def run_timers(self) -> None:
@@ -133,70 +135,59 @@ class Server:
 
     # -- connections
 
-    async def serve_stream(self, stream: SocketStream | TLSStream) -> None:
-        """A client connected. Whatever goes wrong with it, the others do not hear of it."""
-        try:
-            remote = stream.extra(SocketAttribute.remote_address)
-            local = stream.extra(SocketAttribute.local_address)
-        except (anyio.TypedAttributeLookupError, *LOST):
-            return  # gone again already
-        now = self.clock.now()
+    def admit(self, client: ClientSocket, remote: Any, local: Any) -> Peer:
+        """A client connected: what it will talk to."""
         peer = Peer(
             self.broker,
             f"{_shown(remote)} -> {_shown(local)}",
             is_loopback=is_loopback(remote),
             information=INFORMATION,
-            now=now,
+            now=self.clock.now(),
             speaking=self._speaking,
         )
-        task = ConnectionTask(self, stream, peer)
-        self._tasks[peer.connection] = task
-        self.watch(task)
-        try:
-            await task.run()
-        except Exception:
-            logger.exception("internal error", extra={"peer": peer.name})
-        finally:
-            del self._tasks[peer.connection]
-            self._timers.forget(task)
-            self._one_left.set()
+        self._clients[peer.connection] = client
+        return peer
 
-    async def _serve_secure(self, stream: SocketStream, context: ssl.SSLContext) -> None:
-        """A client connected to a TLS listener."""
-        secure = await wrap(stream, context, self.limits.handshake_timeout_s)
-        if secure is not None:
-            await self.serve_stream(secure)
+    def dismiss(self, client: ClientSocket) -> None:
+        """A client is gone."""
+        del self._clients[client.peer.connection]
+        self._waiting_for_journal.pop(client, None)
+        self._timers.forget(client)
+        self._one_left.set()
 
     def close_connections(self, reason: str) -> None:
-        """Accept nobody any more, and ask every client to go."""
-        for scope in self._accepting:
-            scope.cancel()
+        """Ask every client to go."""
         now = self.clock.now()
-        for task in list(self._tasks.values()):
-            task.shut_down(reason, now)
-            self.watch(task)
+        for client in list(self._clients.values()):
+            client.shut_down(reason, now)
+            client.pace()
+            self.watch(client)
         self.finish_turn()
 
     async def wait_until_empty(self) -> None:
         """Return when no client is left."""
-        while self._tasks:
+        while self._clients:
             self._one_left = anyio.Event()
             await self._one_left.wait()
 
     # -- listeners
 
-    async def listen(self, tasks: TaskGroup) -> None:
-        """Open all listeners. Raises OSError with the address in `filename`, or ConfigError."""
-        for text in self.config.listen:
-            await self._open_listener(tasks, "amqp", text, self.serve_stream)
-        if self.config.tls_listen:
-            serve = partial(self._serve_secure, context=server_context(self.config))
-            for text in self.config.tls_listen:
-                await self._open_listener(tasks, "amqps", text, serve)
+    async def listen(self, listeners: TaskGroup) -> None:
+        """Open all listeners, a task each.
 
-    async def _open_listener(
-        self, tasks: TaskGroup, protocol: str, text: str, serve: Serve
-    ) -> None:
+        Raises OSError with the address in `filename`, or ConfigError.
+        """
+        for text in self.config.listen:
+            for listener in await self._open(text, "amqp"):
+                listeners.start_soon(self._accept, listener, None)
+        if self.config.tls_listen:
+            context = server_context(self.config)
+            for text in self.config.tls_listen:
+                for listener in await self._open(text, "amqps"):
+                    listeners.start_soon(self._accept, listener, context)
+
+    async def _open(self, text: str, protocol: str) -> Sequence[Listener[SocketStream]]:
+        """Bind to an address. A name such as localhost stands for several, with a listener each."""
         address = parse_address(text)
         try:
             opened = await anyio.create_tcp_listener(
@@ -205,33 +196,34 @@ class Server:
         except OSError as error:
             error.filename = str(address)
             raise
-        # A name such as localhost may stand for several addresses, with a listener each.
         for listener in opened.listeners:
             bound = listener.extra(SocketAttribute.local_address)
             self.addresses[protocol].append(_shown(bound))
-            tasks.start_soon(self._accept, listener, serve, tasks)
+        return opened.listeners
 
     async def _accept(
-        self, listener: Listener[SocketStream], serve: Serve, tasks: TaskGroup
+        self, listener: Listener[SocketStream], context: ssl.SSLContext | None
     ) -> None:
         """Take in clients. Running out of file descriptors must not end the broker."""
-        assert isinstance(listener, SocketListener)
+        loop = asyncio.get_running_loop()
+        listening = listener.extra(SocketAttribute.raw_socket)
         failing = False
-        with anyio.CancelScope() as scope:
-            self._accepting.append(scope)
-            async with listener:
-                while True:
-                    try:
-                        stream = await listener.accept()
-                    except OSError as error:
-                        if not failing:
-                            reason = error.strerror or str(error)
-                            logger.error("cannot accept clients", extra={"reason": reason})
-                        failing = True
-                        await anyio.sleep(ACCEPT_PAUSE_S)
-                        continue
-                    failing = False
-                    tasks.start_soon(serve, stream)
+        async with listener:
+            while True:
+                try:
+                    accepted, _ = await loop.sock_accept(listening)
+                    await loop.connect_accepted_socket(partial(self._client, context), accepted)
+                except OSError as error:
+                    if not failing:
+                        reason = error.strerror or str(error)
+                        logger.error("cannot accept clients", extra={"reason": reason})
+                    failing = True
+                    await anyio.sleep(ACCEPT_PAUSE_S)
+                    continue
+                failing = False
+
+    def _client(self, context: ssl.SSLContext | None) -> ClientSocket:
+        return ClientSocket(self, None if context is None else TLSLayer(context))
 
     def write_ready_file(self) -> None:
         """Tell whoever waits for it where the broker listens. Raises OSError."""
@@ -256,8 +248,9 @@ def read_definitions(broker: Broker, path: Path) -> DefinitionsFile:
 
 def import_definitions(broker: Broker, file: DefinitionsFile, path: Path) -> None:
     """Apply a definitions file. Raises DefinitionsError."""
-    DefinitionsImport(broker, str(path)).apply(file)
-    for warning in file.warnings:
+    importing = DefinitionsImport(broker, str(path))
+    importing.apply(file)
+    for warning in file.warnings + importing.warnings:
         logger.warning(f"{path}: {warning}")
     logger.info(
         "definitions imported",
@@ -275,13 +268,13 @@ def import_definitions(broker: Broker, file: DefinitionsFile, path: Path) -> Non
 def _shown(address: Any) -> str:
     if isinstance(address, tuple):
         return show_address(str(address[0]), int(address[1]))
-    return str(address)
+    return "gone" if address is None else str(address)
 
 
 def is_loopback(address: Any) -> bool:
-    """Whether a peer is on this machine; what is no IP address is a socket in its file system."""
+    """Whether a peer is on this machine; one that is gone before it can be asked is not."""
     if not isinstance(address, tuple):
-        return True
+        return False
     host = str(address[0]).partition("%")[0]
     parsed = ipaddress.ip_address(host)
     mapped = getattr(parsed, "ipv4_mapped", None)

@@ -6,7 +6,8 @@ Rules:
   Exchanges bound to exchanges may form cycles.
 - An exchange's alternate is asked only when no binding of that exchange matched, under any of the
   message's keys. A binding that leads to an exchange is a match, wherever that leads. An alternate
-  that does not exist is passed over.
+  that does not exist is passed over, and so is the default exchange: its implicit bindings hold for
+  what is published to it alone.
 - Results are remembered by exchange and routing key, and all forgotten at any change; `version`
   grows with each, so that a caller can remember a result too. A result that headers had a part in,
   or the keys of CC and BCC, is not remembered.
@@ -205,7 +206,7 @@ class Router(Generic[Q]):
                         path.append(destination)
                 if not exchange.reads_key:
                     break
-            if not matched and exchange.alternate is not None:
+            if not matched and exchange.alternate:
                 alternate = self._exchanges.get(exchange.alternate)
                 if alternate is not None and alternate not in seen:
                     seen.add(alternate)

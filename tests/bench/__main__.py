@@ -24,6 +24,8 @@ WORKLOAD_SECONDS: Final = 300.0
 """A load process that takes longer hangs; each workload bounds itself far below that."""
 START: Final = "start"
 """Not a workload: it is measured here, where brokers are started."""
+CORE: Final = "in-process"
+"""Not a workload either: the core alone, without a broker's process and without sockets."""
 STARTS: Final = 3
 QUICK_START: Final = 2.0
 """A broker that was ready within this is started again, for a median; a slow one is not."""
@@ -39,6 +41,7 @@ class Plan:
     quick: bool
     work_dir: Path
     with_start: bool
+    with_core: bool
 
 
 def options() -> argparse.Namespace:
@@ -52,7 +55,7 @@ def options() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        choices=[START, *(workload.name for workload in workloads.WORKLOADS)],
+        choices=[CORE, START, *(workload.name for workload in workloads.WORKLOADS)],
         help="one workload of --list; repeatable",
     )
     parser.add_argument("--list", action="store_true", help="the workloads by name")
@@ -98,6 +101,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
         args.quick,
         args.work_dir,
         with_start=not args.only or START in args.only,
+        with_core=not (args.url or args.rabbitmq or args.python)
+        and (not args.only or CORE in args.only),
     )
 
 
@@ -144,15 +149,26 @@ def start_figure(first: Broker, start: Starter, work_dir: Path) -> list[Figure]:
     return [Figure("start to ready", seconds, "s")]
 
 
+def core_figures() -> list[Figure]:
+    """The core of this checkout, bytes in and bytes out, in a process of its own."""
+    argv = [sys.executable, "-m", "tests.bench.inprocess", "--json"]
+    said = subprocess.run(
+        argv, cwd=brokers.ROOT, check=True, capture_output=True, timeout=WORKLOAD_SECONDS
+    )
+    return [Figure(name, value, "µs") for name, value in json.loads(said.stdout).items()]
+
+
 def run(plan: Plan, progress: bool) -> Report:
     """All workloads; brokers take turns within each."""
     report = Report(process.machine(plan.work_dir), {})
+    core = core_figures() if plan.with_core else []
     with contextlib.ExitStack() as stack:
         started: list[Broker] = []
         for starter in plan.starters:
             broker = stack.enter_context(brokers.below(plan.work_dir, starter))
             started.append(_distinct(broker, started))
         report.brokers = {broker.label: broker.version for broker in started}
+        report.add(started[0].label, core)
         if plan.with_start:
             for broker, starter in zip(started, plan.starters, strict=True):
                 report.add(broker.label, start_figure(broker, starter, plan.work_dir))
@@ -182,6 +198,7 @@ def _one(report: Report, workload: Workload, broker: Broker, quick: bool, progre
 
 
 def _list_workloads() -> None:
+    print(f"{CORE:<14}quick")
     print(f"{START:<14}quick")
     for workload in workloads.WORKLOADS:
         mark = "quick" if workload.quick else "" if workload.default else "only when named"

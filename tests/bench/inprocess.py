@@ -9,7 +9,9 @@ of several rounds: rounds differ by what else the machine does, and only ever up
 
 from __future__ import annotations
 
+import json
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -40,9 +42,7 @@ def publish_bytes(body_bytes: int, count: int, routing_key: str = "bench") -> by
 
 def ack_bytes(first: int, count: int) -> bytes:
     """`count` single acks, from delivery tag `first` on."""
-    return b"".join(
-        ACK.pack(1, 1, 13, 60, 80, tag, 0, 0xCE) for tag in range(first, first + count)
-    )
+    return b"".join(ACK.pack(1, 1, 13, 60, 80, tag, 0, 0xCE) for tag in range(first, first + count))
 
 
 def connected(broker: Broker, *methods: commands.Queue.Declare | object) -> Peer:
@@ -53,9 +53,7 @@ def connected(broker: Broker, *methods: commands.Queue.Declare | object) -> Peer
     )
     said: list[bytes] = [
         b"AMQP\x00\x00\x09\x01",
-        frame.marshal(
-            commands.Connection.StartOk({}, "PLAIN", "\x00guest\x00guest", "en_US"), 0
-        ),
+        frame.marshal(commands.Connection.StartOk({}, "PLAIN", "\x00guest\x00guest", "en_US"), 0),
         frame.marshal(commands.Connection.TuneOk(2047, 131072, 0), 0),
         frame.marshal(commands.Connection.Open("/"), 0),
         frame.marshal(commands.Channel.Open(), 1),
@@ -120,7 +118,10 @@ def figures() -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the figures: for a person, or as JSON."""
+    if "--json" in sys.argv[1:]:
+        print(json.dumps(figures()))
+        return
     for name, microseconds in figures().items():
         print(f"{name:45} {microseconds:6.2f} µs")
 

@@ -24,9 +24,13 @@ def test_declare(channel: Channel, type: str) -> None:
 
 
 def test_declare_an_unknown_type(channel: Channel) -> None:
-    """406 from 3.13 on; before, it was 503 of the connection."""
-    with channel.refuses(406, "PRECONDITION_FAILED - unknown exchange type 'blah'", (40, 10)):
-        channel.exchange_declare("x", "blah")
+    """406 from 3.13 on; before, it was 503 of the connection. The type is looked at first."""
+    for name in ("x", "", "amq.nope"):
+        with channel.refuses(406, "PRECONDITION_FAILED - unknown exchange type 'blah'", (40, 10)):
+            channel.exchange_declare(name, "blah")
+        channel.open()
+    with channel.refuses(406, "PRECONDITION_FAILED - invalid exchange type ''", (40, 10)):
+        channel.exchange_declare("x", "")
 
 
 def test_declare_passively(channel: Channel) -> None:
@@ -367,11 +371,13 @@ def test_an_alternate_that_does_not_exist_or_match(channel: Channel) -> None:
     assert channel.take(Returned).body == b"2"
 
 
-def test_an_alternate_may_be_the_default_exchange(channel: Channel) -> None:
+def test_the_default_exchange_is_no_alternate(channel: Channel) -> None:
+    """RabbitMQ 3.10.8 routes by queue name only what was published to the default exchange."""
     channel.exchange_declare("x", arguments={"alternate-exchange": ""})
     channel.queue_declare("q")
-    channel.publish("x", "q", b"1")
-    assert channel.drain("q") == [b"1"]
+    channel.publish("x", "q", b"1", mandatory=True)
+    assert channel.take(Returned).body == b"1"
+    assert channel.drain("q") == []
 
 
 # Types

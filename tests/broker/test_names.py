@@ -41,7 +41,7 @@ def test_a_missing_reserved_exchange_is_missing(channel: Channel) -> None:
 
 def test_a_server_named_queue_cannot_be_declared_by_name(channel: Channel) -> None:
     """The prefix is checked before the queue is looked for; passively it can."""
-    name = channel.queue_declare("", exclusive=True).queue
+    name = channel.queue_declare("", exclusive=True).queue or ""
     assert channel.queue_declare(name, passive=True, exclusive=True).queue == name
     text = f"ACCESS_REFUSED - queue name '{name}' contains reserved prefix 'amq.*'"
     with channel.refuses(403, text, (50, 10)):
@@ -98,9 +98,8 @@ NO_QUEUE = "NOT_FOUND - no previously declared queue"
         (lambda channel: channel.queue_bind("", "amq.direct", "k"), (50, 20)),
         (lambda channel: channel.queue_unbind("", "amq.direct", "k"), (50, 50)),
         (lambda channel: channel.queue_bind("", "amq.direct", ""), (50, 20)),
-        (lambda channel: channel.queue_declare("", passive=True), (50, 10)),
     ],
-    ids=["get", "consume", "purge", "delete", "bind", "unbind", "bind without key", "declare"],
+    ids=["get", "consume", "purge", "delete", "bind", "unbind", "bind without key"],
 )
 def test_an_empty_name_without_a_declared_queue(
     channel: Channel, action: Callable[[Channel], object], ids: tuple[int, int]
@@ -119,7 +118,6 @@ def test_an_empty_name_is_the_last_declared_queue(channel: Channel) -> None:
     got = channel.get("")
     assert got is not None
     channel.reject(got.delivery_tag)
-    assert channel.queue_declare("", passive=True).queue == name
     assert channel.queue_purge("") == 1
     channel.queue_unbind("", "amq.direct", "k")
     channel.publish("amq.direct", "k", b"2")
@@ -131,6 +129,13 @@ def test_an_empty_name_is_the_last_declared_queue(channel: Channel) -> None:
     assert channel.queue_delete("") == 1
     with channel.refuses(404, "NOT_FOUND - no queue 'other' in vhost '/'", (50, 10)):
         channel.queue_declare("other", passive=True)
+
+
+def test_a_passive_declare_has_no_last_queue(channel: Channel) -> None:
+    """RabbitMQ 3.10.8 looks for a queue whose name is empty."""
+    channel.queue_declare("q")
+    with channel.refuses(404, "NOT_FOUND - no queue '' in vhost '/'", (50, 10)):
+        channel.queue_declare("", passive=True)
 
 
 def test_the_last_queue_stays_meant_when_it_is_deleted(channel: Channel) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from amqpd.commands import Basic
+from amqpd.config import Compat
 from tests.conversation import CAPABILITIES, BrokerUnderTest, Channel
 
 Q = "queue 'q' in vhost '/'"
@@ -47,7 +48,11 @@ def test_declare_passively(channel: Channel) -> None:
     [
         ({}, {"durable": True}, "'durable' for {q}: received 'true' but current is 'false'"),
         ({"durable": True}, {}, "'durable' for {q}: received 'false' but current is 'true'"),
-        ({}, {"auto_delete": True}, "'auto_delete' for {q}: received 'true' but current is 'false'"),
+        (
+            {},
+            {"auto_delete": True},
+            "'auto_delete' for {q}: received 'true' but current is 'false'",
+        ),
         (
             {"durable": True},
             {"auto_delete": True, "arguments": {"x-expires": 5}},
@@ -78,8 +83,9 @@ def test_exclusive_queues_are_never_durable(channel: Channel) -> None:
 
 def test_transient_queues_by_profile() -> None:
     """4.3 denies transient queues that are not exclusive; before, they are permitted."""
-    for compat in ("3.13", "4.2"):
-        BrokerUnderTest(compat=compat).client().channel().queue_declare("q")  # type: ignore[arg-type]
+    permitting: list[Compat] = ["3.13", "4.2"]
+    for compat in permitting:
+        BrokerUnderTest(compat=compat).client().channel().queue_declare("q")
     channel = BrokerUnderTest(compat="4.3").client().channel()
     channel.queue_declare("", exclusive=True)
     channel.queue_declare("d", durable=True)
@@ -111,6 +117,7 @@ def test_an_exclusive_queue_is_locked_for_others(
     owner, other = broker.client().channel(), broker.client().channel()
     owner.queue_declare("q", exclusive=True)
     owner.publish("", "q", b"1")
+    owner.queue_bind("q", "amq.direct", "k")
     with other.refuses(405, LOCKED, ids):
         action(other)
     assert owner.counts("q") == (1, 0)
@@ -257,6 +264,12 @@ def test_bindings_differ_by_key_and_arguments(channel: Channel) -> None:
     channel.queue_unbind("q", "amq.direct", "k", {"a": 1})
     channel.publish("amq.direct", "k")
     assert channel.counts("q") == (1, 0)
+
+
+def test_unbind_what_is_not_there_from_a_locked_queue(broker: BrokerUnderTest) -> None:
+    """RabbitMQ 3.10.8: only where there is a binding, the lock is looked at."""
+    broker.client().channel().queue_declare("q", exclusive=True)
+    broker.client().channel().queue_unbind("q", "amq.direct", "k")
 
 
 def test_unbind_what_is_not_there(channel: Channel) -> None:

@@ -56,7 +56,6 @@ class BrokerProcess:
         if listen is not None:
             command += ["--listen", listen]
         command += ["--in-memory"] if in_memory else ["--data-dir", str(self.data_directory)]
-        self.ready_file.unlink(missing_ok=True)
         with self.log_file.open("ab") as log:
             self.child = subprocess.Popen(
                 [*command, *arguments],
@@ -75,6 +74,7 @@ class BrokerProcess:
         environment: Mapping[str, str] | None = None,
     ) -> BrokerProcess:
         """Start it and wait until it is ready."""
+        self.ready_file.unlink(missing_ok=True)
         self.spawn(*arguments, listen=listen, in_memory=in_memory, environment=environment)
         assert self.child is not None
         until = time.monotonic() + SECONDS_MAX

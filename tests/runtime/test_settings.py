@@ -139,7 +139,7 @@ def test_a_file_that_is_not_there(toml: Path) -> None:
     ],
 )
 def test_variables_that_are_refused(variable: str, value: str, problem: str) -> None:
-    code, said = refused(**{variable: value})
+    code, said = refused(None, None, **{variable: value})
     assert code == os.EX_CONFIG
     assert said.startswith(problem)
 

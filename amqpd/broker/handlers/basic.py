@@ -53,8 +53,11 @@ def qos(channel: Channel, method: Basic.Qos, arguments: Arguments) -> None:
 def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> None:
     """basic.consume."""
     tag = method.consumer_tag or ""
+    reply_consumer = channel.reply_consumer
     if tag in channel.consumers or (
-        channel.reply_consumer is not None and channel.reply_consumer.consumer_tag == tag
+        reply_consumer is not None
+        and reply_consumer.consumer_tag == tag
+        and method.queue != REPLY_TO
     ):
         raise amqp_error(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'", CONSUME)
     most = channel.broker.limits.consumers_per_channel_max

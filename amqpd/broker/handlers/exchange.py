@@ -26,6 +26,7 @@ def declare(channel: Channel, method: Exchange.Declare, arguments: Arguments) ->
     """exchange.declare."""
     name = stripped(method.exchange)
     if method.passive:
+        refuse_default(name, DECLARE)
         find(channel, name, DECLARE)
         require_passive(channel, name)
     else:
@@ -38,14 +39,15 @@ def declare_actively(
     channel: Channel, name: str, method: Exchange.Declare, arguments: Arguments
 ) -> None:
     """Create the exchange, or find it to be the same."""
+    type = method.exchange_type or ""
+    if type not in KINDS:
+        text = f"unknown exchange type '{type}'" if type else "invalid exchange type ''"
+        raise amqp_error(PRECONDITION_FAILED, text, DECLARE)
     refuse_default(name, DECLARE)
     virtual_host = channel.virtual_host
     access, user = virtual_host.access, channel.session.user
     access.require(user, virtual_host.name, "configure", "exchange", name, DECLARE)
     existing = virtual_host.exchanges.get(name)
-    type = method.exchange_type or ""
-    if type not in KINDS:
-        raise amqp_error(PRECONDITION_FAILED, f"unknown exchange type '{type}'", DECLARE)
     if existing is not None:
         check_same(channel, existing, method, arguments)
         return
@@ -140,12 +142,12 @@ def unbind(channel: Channel, method: Exchange.Unbind, arguments: Arguments) -> N
 def require_binding(
     channel: Channel, source: str, destination: str, routing_key: str, method: tuple[int, int]
 ) -> None:
-    """Neither end is the default exchange, and the user may join the two."""
-    refuse_default(source, method)
-    refuse_default(destination, method)
+    """The user may join the two, and neither is the default exchange; in RabbitMQ's order."""
     virtual_host = channel.virtual_host
     access, user = virtual_host.access, channel.session.user
     access.require(user, virtual_host.name, "write", "exchange", destination, method)
+    refuse_default(destination, method)
+    refuse_default(source, method)
     access.require(user, virtual_host.name, "read", "exchange", source, method)
     require_topic_read(channel, source, routing_key, method)
 

@@ -18,9 +18,9 @@ from amqpd.broker.names import queue_text, stripped
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import (
     COMPARED,
-    DEAD_LETTER_EXCHANGE,
     check_arguments,
     check_equivalent,
+    dead_letter_target,
 )
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
 from amqpd.commands import Arguments
@@ -49,7 +49,6 @@ def declare(channel: Channel, method: Methods.Declare, arguments: Arguments) -> 
         declare_reply_queue(channel, name, method)
         return
     if method.passive:
-        name = channel.named_queue(name, DECLARE)
         require_passive(channel, name)
         queue = find(channel, name, DECLARE)
         require_access(channel, queue, DECLARE)
@@ -86,13 +85,11 @@ def declare_actively(
     if existing is not None:
         check_same(channel, existing, method, arguments)
         return existing
-    check_arguments(arguments, queue_text(channel, name), DECLARE)
-    dead_letter_exchange = arguments.get(DEAD_LETTER_EXCHANGE)
+    dead_letter_exchange = dead_letter_target(arguments, queue_text(channel, name), DECLARE)
     if dead_letter_exchange is not None:
         access.require(user, virtual_host.name, "read", "queue", name, DECLARE)
-        access.require(
-            user, virtual_host.name, "write", "exchange", dead_letter_exchange[1], DECLARE
-        )
+        access.require(user, virtual_host.name, "write", "exchange", dead_letter_exchange, DECLARE)
+    check_arguments(arguments, queue_text(channel, name), DECLARE)
     if not method.durable and not method.exclusive and channel.broker.config.compat == "4.3":
         # 4.3 denies what it deprecated long ago; the other profiles permit it, as clients need it.
         text = "Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted"
@@ -129,7 +126,7 @@ def check_same(
         raise inequivalent_property(
             "auto_delete", bool(method.auto_delete), queue.auto_delete, resource, DECLARE
         )
-    check_arguments(arguments, resource, DECLARE)
+    # Values are checked for a new queue only: here it counts whether they are the same.
     check_equivalent(arguments, queue.arguments, COMPARED, resource, DECLARE)
 
 
@@ -152,7 +149,7 @@ def unbind(channel: Channel, method: Methods.Unbind, arguments: Arguments) -> No
     """queue.unbind: a binding that is not there is as good as removed."""
     source, name, routing_key = binding(channel, method, UNBIND)
     queue = channel.virtual_host.queues.get(name)
-    if queue is not None:
+    if queue is not None and channel.virtual_host.is_bound(source, queue, routing_key, arguments):
         require_access(channel, queue, UNBIND)
         channel.virtual_host.unbind(source, queue, routing_key, arguments)
     channel.reply_when_safe(Methods.UnbindOk())
@@ -167,13 +164,13 @@ def binding(
     routing_key = method.routing_key or ""
     if not method.queue and not routing_key:
         routing_key = name
-    refuse_default(source, ids)
     if name == REPLY_TO and channel.broker.config.compat == "4.3":
         text = "cannot bind or unbind to a volatile (direct reply-to) queue"
         raise amqp_error(ACCESS_REFUSED, text, ids)
     virtual_host = channel.virtual_host
     access, user = virtual_host.access, channel.session.user
     access.require(user, virtual_host.name, "write", "queue", name, ids)
+    refuse_default(source, ids)
     access.require(user, virtual_host.name, "read", "exchange", source, ids)
     require_topic_read(channel, source, routing_key, ids)
     return source, name, routing_key

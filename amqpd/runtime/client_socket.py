@@ -1,0 +1,239 @@
+"""One client's socket: between the event loop's transport and the sans-IO peer.
+
+    transport ──data_received──> [TLS] ──> Peer          one chunk is one turn of the broker
+    transport <──────flush─────── [TLS] <── pieces        one write a connection and turn
+
+A callback protocol, not a pair of tasks: a small chunk costs a turn of the broker and no switch of
+tasks (docs/decisions/0007). While the transport cannot take more, pieces pile up, until deliveries
+to this peer pause; while the broker cannot take more, the socket is not read.
+
+When a connection is over, its last words still have to go out, and the peer has to read them before
+the socket is closed: a reset would take them away. A peer that does not close its end within
+`Limits.linger_s` is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from amqpd.protocol.connection import ENDING, UNTRUSTED, State
+from amqpd.runtime.peer import Peer
+from amqpd.runtime.tls_layer import TLSFailed, TLSLayer
+from amqpd.timers import Entry
+
+if TYPE_CHECKING:
+    from amqpd.runtime.server import Server
+
+logger = logging.getLogger("amqpd.connection")
+
+CALM_ENDS: Final = frozenset({"closed by the client", "closed by the broker"})
+
+
+class ClientSocket(asyncio.Protocol):
+    """Runs one connection from its first octet to its last."""
+
+    def __init__(self, server: Server, tls: TLSLayer | None) -> None:
+        self.timer: Entry | None = None
+        self.peer: Peer
+        self._server = server
+        self._tls = tls
+        self._transport: asyncio.Transport
+        self._reading = True
+        self._full = False
+        """The transport takes no more for now."""
+        self._in_flight = 0
+        """Octets given to the transport that it had no room for."""
+        self._drop_at: float | None = None
+        """When a peer that does not take our last words is dropped."""
+        self._said_all = False
+        self._left_early = False
+        """The client went before it said who it is."""
+
+    # -- as asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.peer = self._server.admit(
+            self, transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        )
+        self._server.watch(self)
+
+    def data_received(self, data: bytes) -> None:
+        """A chunk came: one turn of the broker."""
+        if self._tls is not None:
+            try:
+                data = self._tls.receive(data)
+            except TLSFailed as failure:
+                self._fail_tls(failure)
+                return
+            self._send(b"")
+        peer = self.peer
+        if data and not peer.closed:
+            self._receive(data)
+        self._server.finish_turn()
+        self._server.watch(self)
+        self.pace()
+        if peer.closed:
+            self._last_words()
+
+    def eof_received(self) -> bool:
+        """The peer will say nothing more; the transport closes when ours is out."""
+        self._lost("client closed the socket without closing the connection")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._lost("client closed the socket" if exc is None else describe_loss(exc))
+        self._server.dismiss(self)
+        reason = self.peer.connection.end_reason
+        if reason:
+            extra = {"peer": self.peer.name, "reason": reason}
+            logger.log(self._end_level(reason), "connection closed", extra=extra)
+
+    def pause_writing(self) -> None:
+        """The peer does not read as fast as it is sent to."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        self._full = False
+        octets, self._in_flight = self._in_flight, 0
+        self.peer.sent(octets)
+        self.flush()
+        self._server.finish_turn()
+        self.pace()
+
+    # -- for the server
+
+    def flush(self) -> None:
+        """Send what has piled up, if the transport can take it."""
+        if self._full:
+            return
+        connection = self.peer.connection
+        data = connection.take_output(self._server.clock.now())
+        if data:
+            self._send(data)
+            if self._full:
+                self._in_flight += len(data)
+            else:
+                self.peer.sent(len(data))
+        if self.peer.closed and not self._full:
+            self._last_words()
+
+    def pace(self) -> None:
+        """Read from the peer while the broker can take more of it, and no longer."""
+        peer, server = self.peer, self._server
+        unsent_bytes = peer.connection.unsent_bytes
+        readable = peer.connection.state in ENDING or not (
+            peer.blocked
+            or unsent_bytes > server.limits.unsent_pause_bytes
+            or server.must_wait_for_journal(self)
+        )
+        if readable != self._reading and not self._transport.is_closing():
+            self._reading = readable
+            if readable:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def shut_down(self, reason: str, now: float) -> None:
+        """The broker stops: ask the client to go. Who has not said who he is is not asked."""
+        if self.peer.connection.state in UNTRUSTED:
+            self._lost(reason)
+            self._last_words()
+        else:
+            self.peer.close(reason, now)
+
+    # -- as `amqpd.timers.Timed`
+
+    def deadline(self) -> float | None:
+        """When the peer has to be asked, or to be dropped."""
+        return self.peer.deadline() if self._drop_at is None else self._drop_at
+
+    def handle_timer(self, now: float) -> None:
+        """Ask the peer, or drop it."""
+        if self._drop_at is not None:
+            if now >= self._drop_at:
+                self._drop_at = None
+                self._transport.abort()
+            return
+        if not self._reading:
+            # It is the broker that does not read: silence says nothing about the peer.
+            self.peer.connection.received(1)
+        self.peer.handle_timer(now)
+        if self.peer.closed:
+            self._last_words()
+
+    # -- details
+
+    def _end_level(self, reason: str) -> int:
+        """How loud the end is in the log. Health checks connect and go, every few seconds."""
+        if self._left_early:
+            return logging.DEBUG
+        return logging.INFO if reason in CALM_ENDS else logging.WARNING
+
+    def _receive(self, data: bytes) -> None:
+        now = self._server.clock.now()
+        try:
+            self.peer.receive(data, now)
+        except Exception:
+            # A bug of ours: it ends this connection, as RabbitMQ's crashes do, and no other.
+            logger.exception("internal error", extra={"peer": self.peer.name})
+            self.peer.crash(now)
+
+    def _send(self, data: bytes) -> None:
+        """Write, through TLS if there is any: then `data` may be empty and its records not."""
+        if self._tls is not None:
+            data = self._tls.send(data)
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _lost(self, reason: str) -> None:
+        peer = self.peer
+        if peer.closed:
+            return
+        state = peer.connection.state
+        self._left_early = state in (State.GREETING, State.STARTING)
+        if state is State.GREETING:
+            reason = "closed by the client before it said anything"
+        peer.lost(reason)
+        self._server.finish_turn()
+
+    def _fail_tls(self, failure: TLSFailed) -> None:
+        """No TLS with this client: say so in TLS, if it can be said, and hang up."""
+        logger.warning(
+            "TLS handshake failed", extra={"peer": self.peer.name, "reason": str(failure)}
+        )
+        self.peer.lost("")
+        if failure.alert and not self._transport.is_closing():
+            self._transport.write(failure.alert)
+        self._last_words()
+
+    def _last_words(self) -> None:
+        """The connection is over: say what is left, then wait for the peer to close its end."""
+        if self._said_all:
+            return
+        if self._drop_at is None:
+            self._drop_at = self._server.clock.now() + self._server.limits.linger_s
+            self._server.watch(self)
+            self.pace()
+        connection = self.peer.connection
+        if connection.pieces:
+            self.flush()
+        elif not self._full:
+            self._said_all = True
+            if self._tls is not None:
+                self._tls.close()
+                self._send(b"")
+            if not self._transport.is_closing():
+                self._transport.write_eof()
+
+
+def describe_loss(error: BaseException) -> str:
+    """In plain words, how a socket ended that was not closed."""
+    cause: Any = error.__cause__ or error
+    reason = getattr(cause, "strerror", None) or str(cause)
+    return f"socket error: {reason}" if reason else "socket error"

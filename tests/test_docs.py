@@ -1,0 +1,101 @@
+"""The documentation keeps up with the code: settings, limits, links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from amqpd.config import Config, Limits
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`[^`\n]*`")
+HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The cells of the table below a heading of the configuration page, by the name in front."""
+    section = CONFIGURATION.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    names = [row[0].strip("`") for row in cells]
+    assert len(set(names)) == len(names), "a name stands there twice"
+    return dict(zip(names, cells, strict=True))
+
+
+@pytest.mark.parametrize(("heading", "kind"), [("Settings", Config), ("Limits", Limits)])
+def test_every_field_is_documented_and_no_other(heading: str, kind: type[msgspec.Struct]) -> None:
+    assert list(rows(heading)) == list(kind.__struct_fields__)
+
+
+def test_flags_are_documented_as_they_are() -> None:
+    from amqpd.command_line import serve
+
+    flags = {option for parameter in serve.params for option in parameter.opts}
+    told = {
+        name
+        for cells in rows("Settings").values()
+        for name in re.findall(r"`(--[\w-]+)`", cells[2])
+    }
+    assert told | {"--config"} == flags
+
+
+def test_variables_are_documented_as_they_are() -> None:
+    for name, cells in rows("Settings").items():
+        expected = "" if name == "limits" else f"`AMQPD_{name.upper()}`"
+        assert cells[3] == expected
+
+
+@pytest.mark.parametrize(
+    ("heading", "settings", "column"), [("Settings", Config(), 1), ("Limits", Limits(), 2)]
+)
+def test_defaults_are_documented_as_they_are(
+    heading: str, settings: msgspec.Struct, column: int
+) -> None:
+    for name, cells in rows(heading).items():
+        value = getattr(settings, name)
+        if value is not None and value != () and name != "limits":
+            assert shown(value) in cells[column], name
+
+
+def shown(value: object) -> str:
+    """A default as the page writes it; sizes of a mebibyte and more are in MiB."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int) and value >= 1 << 20 and value % (1 << 20) == 0:
+        return f"{value >> 20} MiB"
+    if value == 256 * 1024:
+        return "256 KiB"
+    return str(value)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = SPAN.sub("", BLOCK.sub("", page.read_text()))
+    for target in LINK.findall(text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target}"
+        assert path.is_relative_to(ROOT), f"{page.name}: {target} leads out of the repository"
+        if anchor:
+            assert anchor in anchors(path), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings have."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in HEADING.findall(BLOCK.sub("", page.read_text()))
+    }
