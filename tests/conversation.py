@@ -754,9 +754,7 @@ class Channel:
         """queue.purge; how many messages."""
         return self.call(method(Queue.Purge, queue=name), Queue.PurgeOk).message_count or 0
 
-    def queue_delete(
-        self, name: str, *, if_unused: bool = False, if_empty: bool = False
-    ) -> int:
+    def queue_delete(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """queue.delete; how many messages."""
         said = method(Queue.Delete, queue=name, if_unused=if_unused, if_empty=if_empty)
         return self.call(said, Queue.DeleteOk).message_count or 0
@@ -843,9 +841,7 @@ class Channel:
 
     def nack(self, delivery_tag: int, *, multiple: bool = False, requeue: bool = True) -> None:
         """basic.nack."""
-        self.send(
-            method(Basic.Nack, delivery_tag=delivery_tag, multiple=multiple, requeue=requeue)
-        )
+        self.send(method(Basic.Nack, delivery_tag=delivery_tag, multiple=multiple, requeue=requeue))
 
     def reject(self, delivery_tag: int, *, requeue: bool = True) -> None:
         """basic.reject."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness
-from compat.py_amqp import python_client
+from compat import python_client
 
 VERSION = "5.7.0"
 CLIENT = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness
-from compat.py_amqp import python_client
+from compat import python_client
 
 VERSION = "1.3.2"
 SCENARIO_SECONDS = 20

@@ -90,9 +90,7 @@ def test_a_second_open(channel: Channel) -> None:
     ],
     ids=lambda value: value.name if isinstance(value, Frame) else "",
 )
-def test_methods_that_are_the_servers(
-    channel: Channel, said: Frame, ids: tuple[int, int]
-) -> None:
+def test_methods_that_are_the_servers(channel: Channel, said: Frame, ids: tuple[int, int]) -> None:
     channel.send(said)
     channel.client.expect_closed(503, "COMMAND_INVALID - unimplemented method", ids)
 

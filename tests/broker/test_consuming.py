@@ -43,9 +43,7 @@ def test_a_consumer_tag_cannot_be_used_twice(channel: Channel) -> None:
     fill(channel, 0)
     channel.consume("q", "t")
     channel.client.channel(9).consume("q", "t")
-    with channel.client.refuses(
-        530, "NOT_ALLOWED - attempt to reuse consumer tag 't'", (60, 20)
-    ):
+    with channel.client.refuses(530, "NOT_ALLOWED - attempt to reuse consumer tag 't'", (60, 20)):
         channel.consume("nope", "t")
 
 
@@ -189,9 +187,7 @@ def test_settling_what_is_not_there(
     other.expect_closed(406, "PRECONDITION_FAILED - unknown delivery tag 1", ids)
 
 
-@pytest.mark.parametrize(
-    ("settle", "ids"), [(Channel.ack, (60, 80)), (Channel.nack, (60, 120))]
-)
+@pytest.mark.parametrize(("settle", "ids"), [(Channel.ack, (60, 80)), (Channel.nack, (60, 120))])
 def test_settling_many_up_to_what_is_not_there(
     channel: Channel, settle: Callable[..., None], ids: tuple[int, int]
 ) -> None:

@@ -158,15 +158,11 @@ def test_definitions_survive(durable: Channel) -> None:
         method(Exchange.Declare, exchange="alt", exchange_type="headers", durable=True),
         {"alternate-exchange": ("S", "x")},
     )
-    durable.send(
-        method(Queue.Bind, queue="q", exchange="alt", routing_key=""), {"n": ("I", 5)}
-    )
+    durable.send(method(Queue.Bind, queue="q", exchange="alt", routing_key=""), {"n": ("I", 5)})
     channel = restarted(durable)
     arguments = {"x-max-priority": ("l", 5)}
     channel.queue_declare("args", durable=True, auto_delete=True, arguments=arguments)
-    channel.exchange_declare(
-        "alt", "headers", durable=True, arguments={"alternate-exchange": "x"}
-    )
+    channel.exchange_declare("alt", "headers", durable=True, arguments={"alternate-exchange": "x"})
     channel.publish("amq.topic", "k", b"1")
     channel.publish("alt", "k", b"2")
     assert channel.drain("r") == [b"1", b"2"]
@@ -198,9 +194,7 @@ def test_what_was_deleted_stays_away(durable: Channel) -> None:
     durable.send(method(Queue.Delete, queue="q"))
     durable.send(method(Exchange.Delete, exchange="x"))
     durable.send(method(Queue.Declare, queue="q", durable=True))
-    durable.send(
-        method(Exchange.Declare, exchange="x", exchange_type="direct", durable=True)
-    )
+    durable.send(method(Exchange.Declare, exchange="x", exchange_type="direct", durable=True))
     channel = restarted(durable)
     channel.publish("amq.topic", "k", b"2")
     channel.publish("x", "k", b"3")

@@ -182,9 +182,7 @@ NOTHING = object()
         ("x-dead-letter-exchange", "a", 5, "received '5' but current is 'a'"),
     ],
 )
-def test_inequivalent(
-    channel: Channel, key: str, current: Any, received: Any, text: str
-) -> None:
+def test_inequivalent(channel: Channel, key: str, current: Any, received: Any, text: str) -> None:
     channel.queue_declare("q", arguments={} if current is NOTHING else {key: current})
     with channel.refuses(
         406, f"PRECONDITION_FAILED - inequivalent arg '{key}' for {Q}: {text}", (50, 10)

@@ -289,9 +289,7 @@ class QueueModel(RuleBasedStateMachine):
         multiple=st.booleans(),
         requeue=st.booleans(),
     )
-    def settle_some(
-        self, data: st.DataObject, how: str, multiple: bool, requeue: bool
-    ) -> None:
+    def settle_some(self, data: st.DataObject, how: str, multiple: bool, requeue: bool) -> None:
         number, tag = data.draw(st.sampled_from(self.unsettled()))
         ledger, channel = self.ledgers[number], self.channels[number]
         multiple = multiple and how != "reject"

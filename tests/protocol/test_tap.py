@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from amqpd.protocol.tap import (
     CLOSE,
     DROP,
@@ -16,7 +18,7 @@ from amqpd.protocol.tap import (
 
 
 def frame(channel: int, payload: bytes) -> bytes:
-    return b"\x01" + channel.to_bytes(2, "big") + len(payload).to_bytes(4, "big") + payload + b"\xce"
+    return struct.pack(">BHI", 1, channel, len(payload)) + payload + b"\xce"
 
 
 class Script:
@@ -53,7 +55,8 @@ def test_a_dropped_frame_is_missing_and_nothing_else() -> None:
 
 def test_a_delayed_frame_holds_back_what_follows_it() -> None:
     tapped = TapFilter(Script({b"slow": delay(5.0)}), Direction.INBOUND)
-    assert tapped.filter(frame(1, b"a") + frame(1, b"slow") + frame(1, b"b"), 10.0) == frame(1, b"a")
+    octets = frame(1, b"a") + frame(1, b"slow") + frame(1, b"b")
+    assert tapped.filter(octets, 10.0) == frame(1, b"a")
     assert tapped.deadline() == 15.0
     assert tapped.due(14.9) == b""
     assert tapped.filter(frame(1, b"c"), 14.9) == b""
