@@ -56,6 +56,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Routing results kept per virtual host."""
     unwritten_bytes_max: int = 64 * MIB
     """Bytes waiting for the journal before publishers are read from no further."""
+    disk_full_retry_s: float = 1.0
+    """Between two attempts to write the journal to a full disk."""
     authentication_failure_delay_s: float = 3.0
     """Pause before a connection with bad credentials is dropped without a close frame."""
     closing_timeout_s: float = 30.0

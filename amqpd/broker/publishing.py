@@ -166,6 +166,9 @@ def check_properties(channel: Channel, message: Message) -> None:
         if problem:
             text = f"invalid expiration '{expiration}': {problem}"
             raise amqp_error(PRECONDITION_FAILED, text, PUBLISH)
+        channel.broker.warn_once(
+            "expiration", "a message has an expiration, which has no effect in this version"
+        )
     extra_keys(channel, message)
 
 

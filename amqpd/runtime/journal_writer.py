@@ -4,8 +4,9 @@
                                               │
     outlets <──confirms, held replies── Broker.committed
 
-Nobody waits for it but those that asked for safety. If a commit fails, nothing of it is confirmed,
-and the broker stops: what it could not write it must not go on promising.
+Nobody waits for it but those that asked for safety. If a commit fails, nothing of it is confirmed. A
+full disk is waited for: publishers are blocked, consumers go on, and the same batch is tried again.
+After any other failure the broker stops: what it could not write it must not go on promising.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import anyio
 
 from amqpd.broker.broker import Broker
 from amqpd_storage.entries import Entry
+from amqpd_storage.errors import JournalFailed
 from amqpd_storage.journal import Batch, Journal
 
 
@@ -24,22 +26,38 @@ class Store(Protocol):
     """Where batches go. `write` returns when the batch is flushed."""
 
     async def write(self, batch: Batch) -> None:
-        """Write one batch in one transaction. Raises JournalFailed with nothing written."""
+        """Write one batch in one transaction. Raises JournalFailed, with nothing written.
+
+        Where `JournalFailed.disk_full` is set, the same batch may be written again.
+        """
 
 
 class JournalWriter:
     """Feeds one store from one broker."""
 
     def __init__(
-        self, broker: Broker, store: Store, finish_turn: Callable[[], None], bytes_max: int
+        self,
+        broker: Broker,
+        store: Store,
+        *,
+        finish_turn: Callable[[], None],
+        on_disk_full: Callable[[bool], None],
+        bytes_max: int,
+        retry_s: float,
     ) -> None:
+        """`on_disk_full` hears True after each attempt that found the disk full, and False after
+        each that did not."""
         self._broker = broker
         self._store = store
         self._finish_turn = finish_turn
         self._bytes_max = bytes_max
         self._journal = Journal()
+        self._retry_s = retry_s
+        self._on_disk_full = on_disk_full
         self._wake = anyio.Event()
-        self._room = anyio.Event()
+        self._unwritten: Batch | None = None
+        """Taken from the journal, and not written yet."""
+        self._stopping = False
         self._writing = anyio.Lock()
         self._failed = False
 
@@ -53,11 +71,6 @@ class JournalWriter:
         """So much waits to be written that publishers should wait as well."""
         return self._journal.pending_bytes > self._bytes_max
 
-    async def wait_for_room(self) -> None:
-        """Return once publishers may go on."""
-        while self.full:
-            await self._room.wait()
-
     async def run(self) -> None:
         """Write batches for ever."""
         while True:
@@ -68,28 +81,40 @@ class JournalWriter:
     async def settle(self) -> None:
         """The broker stops: let a write under way finish, then write what is left.
 
-        Does nothing after a failed write.
+        Raises JournalFailed if the disk is still full; does nothing after any other failure.
         """
+        self._stopping = True
         if not self._failed:
             await self.flush()
 
     async def flush(self) -> None:
         """Write until nothing is left. Raises JournalFailed."""
         async with self._writing:
-            while (batch := self._journal.take()) is not None:
-                # Cancelling cannot stop the thread: wait for it, to know what became of the batch.
-                with anyio.CancelScope(shield=True):
-                    await self._write(batch)
+            while (batch := self._unwritten or self._journal.take()) is not None:
+                self._unwritten = batch
+                await self._write(batch)
 
     async def _write(self, batch: Batch) -> None:
-        if not batch.is_empty:
-            try:
-                await self._store.write(batch)
-            except BaseException:
-                self._failed = True
-                raise
-        self._journal.committed(batch)
-        self._room.set()
-        self._room = anyio.Event()
-        self._broker.committed(batch.enqueues, batch.barriers)
-        self._finish_turn()
+        """Write one batch, for as long as a full disk lets it take."""
+        while not await self._try(batch):
+            # Nothing of the batch was written, so nothing of it is confirmed; nothing overtakes it.
+            self._on_disk_full(True)
+            await anyio.sleep(self._retry_s)
+
+    async def _try(self, batch: Batch) -> bool:
+        # Cancelling cannot stop the thread: wait for it, to know what became of the batch.
+        with anyio.CancelScope(shield=True):
+            if not batch.is_empty:
+                try:
+                    await self._store.write(batch)
+                except JournalFailed as error:
+                    if error.disk_full and not self._stopping:
+                        return False
+                    self._failed = True
+                    raise
+                self._on_disk_full(False)
+            self._unwritten = None
+            self._journal.committed(batch)
+            self._broker.committed(batch.enqueues, batch.barriers)
+            self._finish_turn()
+        return True

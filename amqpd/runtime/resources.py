@@ -52,7 +52,7 @@ class ResourceMonitor:
             free = shutil.disk_usage(self._directory).free
             self._set(
                 Alarm.DISK,
-                free < self._disk_limit_bytes,
+                free < self._disk_limit_bytes or self._server.disk_full,
                 f"{free} bytes free in {self._directory}, limit {self._disk_limit_bytes}",
             )
 

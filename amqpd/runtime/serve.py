@@ -179,20 +179,26 @@ async def journaling(
         yield
         return
     writer = JournalWriter(
-        server.broker, store, server.finish_turn, server.limits.unwritten_bytes_max
+        server.broker,
+        store,
+        finish_turn=server.finish_turn,
+        on_disk_full=server.set_disk_full,
+        bytes_max=server.limits.unwritten_bytes_max,
+        retry_s=server.limits.disk_full_retry_s,
     )
     server.attach_journal(writer)
     # What was made before anybody could connect (defaults, definitions) is safe before they can.
     server.finish_turn()
     try:
-        await writer.flush()
-        tasks.start_soon(_run_writer, writer)
-        yield
+        try:
+            await writer.flush()
+            tasks.start_soon(_run_writer, writer)
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await writer.settle()
     except JournalFailed as error:
         raise _refusal(error) from error
-    finally:
-        with anyio.CancelScope(shield=True):
-            await writer.settle()
 
 
 async def _run_writer(writer: JournalWriter) -> None:

@@ -66,6 +66,8 @@ class Server:
         self._waiting_for_journal: dict[ClientSocket, None] = {}
         self._one_left = anyio.Event()
         self._journal: JournalWriter | None = None
+        self.disk_full = False
+        """The journal cannot be written for want of room."""
 
     # -- turns
 
@@ -105,6 +107,18 @@ class Server:
             return False
         self._waiting_for_journal[client] = None
         return True
+
+    def set_disk_full(self, full: bool) -> None:
+        """The journal found no room, or found room again."""
+        if full == self.disk_full:
+            return
+        self.disk_full = full
+        if full:
+            logger.error("the disk is full: nothing is confirmed until the journal can be written")
+            self.set_alarm(Alarm.DISK, True)
+        else:
+            # Whether enough is free again is for the resource monitor to say.
+            logger.warning("the journal can be written again")
 
     def set_alarm(self, alarm: Alarm, raised: bool) -> bool:
         """Raise or clear an alarm; True if that changed something."""

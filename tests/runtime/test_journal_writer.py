@@ -1,0 +1,166 @@
+"""The journal's writer against a disk that is full for a while, or that fails for good."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from amqpd.broker.broker import Broker
+from amqpd.config import Config
+from amqpd.runtime.journal_writer import JournalWriter
+from amqpd_storage.entries import PutDefinition
+from amqpd_storage.errors import JournalFailed
+from amqpd_storage.journal import Batch
+
+
+class Disk:
+    """A store that fails as often as it is told to."""
+
+    def __init__(self, *failures: JournalFailed) -> None:
+        self.failures = list(failures)
+        self.attempts: list[Batch] = []
+        self.written: list[Batch] = []
+
+    async def write(self, batch: Batch) -> None:
+        self.attempts.append(batch)
+        await anyio.sleep(0)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.written.append(batch)
+
+
+class Stage:
+    """A writer with what it talks to."""
+
+    def __init__(self, disk: Disk, retry_s: float = 0.0) -> None:
+        self.disk = disk
+        self.full: list[bool] = []
+        self.turns = 0
+        self.broker = Broker(Config(), journaling=True, entropy=bytes)
+        self.writer = JournalWriter(
+            self.broker,
+            disk,
+            finish_turn=self.finish_turn,
+            on_disk_full=self.full.append,
+            bytes_max=1000,
+            retry_s=retry_s,
+        )
+
+    def finish_turn(self) -> None:
+        self.turns += 1
+
+    def append(self, *names: str) -> None:
+        self.writer.append([PutDefinition("vhost", name, b"{}") for name in names])
+
+    @property
+    def written(self) -> list[list[str]]:
+        return [
+            [entry.key for entry in batch.entries if isinstance(entry, PutDefinition)]
+            for batch in self.disk.written
+        ]
+
+
+def full() -> JournalFailed:
+    return JournalFailed(None, "database or disk is full", disk_full=True)
+
+
+def broken() -> JournalFailed:
+    return JournalFailed(None, "disk I/O error")
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    anyio.run(scene)
+
+
+def test_a_full_disk_is_waited_for_and_the_same_batch_is_written() -> None:
+    stage = Stage(Disk(full(), full()))
+
+    async def scene() -> None:
+        stage.append("a", "b")
+        await stage.writer.flush()
+
+    play(scene)
+    assert stage.written == [["a", "b"]]
+    assert stage.disk.attempts == [stage.disk.written[0]] * 3
+    assert stage.full == [True, True, False]
+
+
+def test_what_comes_in_meanwhile_waits_its_turn() -> None:
+    stage = Stage(Disk(full()), retry_s=0.001)
+
+    async def scene() -> None:
+        async with anyio.create_task_group() as tasks:
+            stage.append("first")
+            tasks.start_soon(stage.writer.flush)
+            while not stage.disk.attempts:
+                await anyio.sleep(0)
+            stage.append("second")
+            stage.append("third")
+        await stage.writer.flush()
+
+    play(scene)
+    assert stage.written == [["first"], ["second", "third"]]
+
+
+def test_a_disk_still_full_when_the_broker_stops_is_not_waited_for() -> None:
+    stage = Stage(Disk(full(), full()), retry_s=3600)
+
+    async def scene() -> None:
+        async with anyio.create_task_group() as tasks:
+            stage.append("never")
+            tasks.start_soon(stage.writer.run)
+            while not stage.full:
+                await anyio.sleep(0)
+            tasks.cancel_scope.cancel()
+        with pytest.raises(JournalFailed):
+            await stage.writer.settle()
+
+    play(scene)
+    assert stage.written == []
+    assert stage.turns == 0
+
+
+def test_a_disk_that_has_room_when_the_broker_stops_gets_the_rest() -> None:
+    stage = Stage(Disk(full()), retry_s=3600)
+
+    async def scene() -> None:
+        async with anyio.create_task_group() as tasks:
+            stage.append("late")
+            tasks.start_soon(stage.writer.run)
+            while not stage.full:
+                await anyio.sleep(0)
+            stage.append("later")
+            tasks.cancel_scope.cancel()
+        await stage.writer.settle()
+
+    play(scene)
+    assert stage.written == [["late"], ["later"]]
+
+
+def test_any_other_failure_is_final() -> None:
+    stage = Stage(Disk(broken()))
+
+    async def scene() -> None:
+        stage.append("lost")
+        with pytest.raises(JournalFailed):
+            await stage.writer.flush()
+        await stage.writer.settle()
+
+    play(scene)
+    assert stage.written == []
+    assert len(stage.disk.attempts) == 1
+    assert stage.turns == 0
+
+
+def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:
+    stage = Stage(Disk())
+
+    async def scene() -> None:
+        stage.append(*(f"vhost {number}" for number in range(20)))
+        assert stage.writer.full
+        await stage.writer.flush()
+        assert not stage.writer.full
+
+    play(scene)
