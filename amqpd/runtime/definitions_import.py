@@ -50,6 +50,12 @@ class DefinitionsImport:
         """Raises DefinitionsError with the path in the JSON of what cannot be applied."""
         for vhost in file.vhosts:
             self._broker.add_virtual_host(vhost)
+            if vhost.default_queue_type not in (None, "classic"):
+                self._broker.warn_once(
+                    "default_queue_type",
+                    f"vhost '{vhost.name}' makes queues of type {vhost.default_queue_type} by"
+                    " default: this version makes classic ones",
+                )
         for index, user in enumerate(file.users):
             with self._at(f"$.users[{index}]"):
                 self._user(user)

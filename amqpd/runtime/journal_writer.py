@@ -4,9 +4,10 @@
                                               │
     outlets <──confirms, held replies── Broker.committed
 
-Nobody waits for it but those that asked for safety. If a commit fails, nothing of it is confirmed. A
-full disk is waited for: publishers are blocked, consumers go on, and the same batch is tried again.
-After any other failure the broker stops: what it could not write it must not go on promising.
+Nobody waits for it but those that asked for safety. If a commit fails, nothing of it is confirmed.
+A full disk is waited for: publishers are blocked, consumers go on, and the same batch is tried
+again. After any other failure the broker stops: it must not go on promising what it could not
+write.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness
-from compat import python_client
+from compat import harness, python_client
 
 REQUIREMENTS = (
     "aio-pika==10.2.1",

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness
-from compat import python_client
+from compat import harness, python_client
 
 VERSION = "5.7.0"
 CLIENT = (

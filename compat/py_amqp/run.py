@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness
-from compat import python_client
+from compat import harness, python_client
 
 VERSION = "5.4.2"
 REQUIREMENTS = (

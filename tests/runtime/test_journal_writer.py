@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from amqpd.broker.broker import Broker
 from amqpd.config import Config
@@ -21,11 +22,13 @@ class Disk:
     def __init__(self, *failures: JournalFailed) -> None:
         self.failures = list(failures)
         self.attempts: list[Batch] = []
+        self.attempted = anyio.Event()
         self.written: list[Batch] = []
 
     async def write(self, batch: Batch) -> None:
         self.attempts.append(batch)
-        await anyio.sleep(0)
+        self.attempted.set()
+        await checkpoint()
         if self.failures:
             raise self.failures.pop(0)
         self.written.append(batch)
@@ -37,19 +40,25 @@ class Stage:
     def __init__(self, disk: Disk, retry_s: float = 0.0) -> None:
         self.disk = disk
         self.full: list[bool] = []
+        self.found_full = anyio.Event()
         self.turns = 0
         self.broker = Broker(Config(), journaling=True, entropy=bytes)
         self.writer = JournalWriter(
             self.broker,
             disk,
             finish_turn=self.finish_turn,
-            on_disk_full=self.full.append,
+            on_disk_full=self.on_disk_full,
             bytes_max=1000,
             retry_s=retry_s,
         )
 
     def finish_turn(self) -> None:
         self.turns += 1
+
+    def on_disk_full(self, full: bool) -> None:
+        self.full.append(full)
+        if full:
+            self.found_full.set()
 
     def append(self, *names: str) -> None:
         self.writer.append([PutDefinition("vhost", name, b"{}") for name in names])
@@ -94,8 +103,7 @@ def test_what_comes_in_meanwhile_waits_its_turn() -> None:
         async with anyio.create_task_group() as tasks:
             stage.append("first")
             tasks.start_soon(stage.writer.flush)
-            while not stage.disk.attempts:
-                await anyio.sleep(0)
+            await stage.disk.attempted.wait()
             stage.append("second")
             stage.append("third")
         await stage.writer.flush()
@@ -111,8 +119,7 @@ def test_a_disk_still_full_when_the_broker_stops_is_not_waited_for() -> None:
         async with anyio.create_task_group() as tasks:
             stage.append("never")
             tasks.start_soon(stage.writer.run)
-            while not stage.full:
-                await anyio.sleep(0)
+            await stage.found_full.wait()
             tasks.cancel_scope.cancel()
         with pytest.raises(JournalFailed):
             await stage.writer.settle()
@@ -129,8 +136,7 @@ def test_a_disk_that_has_room_when_the_broker_stops_gets_the_rest() -> None:
         async with anyio.create_task_group() as tasks:
             stage.append("late")
             tasks.start_soon(stage.writer.run)
-            while not stage.full:
-                await anyio.sleep(0)
+            await stage.found_full.wait()
             stage.append("later")
             tasks.cancel_scope.cancel()
         await stage.writer.settle()

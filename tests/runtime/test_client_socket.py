@@ -1,0 +1,180 @@
+"""The socket of one client: when it is read from, and how much is written to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from pamqp import commands, frame
+
+from amqpd.broker.alarms import Alarm
+from amqpd.broker.broker import Broker
+from amqpd.config import Config, Limits
+from amqpd.runtime.client_socket import ClientSocket
+from amqpd.runtime.journal_writer import JournalWriter
+from amqpd.runtime.server import Server
+
+LOGIN = (
+    b"AMQP\x00\x00\x09\x01",
+    frame.marshal(commands.Connection.StartOk({}, "PLAIN", "\x00guest\x00guest", "en_US"), 0),
+    frame.marshal(commands.Connection.TuneOk(2047, 131072, 0), 0),
+    frame.marshal(commands.Connection.Open("/"), 0),
+    frame.marshal(commands.Channel.Open(), 1),
+)
+
+
+class Wire(asyncio.Transport):
+    """A transport that remembers; `room` is what it takes before it says that it is full."""
+
+    def __init__(self, client: ClientSocket, room: int = 1 << 30) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.client = client
+        self.room = room
+        self.written = b""
+        self.reading = True
+        self.ended = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+        self.room -= len(data)
+        if self.room < 0:
+            self.client.pause_writing()
+
+    def make_room(self, octets: int) -> None:
+        self.room = octets
+        self.client.resume_writing()
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+
+class SlowDisk:
+    """Stands for the journal's writer: full when told so."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+
+@pytest.fixture(autouse=True)
+def loop() -> Iterator[None]:
+    """Events belong to a loop, even where nobody waits for them."""
+    new = asyncio.new_event_loop()
+    asyncio.set_event_loop(new)
+    yield
+    asyncio.set_event_loop(None)
+    new.close()
+
+
+def make_server(limits: Limits | None = None) -> Server:
+    config = Config(limits=limits or Limits())
+    broker = Broker(config, journaling=False, entropy=bytes)
+    broker.add_defaults()
+    return Server(config, broker)
+
+
+def connect(server: Server, room: int = 1 << 30) -> tuple[ClientSocket, Wire]:
+    client = ClientSocket(server, None)
+    wire = Wire(client, room)
+    client.connection_made(wire)
+    for data in LOGIN:
+        client.data_received(data)
+    return client, wire
+
+
+def publish(routing_key: str, body: bytes) -> bytes:
+    return (
+        frame.marshal(commands.Basic.Publish(routing_key=routing_key), 1)
+        + b"\x02\x00\x01\x00\x00\x00\x0e\x00\x3c\x00\x00"
+        + len(body).to_bytes(8, "big")
+        + b"\x00\x00\xce\x03\x00\x01"
+        + len(body).to_bytes(4, "big")
+        + body
+        + b"\xce"
+    )
+
+
+def test_a_publisher_is_not_read_from_while_the_disk_is_behind() -> None:
+    server = make_server()
+    disk = SlowDisk()
+    server.attach_journal(cast(JournalWriter, disk))
+    client, wire = connect(server)
+    disk.full = True
+    client.data_received(publish("nowhere", b"x"))
+    assert not wire.reading
+    server.finish_turn()
+    assert not wire.reading
+    disk.full = False
+    server.finish_turn()
+    assert wire.reading
+
+
+def test_a_publisher_is_not_read_from_during_an_alarm() -> None:
+    server = make_server()
+    client, wire = connect(server)
+    idle, idle_wire = connect(server)
+    server.set_alarm(Alarm.MEMORY, True)
+    client.data_received(publish("nowhere", b"x"))
+    assert (wire.reading, idle_wire.reading) == (False, True)
+    server.set_alarm(Alarm.MEMORY, False)
+    assert wire.reading
+    assert idle.peer.blocked is False
+
+
+def test_who_does_not_read_is_not_read_from_beyond_the_limit() -> None:
+    server = make_server(Limits(unsent_pause_bytes=20_000))
+    client, wire = connect(server, room=5_000)
+    ask = frame.marshal(commands.Queue.Declare(queue="q" * 200), 1)
+    asked = 0
+    while wire.reading:
+        client.data_received(ask)
+        asked += 1
+        assert asked < 1_000, "it is read from for ever"
+    unsent = client.peer.connection.unsent_bytes
+    assert 20_000 < unsent < 20_000 + 1_000
+    wire.make_room(1 << 30)
+    assert wire.reading
+    assert client.peer.connection.unsent_bytes == 0
+    assert wire.written.count(b"\x00\x32\x00\x0b") == asked
+
+
+def test_what_piles_up_while_the_transport_is_full_goes_out_in_order() -> None:
+    server = make_server()
+    publisher, _ = connect(server)
+    consumer, wire = connect(server)
+    consumer.data_received(frame.marshal(commands.Queue.Declare(queue="q"), 1))
+    consumer.data_received(frame.marshal(commands.Basic.Consume(queue="q", no_ack=True), 1))
+    wire.room = 100
+    for number in range(50):
+        publisher.data_received(publish("q", b"<%03d>" % number))
+    held_back = wire.written.count(b"<")
+    assert held_back < 50
+    wire.make_room(1 << 30)
+    found = [wire.written.index(b"<%03d>" % number) for number in range(50)]
+    assert found == sorted(found)
+
+
+def test_last_words_wait_for_room_and_the_socket_for_the_peer() -> None:
+    server = make_server()
+    client, wire = connect(server, room=1_500)
+    wire.room = -1
+    client.pause_writing()
+    client.data_received(frame.marshal(commands.Connection.Close(200, "bye", 0, 0), 0))
+    assert not wire.ended
+    wire.make_room(1_000)
+    assert wire.written.endswith(frame.marshal(commands.Connection.CloseOk(), 0))
+    assert wire.ended
+    client.connection_lost(None)
+    assert client.peer.closed
