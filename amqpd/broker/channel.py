@@ -6,13 +6,13 @@ in `publishing`, the methods are in `handlers`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from amqpd.broker.confirms import Confirms
 from amqpd.broker.consumer import Consumer
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.transaction import BufferedSettlement, Transaction
-from amqpd.commands import ACK, REQUEUE, Basic, Frame, Outlet, Settle
+from amqpd.commands import REQUEUE, Basic, Frame, Outlet, Settle
 from amqpd.errors import NOT_FOUND, PRECONDITION_FAILED, amqp_error
 from amqpd_storage.entries import Barrier
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Delivery = tuple[QueueMessage, "Queue", Consumer | None]
 """An unacknowledged delivery; without a consumer when basic.get fetched it."""
-
-COMMITTING: Final = "unexpected command while processing 'tx.commit'"
 
 
 class Channel:
@@ -254,6 +252,3 @@ class Channel:
                 self.virtual_host.delete_queue(queue)
             else:
                 queue.dispatch()
-
-
-__all__ = ["ACK", "COMMITTING", "Channel", "Delivery"]

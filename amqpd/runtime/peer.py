@@ -44,7 +44,6 @@ logger = logging.getLogger("amqpd.connection")
 
 CONNECTION_BLOCKED: Final = "connection.blocked"
 PUBLISH: Final = (60, 40)
-COMMITTING: Final = "unexpected command while processing 'tx.commit'"
 
 
 def ids_of(command: MethodCommand | Message | Settle | Oversized) -> tuple[int, int]:
@@ -188,13 +187,11 @@ class Peer:
                 if channel is None:
                     self._handle_other(command, now)
                     session = self.session
+                elif channel.committing is not None:
+                    self._handle_while_committing(command)
                 elif type(command) is Message:
-                    if channel.committing is not None:
-                        raise ConnectionException(CHANNEL_ERROR, COMMITTING, (60, 40))
                     publish(channel, command)
                 elif type(command) is Settle:
-                    if channel.committing is not None:
-                        raise ConnectionException(CHANNEL_ERROR, COMMITTING, command.method)
                     channel.settle(command)
                 elif type(command) is MethodCommand:
                     method_type = type(command.method)
@@ -242,6 +239,15 @@ class Peer:
         assert self.session is not None
         self.session.end_channel(command.channel)
         self.connection.end_channel(command.channel)
+
+    def _handle_while_committing(self, command: Command) -> None:
+        """Until tx.commit-ok is out, RabbitMQ takes nothing on the channel but its end."""
+        assert not isinstance(command, AMQPException)
+        if isinstance(command, MethodCommand) and isinstance(command.method, Channel.Close):
+            self._handle_channel_class(command)
+        else:
+            text = "unexpected command while processing 'tx.commit'"
+            raise ConnectionException(CHANNEL_ERROR, text, ids_of(command))
 
     # -- the handshake's questions
 

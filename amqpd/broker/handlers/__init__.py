@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from amqpd.broker.channel import COMMITTING, Channel
+from amqpd.broker.channel import Channel
 from amqpd.broker.handlers import access, basic, channel, confirm, exchange, queue, tx
 from amqpd.commands import Arguments, Frame, MethodCommand
-from amqpd.errors import CHANNEL_ERROR, COMMAND_INVALID, ConnectionException
+from amqpd.errors import COMMAND_INVALID, ConnectionException
 
 Handler = Callable[[Channel, Any, Arguments], None]
 
@@ -34,8 +34,6 @@ def handle(on_channel: Channel, command: MethodCommand) -> None:
     handler = HANDLERS.get(type(method))
     if handler is None:
         raise ConnectionException(COMMAND_INVALID, "unimplemented method", ids(method))
-    if on_channel.committing is not None:
-        raise ConnectionException(CHANNEL_ERROR, COMMITTING, ids(method))
     handler(on_channel, method, command.arguments)
 
 
