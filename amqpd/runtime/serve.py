@@ -6,6 +6,7 @@ with an exit code of sysexits.h.
 
 from __future__ import annotations
 
+import gc
 import logging
 import resource
 import signal
@@ -71,6 +72,11 @@ SWITCH_INTERVAL_S: Final = 0.0005
 """How long the event loop may keep the interpreter from the journal's thread (Python: 5 ms)."""
 
 
+GC_THRESHOLDS: Final = (50_000, 20, 50)
+"""Messages form no cycles: the collector looks for those of closed connections, and need not do so
+every 700 objects (Python's default), which took a fifth of the time under load."""
+
+
 class Refused(Exception):
     """The broker cannot start, or cannot go on."""
 
@@ -83,6 +89,8 @@ def serve(config: Config) -> int:
     """Run a broker until it is told to stop; the exit code."""
     configure_logging(config.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.freeze()
     allow_many_files()
     try:
         remove_ready_file(config)
