@@ -51,6 +51,9 @@ FRAME_END: Final = 0xCE
 FRAME_OVERHEAD: Final = 8
 """Seven octets of frame header and the end octet."""
 
+HEADER_FRAME_OCTETS_MIN: Final = 22
+"""Frame header, class, weight, body size, property flags, end octet."""
+
 BASIC: Final = 60
 PUBLISH: Final = b"\x00\x3c\x00\x28"
 BASIC_ACK: Final = b"\x00\x3c\x00\x50"
@@ -182,12 +185,9 @@ class FrameReader:
         position = 0
         end = len(data)
         unpack_frame = FRAME.unpack_from
-        unpack_content = CONTENT.unpack_from
         targets = self._targets
-        shapes = self._shapes
         assemblies = self._assemblies
         payload_max = self.frame_bytes_max or self._limits.content_bytes_max
-        body_max = self._limits.message_bytes_max
         stepwise = self.stepwise
         try:
             while position + FRAME_OVERHEAD <= end:
@@ -216,55 +216,10 @@ class FrameReader:
                             target = self._parse_target(payload)
                         if assemblies and channel in assemblies:
                             raise self._not_content(channel)
-                        # The usual case: header and the one body frame stand right behind, whole.
-                        if position + 20 <= end:
-                            kind, number, size = unpack_frame(data, position)
-                            start = position + 7
-                            stop = start + size
-                            if (
-                                kind == HEADER
-                                and number == channel
-                                and size >= 14
-                                and stop < end
-                                and size <= payload_max
-                                and data[stop] == FRAME_END
-                            ):
-                                class_id, weight, body_size = unpack_content(data, start)
-                                if class_id == BASIC and weight == 0 and body_size <= body_max:
-                                    properties = data[start + 12 : stop]
-                                    header_end = stop + 1
-                                    body: bytes | None = None
-                                    if body_size == 0:
-                                        body = b""
-                                        position = header_end
-                                    elif header_end + FRAME_OVERHEAD + body_size <= end:
-                                        kind, number, size = unpack_frame(data, header_end)
-                                        start = header_end + 7
-                                        stop = start + size
-                                        if (
-                                            kind == BODY
-                                            and number == channel
-                                            and size == body_size
-                                            and size <= payload_max
-                                            and data[stop] == FRAME_END
-                                        ):
-                                            body = data[start:stop]
-                                            position = stop + 1
-                                    if body is not None:
-                                        shape = shapes.get(properties)
-                                        if shape is None:
-                                            shape = self._parse_shape(properties)
-                                        message = Message()
-                                        message.channel = channel
-                                        message.target = target
-                                        message.properties = properties
-                                        message.body = body
-                                        message.persistent, message.special = shape
-                                        message.message_id = 0
-                                        message.references = 0
-                                        message.stored = False
-                                        commands.append(message)
-                                        continue
+                        behind = self._whole_content(data, position, channel, target, commands)
+                        if behind:
+                            position = behind
+                            continue
                         self._begin(channel, target)
                         continue
                     if index == BASIC_ACK and size == 13 and channel and self.running:
@@ -290,6 +245,55 @@ class FrameReader:
             commands.append(fault)
             return position, False
         return position, True
+
+    def _whole_content(
+        self, data: bytes, position: int, channel: int, target: Target, commands: list[Command]
+    ) -> int:
+        """The usual case: header and the one body frame stand right behind the publish, whole.
+
+        Appends the message and returns where the next frame begins; 0 for whatever is not the
+        usual case, which the slow path takes apart and finds the fault in, if there is one.
+        """
+        end = len(data)
+        payload_max = self.frame_bytes_max or self._limits.content_bytes_max
+        if position + HEADER_FRAME_OCTETS_MIN > end:
+            return 0
+        kind, number, size = FRAME.unpack_from(data, position)
+        start = position + 7
+        stop = start + size
+        if kind != HEADER or number != channel or size < 14 or size > payload_max or stop >= end:
+            return 0
+        class_id, weight, body_size = CONTENT.unpack_from(data, start)
+        if class_id != BASIC or weight or data[stop] != FRAME_END:
+            return 0
+        properties = data[start + 12 : stop]
+        position = stop + 1
+        body = b""
+        if body_size:
+            start = position + 7
+            stop = start + body_size
+            if body_size > payload_max or body_size > self._limits.message_bytes_max or stop >= end:
+                return 0
+            if FRAME.unpack_from(data, position) != (BODY, channel, body_size):
+                return 0
+            if data[stop] != FRAME_END:
+                return 0
+            body = data[start:stop]
+            position = stop + 1
+        shape = self._shapes.get(properties)
+        if shape is None:
+            shape = self._parse_shape(properties)
+        message = Message()
+        message.channel = channel
+        message.target = target
+        message.properties = properties
+        message.body = body
+        message.persistent, message.special = shape
+        message.message_id = 0
+        message.references = 0
+        message.stored = False
+        commands.append(message)
+        return position
 
     def _frame(self, kind: int, channel: int, payload: bytes) -> Command | None:
         """Any frame, one at a time; None for one that completes nothing."""
