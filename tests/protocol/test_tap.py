@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from pamqp import commands
+
 from amqpd.protocol.tap import (
     CLOSE,
     DROP,
@@ -15,6 +17,7 @@ from amqpd.protocol.tap import (
     Verdict,
     delay,
 )
+from tests.conversation import BrokerUnderTest, method
 
 
 def frame(channel: int, payload: bytes) -> bytes:
@@ -71,3 +74,70 @@ def test_nothing_passes_after_close() -> None:
     )
     assert tap.closed
     assert tap.inbound.filter(frame(1, b"c"), 0.0) == b""
+
+
+# -- on a connection
+
+
+DELIVER = b"\x00\x3c\x00\x3c"
+PUBLISH = b"\x00\x3c\x00\x28"
+
+
+class OnMethod:
+    """One verdict for one method of one direction; frames of its content follow it."""
+
+    def __init__(self, direction: Direction, method: bytes, verdict: Verdict) -> None:
+        self.direction = direction
+        self.method = method
+        self.verdict = verdict
+
+    def frame(self, frame: TappedFrame, now: float) -> Verdict:
+        wanted = frame.direction is self.direction and frame.payload[:4] == self.method
+        return self.verdict if wanted else PASS
+
+
+def test_a_delayed_publish_arrives_later_and_in_order() -> None:
+    broker = BrokerUnderTest()
+    client, other = broker.client(), broker.client()
+    channel = client.channel()
+    channel.queue_declare("q")
+    client.peer.connection.attach_tap(OnMethod(Direction.INBOUND, PUBLISH, delay(5.0)))
+    with client.together():
+        channel.publish("", "q", b"slow")
+        channel.send(method(commands.Queue.Declare, queue="behind it"))
+    counts = other.channel().counts
+    assert counts("q")[0] == 0
+    broker.advance(4.9)
+    assert counts("q")[0] == 0
+    broker.advance(0.2)
+    assert counts("q")[0] == 1
+    assert counts("behind it")[0] == 0
+
+
+def test_a_delayed_delivery_arrives_later() -> None:
+    broker = BrokerUnderTest()
+    client = broker.client()
+    channel = client.channel()
+    channel.queue_declare("q")
+    channel.consume("q")
+    client.peer.connection.attach_tap(OnMethod(Direction.OUTBOUND, DELIVER, delay(5.0)))
+    channel.publish("", "q", b"slow")
+    assert channel.bodies() == []
+    broker.advance(5.1)
+    assert channel.bodies() == [b"slow"]
+
+
+def test_a_connection_that_the_tap_cuts_is_gone_at_once() -> None:
+    broker = BrokerUnderTest()
+    client, other = broker.client(), broker.client()
+    channel = client.channel()
+    channel.queue_declare("q")
+    other.channel().publish("", "q", b"unacknowledged")
+    assert channel.get("q") is not None
+    client.peer.connection.attach_tap(OnMethod(Direction.INBOUND, PUBLISH, CLOSE))
+    client.send_bytes(frame(1, PUBLISH + b"\x00\x00\x00\x01q\x00"))
+    assert client.peer.closed
+    assert client.peer.connection.end_reason == "cut by the frame tap"
+    got = other.channel().get("q")
+    assert got is not None
+    assert got.redelivered
