@@ -99,7 +99,7 @@ class Broker:
         virtual_host = VirtualHost(record.name, self)
         self.virtual_hosts[record.name] = virtual_host
         if journal and self.effects.journaling:
-            self.effects.entries.append(definitions.encode(record))
+            self.effects.define(definitions.encode(record))
         return virtual_host
 
     def add_defaults(self) -> None:
@@ -117,7 +117,8 @@ class Broker:
     def journal(self, entries: Iterable[Entry]) -> None:
         """Keep a change of definitions, if anything is kept."""
         if self.effects.journaling:
-            self.effects.entries.extend(entries)
+            for entry in entries:
+                self.effects.define(entry)
 
     # -- sessions
 
@@ -164,8 +165,10 @@ class Broker:
                 enqueue.confirm = None
                 confirm.safe()
         for barrier in barriers:
-            channel, mark = self.effects.barriers.pop(barrier)
-            channel.barrier_safe(barrier, mark)
+            waiting = self.effects.barriers.pop(barrier)
+            if waiting is not None:
+                channel, mark = waiting
+                channel.barrier_safe(barrier, mark)
 
     # -- recovery
 

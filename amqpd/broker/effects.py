@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 class Effects:
     """What has piled up in this turn."""
 
-    __slots__ = ("barriers", "due_confirms", "entries", "journaling", "marked_queues", "warnings")
+    __slots__ = (
+        "_defined",
+        "barriers",
+        "due_confirms",
+        "entries",
+        "journaling",
+        "marked_queues",
+        "warnings",
+    )
 
     def __init__(self, journaling: bool) -> None:
         self.journaling = journaling
@@ -30,10 +38,20 @@ class Effects:
         """Channels that have confirms to send."""
         self.marked_queues: dict[Queue, None] = {}
         """Queues that handed out messages which they never had before."""
-        self.barriers: dict[Barrier, tuple[Channel, object]] = {}
-        """Replies that wait for the journal: which channel, and the mark to release."""
+        self.barriers: dict[Barrier, tuple[Channel, object] | None] = {}
+        """What waits for the journal: which channel, and the mark to release.
+
+        None for changes of definitions that nobody waits for (nowait, auto-delete): while there is
+        one, what a client is told of definitions may still be lost.
+        """
         self.warnings: list[str] = []
         """For the log: what a person should know."""
+        self._defined = False
+
+    def define(self, entry: Entry) -> None:
+        """Journal a change of definitions."""
+        self.entries.append(entry)
+        self._defined = True
 
     def take_entries(self) -> list[Entry]:
         """What is to be journaled, marks of this turn included."""
@@ -41,6 +59,11 @@ class Effects:
             for queue in self.marked_queues:
                 queue.journal_mark()
             self.marked_queues.clear()
+        if self._defined:
+            self._defined = False
+            barrier = Barrier()
+            self.entries.append(barrier)
+            self.barriers[barrier] = None
         entries = self.entries[:]
         self.entries.clear()
         return entries

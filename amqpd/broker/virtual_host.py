@@ -79,19 +79,23 @@ class VirtualHost:
         )
         self.exchanges[name] = exchange
         if journal and durable and self.effects.journaling:
-            self.effects.entries.append(definitions.encode(self._exchange_record(exchange)))
+            self.effects.define(definitions.encode(self._exchange_record(exchange)))
         return exchange
 
     def delete_exchange(self, exchange: BrokerExchange) -> None:
         """The exchange goes with its bindings; auto-delete exchanges that fed it may go too."""
+        self._delete_unused_sources(self._remove_exchange(exchange))
+
+    def _remove_exchange(self, exchange: BrokerExchange) -> list[Binding[Queue]]:
+        """Forget the exchange and its bindings; which they were."""
         del self.exchanges[exchange.name]
         removed = self.router.delete(exchange.name)
         # The journal hears of the bindings while both ends of them still have their durability.
         for binding in removed:
             self._journal_unbinding(binding, exchange)
         if exchange.durable and self.effects.journaling:
-            self.effects.entries.append(definitions.drop(self._exchange_record(exchange)))
-        self._delete_unused_sources(removed)
+            self.effects.define(definitions.drop(self._exchange_record(exchange)))
+        return removed
 
     # -- queues
 
@@ -125,7 +129,7 @@ class VirtualHost:
         if owner is not None:
             owner.exclusive_queues[queue] = None
         if journaled and not recovering:
-            self.effects.entries.append(definitions.encode(self._queue_record(queue)))
+            self.effects.define(definitions.encode(self._queue_record(queue)))
         for argument in NOT_APPLIED:
             if argument in arguments:
                 self.broker.warn_once(
@@ -143,7 +147,7 @@ class VirtualHost:
             self._journal_unbinding(binding, None)
         count = queue.drop()
         if queue.durable and self.effects.journaling:
-            self.effects.entries.append(definitions.drop(self._queue_record(queue)))
+            self.effects.define(definitions.drop(self._queue_record(queue)))
             self.broker.release_queue_id(queue.queue_id)
         if queue.owner is not None:
             queue.owner.exclusive_queues.pop(queue, None)
@@ -171,7 +175,7 @@ class VirtualHost:
         end = destination if isinstance(destination, Queue) else destination.table
         binding = self.router.bind(source.name, end, routing_key, arguments)
         if binding is not None and journal and self._durable(binding, None):
-            self.effects.entries.append(definitions.encode(self._binding_record(binding)))
+            self.effects.define(definitions.encode(self._binding_record(binding)))
 
     def is_bound(
         self,
@@ -203,11 +207,15 @@ class VirtualHost:
             self._delete_unused_sources([binding])
 
     def _delete_unused_sources(self, removed: list[Binding[Queue]]) -> None:
-        """Auto-delete exchanges go when the last binding from them does."""
-        for name in dict.fromkeys(binding.source.name for binding in removed):
-            exchange = self.exchanges.get(name)
+        """Auto-delete exchanges go when the last binding from them does.
+
+        That may end the bindings to them, and so on: a chain as long as a peer has made it.
+        """
+        ended = list(removed)  # grows while it is walked
+        for binding in ended:
+            exchange = self.exchanges.get(binding.source.name)
             if exchange is not None and exchange.auto_delete and not exchange.table.bindings:
-                self.delete_exchange(exchange)
+                ended += self._remove_exchange(exchange)
 
     # -- the journal
 
@@ -230,7 +238,7 @@ class VirtualHost:
 
     def _journal_unbinding(self, binding: Binding[Queue], gone: BrokerExchange | None) -> None:
         if self._durable(binding, gone):
-            self.effects.entries.append(definitions.drop(self._binding_record(binding)))
+            self.effects.define(definitions.drop(self._binding_record(binding)))
 
     def _exchange_record(self, exchange: BrokerExchange) -> ExchangeRecord:
         return ExchangeRecord(

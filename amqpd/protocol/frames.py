@@ -76,6 +76,11 @@ TAG: Final = Struct(">Q")
 Command = Message | Settle | MethodCommand | Oversized | AMQPException
 
 
+Shape = tuple[bytes, bool, bool]
+"""Of a property list: its octets (one object for all messages that have the same), and whether it
+says persistent, and special."""
+
+
 class Assembly:
     """A publish whose content has not wholly arrived."""
 
@@ -147,7 +152,7 @@ class FrameReader:
         self._chunks_bytes = 0
         self._needed_bytes = 0
         self._targets: dict[bytes, Target] = {}
-        self._shapes: dict[bytes, tuple[bool, bool]] = {NO_PROPERTIES: (False, False)}
+        self._shapes: dict[bytes, Shape] = {NO_PROPERTIES: (NO_PROPERTIES, False, False)}
         self._broken = False
         self.frame_bytes_max = limits.frame_bytes_min
         self.running = False
@@ -286,9 +291,8 @@ class FrameReader:
         message = Message()
         message.channel = channel
         message.target = target
-        message.properties = properties
+        message.properties, message.persistent, message.special = shape
         message.body = body
-        message.persistent, message.special = shape
         message.message_id = 0
         message.references = 0
         message.stored = False
@@ -369,8 +373,7 @@ class FrameReader:
             )
         properties = payload[12:]
         shape = self._shapes.get(properties) or self._parse_shape(properties)
-        assembly.persistent, assembly.special = shape
-        assembly.properties = properties
+        assembly.properties, assembly.persistent, assembly.special = shape
         assembly.body_size = assembly.remaining = body_size
         if body_size <= self._limits.message_bytes_max:
             assembly.parts = []
@@ -412,11 +415,11 @@ class FrameReader:
         self._targets[payload] = target
         return target
 
-    def _parse_shape(self, properties: bytes) -> tuple[bool, bool]:
-        """(persistent, special) of a property list, checked; remembered when it is short."""
+    def _parse_shape(self, properties: bytes) -> Shape:
+        """The shape of a property list, checked; remembered when it is short."""
         delivery_mode = validate(properties, self._limits.table_depth_max)
         flags = properties[0] << 8 | properties[1]
-        shape = (delivery_mode == PERSISTENT, flags & SPECIAL_FLAGS != 0)
+        shape = (properties, delivery_mode == PERSISTENT, flags & SPECIAL_FLAGS != 0)
         if len(properties) <= SHAPE_OCTETS_MAX:
             if len(self._shapes) >= SHAPES_MAX:
                 self._shapes.clear()
