@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run test check lint types imports bench compat compat-quick clean
+.PHONY: help run test check lint types imports bench sim sim-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,12 @@ imports: $(INSTALLED)  ## The layers hold
 
 bench: $(INSTALLED)  ## Measure: make bench ARGS="--quick --json figures.json"
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+sim: $(INSTALLED)  ## Simulate new seeds: make sim ARGS="--seconds 300", or --seed 17 --trace
+	@$(BIN)/python -m tests.simulation $(ARGS)
+
+sim-campaign: $(INSTALLED)  ## Simulate until there were 1,000,000 power cuts
+	@$(BIN)/python -m tests.simulation --cuts 1000000 $(ARGS)
 
 compat: $(INSTALLED)  ## The clients' own test suites: make compat ARGS="go_amqp091"
 	@$(BIN)/python -m compat.run $(ARGS)

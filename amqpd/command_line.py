@@ -7,7 +7,7 @@ environment over the config file (TOML, the names of `amqpd.config.Config`).
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -75,3 +75,50 @@ def ping(address: str) -> None:
     from amqpd.ping import ping as ask
 
     sys.exit(ask(address))
+
+
+DATA_DIR: Final = click.option(
+    "--data-dir",
+    metavar="DIR",
+    help="Where the store is.  [default: as for `amqpd serve`]",
+)
+
+
+@command_line.command()
+@DATA_DIR
+def doctor(data_dir: str | None) -> None:
+    """Say what is whole in the store of a stopped broker; exit 0 if everything is, 65 if not."""
+    from amqpd.runtime.maintenance import doctor as look
+
+    sys.exit(look(data_dir))
+
+
+@command_line.command()
+@DATA_DIR
+@click.option("--into", metavar="NEWDIR", required=True, help="A directory that is new or empty.")
+def recover(data_dir: str | None, into: str) -> None:
+    """Save what can be read in a damaged store into a new one; exit 65 if something is lost."""
+    from amqpd.runtime.maintenance import recover as save
+
+    sys.exit(save(data_dir, into))
+
+
+@command_line.command()
+@DATA_DIR
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.argument("file")
+def backup(data_dir: str | None, force: bool, file: str) -> None:
+    """Copy the store of a running or stopped broker to FILE."""
+    from amqpd.runtime.maintenance import backup as copy
+
+    sys.exit(copy(data_dir, file, force=force))
+
+
+@command_line.command()
+@click.option("--data-dir", metavar="NEWDIR", required=True, help="A directory: new or empty.")
+@click.argument("file")
+def restore(data_dir: str, file: str) -> None:
+    """Check FILE, a backup, and put it into a new data directory."""
+    from amqpd.runtime.maintenance import restore as bring_back
+
+    sys.exit(bring_back(file, data_dir))

@@ -58,6 +58,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes waiting for the journal before publishers are read from no further."""
     disk_full_retry_s: float = 1.0
     """Between two attempts to write the journal to a full disk."""
+    turn_s: float = 0.01
+    """Longest that one peer is served at a time while others wait; one command may take longer."""
     authentication_failure_delay_s: float = 3.0
     """Pause before a connection with bad credentials is dropped without a close frame."""
     closing_timeout_s: float = 30.0

@@ -5,15 +5,18 @@
 
 A deadline that moves to later is not moved in the heap: the thing is asked too early, says what it
 waits for now, and is entered again. That costs one question an interval, where moving the entry
-with every frame would cost one a frame. What is forgotten leaves two numbers in the heap until
-their time has come, and nothing of itself.
+with every frame would cost one a frame. What is forgotten leaves two numbers in the heap, and
+nothing of itself; they go when their time has come, or when they are most of the heap.
 """
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Protocol
+from typing import Final, Protocol
+
+HEAP_ENTRIES_MIN: Final = 64
+"""A heap that is shorter is not tidied."""
 
 Entry = tuple[float, int]
 """When, and a number of its own."""
@@ -46,8 +49,7 @@ class Timers:
         timer = timed.timer
         if deadline is None or (timer is not None and timer[0] <= deadline):
             return False
-        if timer is not None:
-            del self._watched[timer[1]]
+        self.forget(timed)
         timed.timer = timer = (deadline, next(self._numbers))
         self._watched[timer[1]] = timed
         heappush(self._heap, timer)
@@ -58,6 +60,10 @@ class Timers:
         if timed.timer is not None:
             del self._watched[timed.timer[1]]
             timed.timer = None
+            heap = self._heap
+            if len(heap) > 2 * len(self._watched) + HEAP_ENTRIES_MIN:
+                heap[:] = [entry for entry in heap if entry[1] in self._watched]
+                heapify(heap)
 
     def next_deadline(self) -> float | None:
         """When `advance` has something to do."""

@@ -48,7 +48,7 @@ def source(python: Path, work_dir: Path, project: str, version: str) -> Path:
     if folder.exists():
         return folder
     fetch = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    fetch += ["--no-binary", ":all:", "--dest", str(work_dir), f"{project}=={version}"]
+    fetch += ["--no-binary", project, "--dest", str(work_dir), f"{project}=={version}"]
     harness.must(harness.command([python, *fetch], timeout=INSTALL_SECONDS), "pip download")
     with tarfile.open(next(work_dir.glob(f"{project}-{version}.tar.gz"))) as archive:
         archive.extractall(work_dir, filter="data")

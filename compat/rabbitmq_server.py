@@ -66,7 +66,11 @@ def _rabbitmqctl(home: Path, env: dict[str, str]) -> Path:
 
 @contextlib.contextmanager
 def server(
-    work_dir: Path, *, management: bool = False, plugins: Sequence[str] = ()
+    work_dir: Path,
+    *,
+    management: bool = False,
+    plugins: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> Iterator[harness.Broker]:
     """A fresh RabbitMQ. `Broker.env` holds what reaches it with rabbitmqctl.
 
@@ -79,7 +83,7 @@ def server(
     http = MANAGEMENT_PORT if _port_is_free(MANAGEMENT_PORT) else harness.free_port()
     enabled = [*plugins, *(["rabbitmq_management"] if management else [])]
     (home / "enabled_plugins").write_text(f"[{','.join(enabled)}].\n")
-    conf = [f"listeners.tcp.1 = 127.0.0.1:{port}"]
+    conf = [f"listeners.tcp.1 = 127.0.0.1:{port}", *settings]
     if management:
         conf += [f"management.tcp.port = {http}", "management.tcp.ip = 127.0.0.1"]
     (home / "rabbitmq.conf").write_text("\n".join([*conf, ""]))
@@ -123,6 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--management", action="store_true", help="with the HTTP API")
     parser.add_argument("--plugin", action="append", default=[], help="one more plugin")
+    parser.add_argument("--conf", action="append", default=[], help="a line of rabbitmq.conf")
     parser.add_argument("--seconds", type=float, default=3600.0, help="at most this long")
     args = parser.parse_args()
     stop = threading.Event()
@@ -130,7 +135,12 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     with (
         tempfile.TemporaryDirectory(prefix="rabbitmq-") as work_dir,
-        server(Path(work_dir), management=args.management, plugins=args.plugin) as broker,
+        server(
+            Path(work_dir),
+            management=args.management,
+            plugins=args.plugin,
+            settings=args.conf,
+        ) as broker,
     ):
         facts = {"url": broker.url, "management": broker.management_url, **broker.env}
         print(json.dumps(facts), flush=True)

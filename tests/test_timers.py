@@ -126,3 +126,15 @@ def test_it_does_what_asking_everybody_all_the_time_would_do(
             assert len(alarm.rang) == len(times) - len(alarm.times)
         else:
             assert alarm.asked == 0
+
+
+def test_what_is_forgotten_does_not_pile_up_in_the_heap() -> None:
+    timers = Timers()
+    first = Alarm(5.0)
+    timers.watch(first)
+    for number in range(10_000):
+        passing = Alarm(1e6 + number)
+        timers.watch(passing)
+        timers.forget(passing)
+    assert len(timers._heap) < 200
+    assert timers.next_deadline() == 5.0

@@ -6,6 +6,7 @@ in `publishing`, the methods are in `handlers`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from amqpd.broker.confirms import Confirms
@@ -31,6 +32,8 @@ class Channel:
     """One open channel of a session."""
 
     __slots__ = (
+        "_settled_through",
+        "blocked",
         "broker",
         "committing",
         "confirms",
@@ -61,7 +64,11 @@ class Channel:
         """The ledger, by delivery tag, in order of delivery tag."""
         self.consumer_unacked = 0
         """How many of these went to consumers, for the global prefetch limit."""
+        self._settled_through = 0
+        """No delivery of a tag up to this one is in the ledger."""
         self.consumers: dict[str, Consumer] = {}
+        self.blocked: OrderedDict[Consumer, None] = OrderedDict()
+        """The consumers that can take no messages now."""
         self.default_prefetch = 0
         self.global_prefetch = 0
         self.confirms: Confirms | None = None
@@ -125,9 +132,9 @@ class Channel:
             elif stored.key:
                 queue.settle(stored)
             if consumer is not None:
-                self.consumer_unacked -= 1
+                self.consumer_unacked = unacked = self.consumer_unacked - 1
                 consumer.unacked -= 1
-                if self.global_prefetch:
+                if self.global_prefetch == unacked + 1:
                     self.unblock_consumers()
                 elif consumer.blocked:
                     queue.unblock(consumer)
@@ -144,6 +151,7 @@ class Channel:
         """Settle what is out of the ledger already."""
         returned: dict[Queue, None] = {}
         freed: dict[Consumer, None] = {}
+        was_full = self.consumer_unacked >= self.global_prefetch > 0
         for stored, queue, consumer in deliveries.values():
             queue.unacked -= 1
             if outcome == REQUEUE:
@@ -155,10 +163,11 @@ class Channel:
                 self.consumer_unacked -= 1
                 consumer.unacked -= 1
                 freed[consumer] = None
-        for consumer in freed:
-            consumer.queue.unblock(consumer)
-        if self.global_prefetch:
+        if was_full:
             self.unblock_consumers()
+        else:
+            for consumer in freed:
+                consumer.queue.unblock(consumer)
         for queue in returned:
             queue.dispatch()
 
@@ -166,6 +175,7 @@ class Channel:
         """Every unacknowledged delivery returns to its queue: basic.recover, or the end."""
         deliveries = self.unacked
         self.unacked = {}
+        self._settled_through = self.delivery_tag
         self.settle_deliveries(deliveries, REQUEUE)
 
     def restore_to_ledger(self, settlements: list[BufferedSettlement]) -> None:
@@ -173,10 +183,21 @@ class Channel:
         for settlement in settlements:
             self.unacked.update(settlement.deliveries)
         self.unacked = dict(sorted(self.unacked.items()))
+        self._settled_through = 0
 
     def unblock_consumers(self) -> None:
-        """Something that held this channel's consumers back has changed."""
-        for consumer in list(self.consumers.values()):
+        """Something that held this channel's consumers back has changed.
+
+        It may be enough for one of them, or none: they are asked in turn.
+        """
+        blocked = self.blocked
+        for _ in range(len(blocked)):
+            if self.outlet.congested or 0 < self.global_prefetch <= self.consumer_unacked:
+                return
+            consumer = next(iter(blocked), None)
+            if consumer is None:
+                return
+            blocked.move_to_end(consumer)
             consumer.queue.unblock(consumer)
 
     def _take_from_ledger(self, command: Settle) -> dict[int, Delivery]:
@@ -189,16 +210,18 @@ class Channel:
             return {delivery_tag: delivery}
         if delivery_tag == 0:
             self.unacked = {}
+            self._settled_through = self.delivery_tag
             return unacked
         if delivery_tag not in unacked:
             raise self._unknown_tag(command)
-        taken: dict[int, Delivery] = {}
-        for tag, delivery in unacked.items():
-            if tag > delivery_tag:
-                break
-            taken[tag] = delivery
-        for tag in taken:
-            del unacked[tag]
+        first = self._settled_through + 1
+        self._settled_through = delivery_tag
+        # No walk from the start of the dict: it passes the traces of all that left it.
+        if delivery_tag - first <= 2 * len(unacked):
+            tags = [tag for tag in range(first, delivery_tag + 1) if tag in unacked]
+            return {tag: unacked.pop(tag) for tag in tags}
+        taken = {tag: delivery for tag, delivery in unacked.items() if tag <= delivery_tag}
+        self.unacked = {tag: delivery for tag, delivery in unacked.items() if tag > delivery_tag}
         return taken
 
     def _unknown_tag(self, command: Settle) -> Exception:

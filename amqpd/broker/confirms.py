@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Confirms:
     """Of a channel in confirm mode. `due` is the broker's list of those with something to say."""
 
-    __slots__ = ("_completed", "_due", "_ended", "_outlet", "_waiting", "published")
+    __slots__ = ("_completed", "_due", "_ended", "_lowest", "_outlet", "_waiting", "published")
 
     def __init__(self, outlet: Outlet, due: list[Confirms]) -> None:
         self._outlet = outlet
@@ -25,6 +25,8 @@ class Confirms:
         """The publish number of the latest message; the first has 1."""
         self._waiting: dict[int, None] = {}
         self._completed: list[int] = []
+        self._lowest = 1
+        """No number below this one is waited for."""
         self._ended = False
 
     def end(self) -> None:
@@ -40,6 +42,8 @@ class Confirms:
 
     def await_number(self, publish_number: int) -> None:
         """The number completes later."""
+        if not self._waiting:
+            self._lowest = publish_number
         self._waiting[publish_number] = None
 
     def complete(self, publish_number: int) -> None:
@@ -60,7 +64,11 @@ class Confirms:
         if not self._waiting:
             self._outlet.confirm(max(completed), len(completed) > 1)
             return
-        lowest = next(iter(self._waiting))
+        # Not the first key of the dict: on the way to it lie the traces of all that left it.
+        lowest = self._lowest
+        while lowest not in self._waiting:
+            lowest += 1
+        self._lowest = lowest
         below = [number for number in completed if number < lowest]
         if below:
             self._outlet.confirm(max(below), len(below) > 1)

@@ -9,7 +9,9 @@ priority waiting only while those of higher priority are busy.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from amqpd.commands import Arguments, Message, Outlet
@@ -28,6 +30,7 @@ class Consumer:
         "blocked",
         "channel",
         "exclusive",
+        "gone",
         "no_ack",
         "outlet",
         "prefetch",
@@ -66,15 +69,16 @@ class Consumer:
         self.unacked = 0
         self.blocked = False
         """Out of the ring until it can take messages again."""
+        self.gone = False
+        """Not a consumer of its queue any more."""
 
     def can_take(self) -> bool:
         """Whether a delivery may go to this consumer now."""
-        if self.outlet.congested:
+        if self.gone or self.outlet.congested:
             return False
-        if self.no_ack:
-            return True
-        if self.prefetch and self.unacked >= self.prefetch:
+        if not self.no_ack and self.prefetch and self.unacked >= self.prefetch:
             return False
+        # A full global window holds back even those that need not acknowledge.
         channel = self.channel
         return not channel.global_prefetch or channel.consumer_unacked < channel.global_prefetch
 
@@ -100,17 +104,38 @@ class ConsumerRing:
 
     `single_active`: only one of them is served, the others wait for their turn (RabbitMQ's
     `x-single-active-consumer`): the next is the one of highest priority, then the oldest.
+
+    There may be as many as peers like, of as many priorities: nothing here looks at all of them,
+    but for `members`. Who leaves stays in the ring until its turn or the next tidying.
     """
 
-    __slots__ = ("_levels", "_members", "_single_active", "active")
+    __slots__ = (
+        "_gone",
+        "_levels",
+        "_members",
+        "_number",
+        "_single_active",
+        "_waiting",
+        "active",
+        "exclusive",
+    )
 
     def __init__(self, single_active: bool) -> None:
         self._single_active = single_active
         self._members: dict[Consumer, None] = {}
+        """All of them, oldest first."""
+        self._number = 0
+        """How many there ever were."""
         self._levels: list[tuple[int, deque[Consumer]]] = []
-        """Consumers that may be served, by priority, highest first."""
+        """Consumers that may be served, by priority, highest last. At most one level is empty."""
+        self._gone = 0
+        """How many of those in the ring left the queue."""
+        self._waiting: list[tuple[int, int, Consumer]] = []
+        """A heap of those that wait to become the active one, and of some that left."""
         self.active: Consumer | None = None
         """The one that is served, if only one is."""
+        self.exclusive: Consumer | None = None
+        """The one that has the queue to itself."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -119,45 +144,69 @@ class ConsumerRing:
         """All of them, oldest first."""
         return list(self._members)
 
-    def has_exclusive(self) -> bool:
-        """Whether one of them has the queue to itself."""
-        return any(consumer.exclusive for consumer in self._members)
-
     def add(self, consumer: Consumer) -> None:
         """A new consumer."""
+        self._number = number = self._number + 1
         self._members[consumer] = None
+        if consumer.exclusive:
+            self.exclusive = consumer
         if not self._single_active:
             self._enter(consumer)
         elif self.active is None:
             self._activate(consumer)
+        else:
+            heappush(self._waiting, (-consumer.priority, number, consumer))
 
     def remove(self, consumer: Consumer) -> None:
         """The consumer is gone; under a single active consumer the next one takes over."""
         del self._members[consumer]
-        self._leave(consumer)
-        # What it has not settled may still be settled: that must not bring it back into the ring.
-        consumer.blocked = False
+        if consumer is self.exclusive:
+            self.exclusive = None
+        in_ring = not consumer.blocked and (not self._single_active or consumer is self.active)
+        if consumer.blocked:
+            # What it has not settled may still be settled: that must not bring it back.
+            consumer.blocked = False
+            del consumer.channel.blocked[consumer]
+        consumer.gone = True
+        if in_ring:
+            self._gone += 1
+            self._tidy_ring()
         if consumer is self.active:
             self.active = None
-            if self._members:
-                self._activate(max(self._members, key=_priority))
+            while self._waiting and self.active is None:
+                candidate = heappop(self._waiting)[2]
+                if not candidate.gone:
+                    self._activate(candidate)
+        elif len(self._waiting) > 2 * len(self._members):
+            self._waiting = [entry for entry in self._waiting if not entry[2].gone]
+            heapify(self._waiting)
 
     def unblock(self, consumer: Consumer) -> None:
         """The consumer can take messages again: to the end of the ring with it."""
         consumer.blocked = False
+        del consumer.channel.blocked[consumer]
         self._enter(consumer)
 
     def take(self) -> Consumer | None:
         """The consumer whose turn it is; None if none can take a message."""
-        for _, ready in self._levels:
+        levels = self._levels
+        while levels:
+            ready = levels[-1][1]
             while ready:
                 consumer = ready[0]
                 if consumer.can_take():
                     if len(ready) > 1:
                         ready.rotate(-1)
                     return consumer
-                consumer.blocked = True
                 ready.popleft()
+                if consumer.gone:
+                    self._gone -= 1
+                else:
+                    consumer.blocked = True
+                    consumer.channel.blocked[consumer] = None
+            if len(levels) == 1:
+                return None  # it stays, for whoever comes back
+            levels.pop()
         return None
 
     def _activate(self, consumer: Consumer) -> None:
@@ -165,24 +214,27 @@ class ConsumerRing:
         self._enter(consumer)
 
     def _enter(self, consumer: Consumer) -> None:
-        for index, (priority, ready) in enumerate(self._levels):
-            if priority == consumer.priority:
-                ready.append(consumer)
-                return
-            if priority < consumer.priority:
-                self._levels.insert(index, (consumer.priority, deque((consumer,))))
-                return
-        self._levels.append((consumer.priority, deque((consumer,))))
+        levels = self._levels
+        if levels and levels[-1][0] == consumer.priority:
+            levels[-1][1].append(consumer)
+            return
+        index = bisect_left(levels, consumer.priority, key=_priority)
+        if index < len(levels) and levels[index][0] == consumer.priority:
+            levels[index][1].append(consumer)
+        else:
+            levels.insert(index, (consumer.priority, deque((consumer,))))
 
-    def _leave(self, consumer: Consumer) -> None:
-        for index, (priority, ready) in enumerate(self._levels):
-            if priority == consumer.priority:
-                if consumer in ready:
-                    ready.remove(consumer)
-                if not ready:
-                    del self._levels[index]
-                return
+    def _tidy_ring(self) -> None:
+        """Let those go that left, once they are more than the others."""
+        if self._gone <= len(self._members):
+            return
+        self._gone = 0
+        kept = [
+            (priority, deque(consumer for consumer in ready if not consumer.gone))
+            for priority, ready in self._levels
+        ]
+        self._levels = [level for level in kept if level[1]]
 
 
-def _priority(consumer: Consumer) -> int:
-    return consumer.priority
+def _priority(level: tuple[int, deque[Consumer]]) -> int:
+    return level[0]

@@ -29,7 +29,7 @@ from amqpd.wire.properties import (
     without_header,
 )
 from amqpd.wire.properties import REPLY_TO as REPLY_TO_PROPERTY
-from amqpd.wire.tables import erlang, type_name
+from amqpd.wire.tables import type_name
 
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 PUBLISH: Final = (60, 40)
 EXPIRATION_MAX: Final = 315_360_000_000
 """Ten years in milliseconds, RabbitMQ's limit for every time to live."""
+ROUTE_KEPT_QUEUES_MAX: Final = 64
+"""Queues in a result that each target keeps for itself: a peer has many targets."""
 
 
 def publish(channel: Channel, message: Message) -> None:
@@ -203,7 +205,8 @@ def expiration_problem(expiration: str) -> str:
 
 def extra_keys(channel: Channel, message: Message) -> list[str]:
     """Further routing keys from the CC and BCC headers (sender-selected distribution)."""
-    if not message.special:
+    # A list without these octets has no such header: most need no decoding.
+    if not message.special or b"CC" not in message.properties:
         return []
     headers = read_headers(message.properties, channel.broker.limits.table_depth_max)
     keys: list[str] = []
@@ -215,12 +218,8 @@ def extra_keys(channel: Channel, message: Message) -> list[str]:
         if octet != "A":
             reason = f'{{unacceptable_type_in_header,"{name}",{type_name(octet)}}}'
             raise amqp_error(PRECONDITION_FAILED, f"invalid message: {reason}", PUBLISH)
-        for item_octet, item in value:
-            if item_octet != "S":
-                shown = erlang(item_octet, item)
-                reason = f'{{unacceptable_type_in_header,"{name}",{shown}}}'
-                raise amqp_error(PRECONDITION_FAILED, f"invalid message: {reason}", PUBLISH)
-            keys.append(item)
+        # What is no string among them is no routing key, and is passed over.
+        keys += [item for item_octet, item in value if item_octet == "S"]
     return keys
 
 
@@ -230,23 +229,31 @@ def route(
     """The queues that get the message; kept on its target where they depend on that alone."""
     target = message.target
     virtual_host = channel.virtual_host
-    if not target.exchange and target.routing_key.startswith(TOKEN_PREFIX):
-        reply_consumer = channel.broker.reply_consumers.get(target.routing_key)
-        if reply_consumer is None:
-            return ()
-        if target.mandatory and channel.broker.config.compat == "3.13":
-            # RabbitMQ 3.x passes the reply on, and returns it all the same: no queue took it.
-            channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
-        return (reply_consumer,)
     headers = Headers(message.properties, channel.broker.limits.table_depth_max)
     extra = extra_keys(channel, message)
+    if message.special:
+        # Neither who gets the message nor who gets it back sees whom else it went to.
+        message.properties = without_header(message.properties, "BCC")
+    replies: tuple[ReplyConsumer, ...] = ()
+    if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
+        replies = reply_consumers(channel, target.routing_key, *extra)
     queues = virtual_host.router.route(exchange.table, target.routing_key, headers, extra)
-    if not extra and not headers.were_read:
+    lasting = not extra and not replies and not headers.were_read
+    if lasting and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
         target.route = queues
         target.route_version = virtual_host.router.version + virtual_host.access.version
-    if extra:
-        message.properties = without_header(message.properties, "BCC")
-    return queues
+    if not replies:
+        return queues
+    if not queues and target.mandatory and channel.broker.config.compat == "3.13":
+        # RabbitMQ 3.x passes the reply on, and returns it all the same: no queue took it.
+        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    return (*replies, *queues)
+
+
+def reply_consumers(channel: Channel, *routing_keys: str) -> tuple[ReplyConsumer, ...]:
+    """Those of direct reply-to whose tokens are among the keys."""
+    known = channel.broker.reply_consumers
+    return tuple(known[key] for key in dict.fromkeys(routing_keys) if key in known)
 
 
 class Headers:

@@ -115,17 +115,17 @@ def check_locator(field: Field, _: Arguments) -> str:
 CHECKS: Final[dict[str, Check]] = {
     "x-expires": check_expires,
     "x-message-ttl": check_ttl,
+    "x-dead-letter-routing-key": check_dead_letter_routing_key,
     "x-max-length": check_length,
     "x-max-length-bytes": check_length,
     "x-max-priority": check_priority,
     "x-overflow": check_overflow,
-    "x-dead-letter-routing-key": check_dead_letter_routing_key,
-    "x-queue-type": check_type,
     "x-queue-mode": check_mode,
     "x-queue-version": check_version,
     "x-single-active-consumer": check_boolean,
     "x-queue-leader-locator": check_locator,
 }
+"""In RabbitMQ's order; the queue type comes before all of them."""
 
 OF_OTHER_TYPES: Final = (
     "x-dead-letter-strategy",
@@ -138,6 +138,7 @@ OF_OTHER_TYPES: Final = (
 """Arguments of quorum queues and streams: a classic queue refuses them, whatever their value."""
 
 DEAD_LETTER_EXCHANGE: Final = "x-dead-letter-exchange"
+QUEUE_TYPE: Final = "x-queue-type"
 
 COMPARED: Final = (
     "x-expires",
@@ -151,7 +152,7 @@ COMPARED: Final = (
     "x-queue-mode",
     "x-queue-version",
     "x-single-active-consumer",
-    "x-queue-type",
+    QUEUE_TYPE,
 )
 """Arguments in which two declarations of one queue have to agree."""
 
@@ -172,18 +173,23 @@ def check_arguments(arguments: Arguments, queue: str, method: tuple[int, int]) -
 
     `queue` is `queue 'NAME' in vhost 'VHOST'`.
     """
+    _check(QUEUE_TYPE, check_type, arguments, queue, method)
     dead_letter_target(arguments, queue, method)
     for key, check in CHECKS.items():
-        field = arguments.get(key)
-        reason = check(field, arguments) if field is not None else ""
-        if reason:
-            raise amqp_error(
-                PRECONDITION_FAILED, f"invalid arg '{key}' for {queue}: {reason}", method
-            )
-    for key in OF_OTHER_TYPES:
-        if key in arguments:
+        _check(key, check, arguments, queue, method)
+    for key in arguments:
+        if key in OF_OTHER_TYPES:
             reason = f"invalid arg '{key}' for {queue} of queue type rabbit_classic_queue"
             raise amqp_error(PRECONDITION_FAILED, reason, method)
+
+
+def _check(
+    key: str, check: Check, arguments: Arguments, queue: str, method: tuple[int, int]
+) -> None:
+    field = arguments.get(key)
+    reason = check(field, arguments) if field is not None else ""
+    if reason:
+        raise amqp_error(PRECONDITION_FAILED, f"invalid arg '{key}' for {queue}: {reason}", method)
 
 
 def dead_letter_target(arguments: Arguments, queue: str, method: tuple[int, int]) -> str | None:
@@ -233,7 +239,7 @@ def inequivalent(
 
 def _comparable(name: str, field: Field | None) -> Field | None:
     """No queue type is the same as the classic one."""
-    if name == "x-queue-type" and field == ("S", "classic"):
+    if name == QUEUE_TYPE and field == ("S", "classic"):
         return None
     return field
 

@@ -5,6 +5,7 @@ It does what was decided; who may do it, and what to answer, is for `handlers`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from amqpd.broker import definitions
@@ -139,8 +140,12 @@ class VirtualHost:
                 )
         return queue
 
-    def delete_queue(self, queue: Queue) -> int:
-        """The queue goes with its messages and bindings; how many messages were ready."""
+    def delete_queue(self, queue: Queue, answer: Callable[[int], None] | None = None) -> None:
+        """The queue goes with its messages and bindings.
+
+        Who asked for it has its `answer`, with how many messages were ready, before any consumer
+        hears that it has lost its queue.
+        """
         del self.queues[queue.name]
         removed = self.router.remove_queue(queue.name, queue)
         for binding in removed:
@@ -151,10 +156,12 @@ class VirtualHost:
             self.broker.release_queue_id(queue.queue_id)
         if queue.owner is not None:
             queue.owner.exclusive_queues.pop(queue, None)
-        for consumer in queue.consumers.members():
-            consumer.channel.consumer_lost(consumer)
         self._delete_unused_sources(removed)
-        return count
+        if answer is not None:
+            answer(count)
+        for consumer in queue.consumers.members():
+            queue.consumers.remove(consumer)
+            consumer.channel.consumer_lost(consumer)
 
     # -- bindings
 

@@ -168,6 +168,8 @@ class Connection:
         self.tap: Tap | None = None
         self.end_reason = ""
         """Why the connection ended, for the log; empty while it lives."""
+        self.peer_hangs_up = False
+        """The peer asked for the end and has its close-ok: its socket is the first to close."""
         self._greeting = b""
         self._server_properties = server_properties
         self._mechanisms = mechanisms
@@ -278,6 +280,7 @@ class Connection:
     def accept_close(self) -> None:
         """Everything of the connection has ended: say close-ok and drop it."""
         self.send_method(0, Methods.CloseOk())
+        self.peer_hangs_up = True
         self.end("closed by the client")
 
     # -- channels
@@ -354,6 +357,7 @@ class Connection:
         self._deadline = now + (min(heartbeat_s, wait_s) if heartbeat_s else wait_s)
         self._close_outlets()
         self.reader.stepwise = False
+        self.reader.discard_content()
         self.send_method(
             0,
             Methods.Close(
@@ -428,11 +432,18 @@ class Connection:
         """Called when output appears where there was none."""
         self._speaking.append(self)
 
-    def take_output(self, now: float) -> bytes:
-        """Everything to be sent now, as one piece. The caller reports it with `sent`."""
+    def take_output(self, now: float, octets_max: int | None = None) -> bytes:
+        """What is to be sent now, as one piece. The caller reports it with `sent`.
+
+        Of more than `octets_max`, the first so many; the rest stays in `pieces`, which are small
+        where bodies are: a peer may ask for one large message again and again.
+        """
         pieces = self.pieces
-        data = b"".join(pieces)
-        pieces.clear()
+        if octets_max is not None and self.unsent_bytes > octets_max:
+            data = self._cut_output(octets_max)
+        else:
+            data = b"".join(pieces)
+            pieces.clear()
         # The answer to a foreign greeting is not a frame: no tap sees it.
         if self.tap is not None and data[:4] != GREETING[:4]:
             octets = len(data)
@@ -440,6 +451,18 @@ class Connection:
             self.unsent_bytes += len(data) - octets
         if self.heartbeat is not None and data:
             self.heartbeat.sent_at = now
+        return data
+
+    def _cut_output(self, octets_max: int) -> bytes:
+        pieces = self.pieces
+        count = octets = 0
+        for piece in pieces:
+            count += 1
+            octets += len(piece)
+            if octets >= octets_max:
+                break
+        data = b"".join(pieces[:count])
+        del pieces[:count]
         return data
 
     def sent(self, octets: int) -> bool:
@@ -510,6 +533,7 @@ class Connection:
         elif isinstance(method, Methods.Close):
             # Both sides closed at once (0-9-1 §1.4.2.10): answered, and that is the end.
             self.send_method(0, Methods.CloseOk())
+            self.peer_hangs_up = True
             self.end("closed by both sides")
 
 

@@ -132,9 +132,11 @@ class FrameReader:
         "_broken",
         "_chunks",
         "_chunks_bytes",
+        "_discarding",
         "_limits",
         "_needed_bytes",
         "_shapes",
+        "_start",
         "_strict_sizes",
         "_targets",
         "frame_bytes_max",
@@ -151,6 +153,9 @@ class FrameReader:
         self._chunks: list[bytes] = []
         self._chunks_bytes = 0
         self._needed_bytes = 0
+        self._start = 0
+        """Where in the one chunk the frames begin that are left, while `has_more`."""
+        self._discarding = False
         self._targets: dict[bytes, Target] = {}
         self._shapes: dict[bytes, Shape] = {NO_PROPERTIES: (NO_PROPERTIES, False, False)}
         self._broken = False
@@ -165,29 +170,45 @@ class FrameReader:
         commands: list[Command] = []
         if self._broken:
             return commands
-        if self._chunks:
+        start = 0
+        if self.has_more:
+            # Not a copy of what is left, which there may be as many of as frames.
+            data = self._chunks.pop() + data
+            start, self._start = self._start, 0
+        elif self._chunks:
             self._chunks.append(data)
             self._chunks_bytes += len(data)
             if self._chunks_bytes < self._needed_bytes:
                 return commands
             data = b"".join(self._chunks)
             self._chunks.clear()
-        position, finished = self._walk(data, commands)
+        position, finished = self._walk(data, start, commands)
         self.has_more = not finished and not self._broken
         rest = len(data) - position
-        if rest and not self._broken:
+        if self.has_more:
+            self._chunks.append(data)
+            self._start = position
+        elif rest and not self._broken:
             self._chunks.append(data[position:] if position else data)
             self._chunks_bytes = rest
-            self._needed_bytes = 0
-            if finished:
-                self._needed_bytes = FRAME_OVERHEAD
-                if rest >= FRAME_OVERHEAD:
-                    self._needed_bytes += FRAME.unpack_from(data, position)[2]
+            self._needed_bytes = FRAME_OVERHEAD
+            if rest >= FRAME_OVERHEAD:
+                self._needed_bytes += FRAME.unpack_from(data, position)[2]
         return commands
 
-    def _walk(self, data: bytes, commands: list[Command]) -> tuple[int, bool]:
+    @property
+    def amid_content(self) -> bool:
+        """A publish has begun to arrive and is not complete."""
+        return bool(self._assemblies)
+
+    def discard_content(self) -> None:
+        """The connection is closing: keep no bodies any more."""
+        self._discarding = True
+        for assembly in self._assemblies.values():
+            assembly.parts = None
+
+    def _walk(self, data: bytes, position: int, commands: list[Command]) -> tuple[int, bool]:
         """Append the commands in `data`; return how far it got, and whether it saw all frames."""
-        position = 0
         end = len(data)
         unpack_frame = FRAME.unpack_from
         targets = self._targets
@@ -356,7 +377,7 @@ class FrameReader:
         class_id, weight, body_size = CONTENT.unpack_from(payload)
         assembly = self._assemblies.get(channel)
         if assembly is None:
-            raise out_of_order("expected method frame, got non method frame instead")
+            raise out_of_order("expected method frame, got non method frame instead", (0, 0))
         if assembly.properties is not None:
             raise out_of_order("expected content body, got non content body frame instead")
         if weight != 0:
@@ -375,14 +396,14 @@ class FrameReader:
         shape = self._shapes.get(properties) or self._parse_shape(properties)
         assembly.properties, assembly.persistent, assembly.special = shape
         assembly.body_size = assembly.remaining = body_size
-        if body_size <= self._limits.message_bytes_max:
+        if body_size <= self._limits.message_bytes_max and not self._discarding:
             assembly.parts = []
         return self._complete(channel, assembly) if body_size == 0 else None
 
     def _body(self, channel: int, payload: bytes) -> Command | None:
         assembly = self._assemblies.get(channel)
         if assembly is None:
-            raise out_of_order("expected method frame, got non method frame instead")
+            raise out_of_order("expected method frame, got non method frame instead", (0, 0))
         if assembly.properties is None:
             raise self._not_content(channel)
         if len(payload) > assembly.remaining:
@@ -473,6 +494,9 @@ def unexpected_frame(kind: int, payload: bytes) -> ConnectionException:
     return ConnectionException(UNEXPECTED_FRAME, snippet(kind, payload))
 
 
-def out_of_order(explanation: str) -> ConnectionException:
-    """505 for a frame that breaks the order method, header, body of its channel."""
-    return ConnectionException(UNEXPECTED_FRAME, explanation)
+def out_of_order(explanation: str, method: tuple[int, int] = (BASIC, 40)) -> ConnectionException:
+    """505 for a frame that breaks the order method, header, body of its channel.
+
+    At fault is the method whose content was due: only basic.publish has any.
+    """
+    return ConnectionException(UNEXPECTED_FRAME, explanation, method)

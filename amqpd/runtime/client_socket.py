@@ -5,17 +5,22 @@
 
 A callback protocol, not a pair of tasks: a small chunk costs a turn of the broker and no switch of
 tasks (docs/decisions/0007). While the transport cannot take more, pieces pile up, until deliveries
-to this peer pause; while the broker cannot take more, the socket is not read.
+to this peer pause; while the broker cannot take more, the socket is not read. Nobody gets more than
+a turn at a time: what a long chunk leaves to be done (`Peer.busy`), what is left to be sent, and
+deliveries to a peer that has just read, wait until the loop has looked at all the others.
 
 When a connection is over, its last words still have to go out, and the peer has to read them before
-the socket is closed: a reset would take them away. A peer that does not close its end within
-`Limits.linger_s` is dropped.
+the socket is closed: a reset would take them away. Who closed the connection closes its socket
+first, as with RabbitMQ. A peer that does not close its end within `Limits.linger_s` is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from amqpd.protocol.connection import ENDING, UNTRUSTED, State
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("amqpd.connection")
 
+WRITE_BYTES_MAX: Final = 1024 * 1024
+"""Most that is joined for one write."""
 CALM_ENDS: Final = frozenset({"closed by the client", "closed by the broker"})
 
 
@@ -45,8 +52,14 @@ class ClientSocket(asyncio.Protocol):
         """The transport takes no more for now."""
         self._in_flight = 0
         """Octets given to the transport that it had no room for."""
+        self._buffered = 0
+        """What was left in the transport when the peer was last asked."""
         self._drop_at: float | None = None
         """When a peer that does not take our last words is dropped."""
+        self._going_on = False
+        """The loop was asked to come back, see `_go_on`."""
+        self._resuming = False
+        """The peer has read: deliveries to it go on then."""
         self._said_all = False
         self._left_early = False
         """The client went before it said who it is."""
@@ -55,6 +68,7 @@ class ClientSocket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
+        self._loop = asyncio.get_event_loop()
         self._transport = cast(asyncio.Transport, transport)
         self.peer = self._server.admit(
             self, transport.get_extra_info("peername"), transport.get_extra_info("sockname")
@@ -72,16 +86,13 @@ class ClientSocket(asyncio.Protocol):
             self._send(b"")
         peer = self.peer
         if data and not peer.closed:
-            self._receive(data)
-        self._server.finish_turn()
-        self._server.watch(self)
-        self.pace()
-        if peer.closed:
-            self._last_words()
+            self._attend(partial(peer.receive, data))
+        self._end_turn()
 
     def eof_received(self) -> bool:
-        """The peer will say nothing more; the transport closes when ours is out."""
+        """The peer will say nothing more; the transport closes when ours is out, or is dropped."""
         self._lost("client closed the socket without closing the connection")
+        self._linger()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -105,6 +116,8 @@ class ClientSocket(asyncio.Protocol):
         self.flush()
         self._server.finish_turn()
         self.pace()
+        if self.peer.busy:
+            self._go_on_soon()
 
     # -- for the server
 
@@ -113,24 +126,32 @@ class ClientSocket(asyncio.Protocol):
         if self._full:
             return
         connection = self.peer.connection
-        data = connection.take_output(self._server.clock.now())
+        data = connection.take_output(self._server.clock.now(), WRITE_BYTES_MAX)
         if data:
             self._send(data)
             if self._full:
                 self._in_flight += len(data)
-            else:
-                self.peer.sent(len(data))
-        if self.peer.closed and not self._full:
+                return
+            self._resuming = connection.sent(len(data)) or self._resuming
+            if not self._reading:
+                self.pace()
+            if connection.pieces or self._resuming or self.peer.busy:
+                self._go_on_soon()
+                return
+        if self.peer.closed:
             self._last_words()
+
+    def pausing(self, now: float) -> bool:
+        """Whether the rest of what the peer said has to wait, in a turn that began at `now`."""
+        server = self._server
+        return server.clock.now() - now > server.limits.turn_s or self._swamped()
 
     def pace(self) -> None:
         """Read from the peer while the broker can take more of it, and no longer."""
         peer, server = self.peer, self._server
-        unsent_bytes = peer.connection.unsent_bytes
-        readable = peer.connection.state in ENDING or not (
-            peer.blocked
-            or unsent_bytes > server.limits.unsent_pause_bytes
-            or server.must_wait_for_journal(self)
+        readable = not peer.busy and (
+            peer.connection.state in ENDING
+            or not (peer.blocked or self._swamped() or server.must_wait_for_journal(self))
         )
         if readable != self._reading and not self._transport.is_closing():
             self._reading = readable
@@ -158,11 +179,16 @@ class ClientSocket(asyncio.Protocol):
         if self._drop_at is not None:
             if now >= self._drop_at:
                 self._drop_at = None
+                if not self._said_all:
+                    self._hang_up()
                 self._transport.abort()
             return
         if not self._reading:
-            # It is the broker that does not read: silence says nothing about the peer.
-            self.peer.connection.received(1)
+            # It is the broker that does not read: silence says nothing about the peer, unless the
+            # broker waits for the peer to read, and it does not.
+            buffered, self._buffered = self._buffered, self._transport.get_write_buffer_size()
+            if not self._swamped() or self._buffered != buffered:
+                self.peer.connection.received(1)
         self.peer.handle_timer(now)
         if self.peer.closed:
             self._last_words()
@@ -175,10 +201,49 @@ class ClientSocket(asyncio.Protocol):
             return logging.DEBUG
         return logging.INFO if reason in CALM_ENDS else logging.WARNING
 
-    def _receive(self, data: bytes) -> None:
+    def _go_on_soon(self) -> None:
+        """Come back when the loop has looked at everybody else."""
+        if not self._going_on:
+            self._going_on = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Another turn, with what the last one left."""
+        self._going_on = False
+        if self._transport.is_closing():
+            return
+        peer = self.peer
+        if self._resuming:
+            self._resuming = False
+            peer.resume()
+        if peer.busy and not self._swamped():
+            self._attend(peer.go_on)
+        self.flush()
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        peer = self.peer
+        self._server.finish_turn()
+        self._server.watch(self)
+        self.pace()
+        if peer.closed:
+            self._last_words()
+        elif peer.busy and not self._swamped():
+            self._go_on_soon()
+
+    def _swamped(self) -> bool:
+        """So much waits for the peer to read that nothing more is done for it before it does."""
+        connection = self.peer.connection
+        return (
+            connection.unsent_bytes > self._server.limits.unsent_pause_bytes
+            and connection.state not in ENDING
+        )
+
+    def _attend(self, step: Callable[[float], None]) -> None:
+        """Let the peer take a step, at the time it is now."""
         now = self._server.clock.now()
         try:
-            self.peer.receive(data, now)
+            step(now)
         except Exception:
             # A bug of ours: it ends this connection, as RabbitMQ's crashes do, and no other.
             logger.exception("internal error", extra={"peer": self.peer.name})
@@ -216,19 +281,34 @@ class ClientSocket(asyncio.Protocol):
         """The connection is over: say what is left, then wait for the peer to close its end."""
         if self._said_all:
             return
+        self._linger()
+        connection = self.peer.connection
+        if connection.pieces:
+            self.flush()
+        elif not self._full and not self._peer_hangs_up():
+            self._hang_up()
+
+    def _linger(self) -> None:
+        """Give the peer some time to read our last words, and no more."""
         if self._drop_at is None:
             self._drop_at = self._server.clock.now() + self._server.limits.linger_s
             self._server.watch(self)
             self.pace()
-        connection = self.peer.connection
-        if connection.pieces:
-            self.flush()
-        elif not self._full:
-            self._said_all = True
-            if self._tls is not None:
-                self._tls.close()
-                self._send(b"")
-            if not self._transport.is_closing():
+
+    def _peer_hangs_up(self) -> bool:
+        """It closed the connection: an end of ours on the heels of close-ok is an error to some
+        clients, so it goes first. In TLS it may wait for us after it said that it goes."""
+        if not self.peer.connection.peer_hangs_up:
+            return False
+        return self._tls is None or not self._tls.peer_closed
+
+    def _hang_up(self) -> None:
+        self._said_all = True
+        if self._tls is not None:
+            self._tls.close()
+            self._send(b"")
+        if not self._transport.is_closing():
+            with suppress(OSError):  # it may have been reset, and the loop not know yet
                 self._transport.write_eof()
 
 

@@ -7,6 +7,7 @@ tests, the simulator and embedded brokers.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from amqpd.broker.access import User
@@ -44,6 +45,8 @@ logger = logging.getLogger("amqpd.connection")
 
 CONNECTION_BLOCKED: Final = "connection.blocked"
 PUBLISH: Final = (60, 40)
+COMMANDS_MIN: Final = 16
+"""Commands of a peer that are handled before it is asked whether to go on."""
 
 
 def ids_of(command: MethodCommand | Message | Settle | Oversized) -> tuple[int, int]:
@@ -65,10 +68,13 @@ class Peer:
         information: str,
         now: float,
         speaking: list[Connection],
+        pausing: Callable[[float], bool] | None = None,
     ) -> None:
         """`name` is `host:port -> host:port`, as RabbitMQ names connections.
 
         `speaking` collects the connections, this one and others, that have something to send.
+        `pausing(now)` says, in the midst of a chunk, whether to leave the rest of it for `go_on`:
+        because the turn that began at `now` is long, or because of what the peer does not read.
         """
         self.broker = broker
         self.name = name
@@ -84,6 +90,9 @@ class Peer:
         self.session: Session | None = None
         self.blocked = False
         """Published during an alarm: not to be read from until all alarms are clear."""
+        self._pausing = pausing
+        self._left: list[Command] = []
+        """Commands not handled yet."""
         self._is_loopback = is_loopback
         self._user: User | None = None
 
@@ -91,6 +100,11 @@ class Peer:
     def closed(self) -> bool:
         """Nothing more is read from it; what is to be sent still is."""
         return self.connection.state is State.CLOSED
+
+    @property
+    def busy(self) -> bool:
+        """Not all that it said was acted on: call `go_on`, and read nothing more before."""
+        return not self.closed and (bool(self._left) or self.connection.reader.has_more)
 
     # -- what comes in
 
@@ -110,15 +124,38 @@ class Peer:
     def _read(self, data: bytes, now: float) -> None:
         connection = self.connection
         reader = connection.reader
-        commands = reader.receive(data)
-        self._handle_all(commands, now)
-        if self.broker.alarms and self._published(commands):
-            self._block()
-        while reader.has_more and connection.state is not State.CLOSED:
-            self._handle_all(reader.receive(b""), now)
+        self._act_on(reader.receive(data), now)
+        pausing = self._pausing
+        while reader.has_more and not self._left and connection.state is not State.CLOSED:
+            if pausing is not None and pausing(now):
+                break
+            self._act_on(reader.receive(b""), now)
         if connection.tap is not None and connection.tap.closed:
             self.lost("cut by the frame tap")
             connection.wake()
+
+    def go_on(self, now: float) -> None:
+        """Act on more of what was left: see `busy`."""
+        self.broker.now = now
+        self._read(b"", now)
+
+    def _act_on(self, commands: list[Command], now: float) -> None:
+        if self._left:
+            commands = self._left + commands
+            self._left = []
+        pausing = self._pausing
+        if pausing is None or len(commands) <= COMMANDS_MIN:
+            self._handle_all(commands, now)
+        else:
+            for start in range(0, len(commands), COMMANDS_MIN):
+                if start and pausing(now):
+                    self._left = commands[start:]
+                    commands = commands[:start]
+                    break
+                self._handle_all(commands[start : start + COMMANDS_MIN], now)
+        alarms = self.broker.alarms
+        if alarms and (self.connection.reader.amid_content or self._published(commands)):
+            self._block()
 
     def handle_timer(self, now: float) -> None:
         """Do what `deadline` announced."""
@@ -150,7 +187,12 @@ class Peer:
 
     def sent(self, octets: int) -> None:
         """The peer took that many octets of what it is sent."""
-        if self.connection.sent(octets) and self.session is not None:
+        if self.connection.sent(octets):
+            self.resume()
+
+    def resume(self) -> None:
+        """It has read enough of what it was sent: deliveries go on."""
+        if self.session is not None:
             self.session.resume()
 
     # -- alarms

@@ -158,6 +158,7 @@ class Server:
             information=INFORMATION,
             now=self.clock.now(),
             speaking=self._speaking,
+            pausing=client.pausing,
         )
         self._clients[peer.connection] = client
         return peer

@@ -34,7 +34,7 @@ class TLSFailed(Exception):
 class TLSLayer:
     """Records from the peer in, octets for the broker out, and the other way round."""
 
-    __slots__ = ("_begun", "_incoming", "_object", "_outgoing", "_ready")
+    __slots__ = ("_begun", "_incoming", "_object", "_outgoing", "_ready", "peer_closed")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -42,6 +42,8 @@ class TLSLayer:
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._ready = False
         self._begun = b""
+        self.peer_closed = False
+        """The peer said that nothing more comes from it."""
 
     @property
     def ready(self) -> bool:
@@ -67,7 +69,8 @@ class TLSLayer:
     def send(self, data: bytes) -> bytes:
         """The records that carry `data`, and whatever TLS itself has to say."""
         if data and self._ready:
-            self._object.write(data)
+            with contextlib.suppress(ssl.SSLError):  # after a failure there is nobody to tell
+                self._object.write(data)
         return self._outgoing.read()
 
     def close(self) -> None:
@@ -80,10 +83,11 @@ class TLSLayer:
         try:
             while data := self._object.read(READ_BYTES):
                 pieces.append(data)
+            self.peer_closed = True  # its socket will follow
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            pass  # the peer closed its direction; its socket will follow
+            self.peer_closed = True
         return b"".join(pieces)
 
 

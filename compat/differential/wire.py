@@ -18,17 +18,13 @@ GREETING: Final = b"AMQP\x00\x00\x09\x01"
 FRAME_MAX: Final = 131072
 BUFFER_OCTETS: Final = 4_000_000
 HANDSHAKE_SECONDS: Final = 20.0
-CAPABILITIES: Final[Arguments] = {
-    name: ("t", True)
-    for name in (
-        "publisher_confirms",
-        "exchange_exchange_bindings",
-        "basic.nack",
-        "consumer_cancel_notify",
-        "connection.blocked",
-        "authentication_failure_close",
-    )
-}
+CAPABILITIES: Final[Arguments] = dict.fromkeys(
+    (
+        *("publisher_confirms", "exchange_exchange_bindings", "basic.nack"),
+        *("consumer_cancel_notify", "connection.blocked", "authentication_failure_close"),
+    ),
+    ("t", True),
+)
 
 
 class Event(NamedTuple):

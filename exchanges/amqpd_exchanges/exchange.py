@@ -117,6 +117,9 @@ class Exchange(ABC, Generic[Q]):
         """The binding with this identity, if there is one."""
         return self._bindings.get(identity)
 
+    def validate(self, arguments: Arguments) -> None:
+        """Raises InvalidBinding for arguments that `bind` would refuse."""
+
     def bind(self, binding: Binding[Q]) -> None:
         """Add a binding. Raises InvalidBinding before anything is changed."""
         self._bindings[binding.identity] = binding

@@ -42,6 +42,9 @@ class HeadersExchange(Exchange[Q]):
         self._by_criterion: dict[_Criterion, dict[Binding[Q], frozenset[_Criterion]]] = {}
         self._unconditional: dict[Binding[Q], None] = {}
 
+    def validate(self, arguments: Arguments) -> None:
+        _x_match(arguments)
+
     def bind(self, binding: Binding[Q]) -> None:
         mode = _x_match(binding.arguments)
         super().bind(binding)

@@ -6,6 +6,7 @@ None of them ever removes or repairs a file: what stands on the disk is kept.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 
@@ -40,13 +41,40 @@ class StoreUnwritable(StoreError):
 class DamagedStore(StoreError):
     """What stands in the file is not what a broker wrote. The file is left as it is."""
 
-    def __init__(self, path: Path | None, reason: str) -> None:
-        super().__init__(
-            f"{path or 'the store'} is damaged ({reason}): it was left untouched; "
-            "restore the data directory from a backup, or start with another one"
-        )
+    def __init__(self, path: Path | None, reason: str, todo: str | None = None) -> None:
+        if todo is None:
+            where = f" --data-dir {shlex.quote(str(path.parent))}" if path is not None else ""
+            todo = (
+                f"it was left untouched; `amqpd doctor{where}` says what is whole, `amqpd recover` "
+                "saves that into a new directory, `amqpd restore` brings a backup back"
+            )
+        super().__init__(f"{path or 'the store'} is damaged ({reason}): {todo}")
         self.path = path
         self.reason = reason
+
+
+class StoreMissing(StoreError):
+    """There is no store where one should be read."""
+
+    def __init__(self, path: Path, todo: str) -> None:
+        super().__init__(f"{path} does not exist: {todo}")
+        self.path = path
+
+
+class StoreUnreadable(StoreError):
+    """The system does not let the store be read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"can not read {path} ({reason}): run this as the broker's user")
+        self.path = path
+
+
+class TargetTaken(StoreError):
+    """What would be written is there already; nothing is overwritten."""
+
+    def __init__(self, path: Path, reason: str, todo: str) -> None:
+        super().__init__(f"{path} {reason}: {todo}")
+        self.path = path
 
 
 class StoreTooNew(StoreError):
@@ -71,7 +99,11 @@ class JournalFailed(StoreError):
     """
 
     def __init__(self, path: Path | None, reason: str, *, disk_full: bool = False) -> None:
-        todo = "free some space" if disk_full else "check the disk and start the broker again"
+        todo = (
+            "free some space"
+            if disk_full
+            else "check the disk, and the store with `amqpd doctor`; then start the broker again"
+        )
         super().__init__(f"could not write to {path or 'the store'} ({reason}): {todo}")
         self.path = path
         self.disk_full = disk_full

@@ -2,6 +2,9 @@
 
 The lock is `flock` on `DIR/amqpd.lock`, so it ends with the process however that ends; the file
 stays and holds the owner's pid as text, for the message that a second broker prints.
+
+Who only wants to read a directory that nobody owns takes a share in the same lock (`unowned`):
+several may, and a broker may not begin meanwhile.
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from amqpd_storage.errors import StoreLocked, StoreUnwritable
+from amqpd_storage.errors import StoreLocked, StoreUnreadable, StoreUnwritable
 
 LOCK_NAME: Final = "amqpd.lock"
 
@@ -41,7 +45,7 @@ class DirectoryLock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreLocked(directory, self._read_pid()) from None
+            raise StoreLocked(directory, _read_pid(self._fd)) from None
         except OSError as error:  # a file system without locks
             raise StoreUnwritable(path, error.strerror or str(error)) from error
         try:
@@ -50,11 +54,6 @@ class DirectoryLock:
         except OSError as error:  # a full disk
             raise StoreUnwritable(path, error.strerror or str(error)) from error
 
-    def _read_pid(self) -> int | None:
-        # None: the owner has the lock, but has not written its number yet.
-        text = os.pread(self._fd, 32, 0).strip()
-        return int(text) if text.isdigit() else None
-
     def release(self) -> None:
         """Give the directory up. The file is not removed: a waiting process may hold it open."""
         if self._fd >= 0:
@@ -62,3 +61,36 @@ class DirectoryLock:
                 os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
+
+
+@contextlib.contextmanager
+def unowned(directory: Path) -> Iterator[None]:
+    """No broker owns the directory, and none will until this ends. Changes nothing in it.
+
+    Raises StoreLocked or StoreUnreadable. Without a lock file there was never an owner (or this is
+    a copy of a directory), and there is nothing to take a share in.
+    """
+    path = directory / LOCK_NAME
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    except OSError as error:
+        raise StoreUnreadable(path, error.strerror or str(error)) from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreLocked(directory, _read_pid(fd)) from None
+        except OSError as error:
+            raise StoreUnreadable(path, error.strerror or str(error)) from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def _read_pid(fd: int) -> int | None:
+    # None: the owner has the lock, but has not written its number yet.
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None

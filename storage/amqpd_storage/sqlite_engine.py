@@ -191,7 +191,7 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
     Raises StoreLocked, StoreUnwritable, DamagedStore or StoreTooNew. Nothing is repaired, and a
     file that is refused stays as it is.
     """
-    _create_directory(directory)
+    sqlite_file.create_directory(directory)
     path = directory / FILE_NAME
     lock = DirectoryLock(directory)
     try:
@@ -209,15 +209,6 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
         lock.release()
         raise
     return SQLiteStore(path, connection, lock, meta)
-
-
-def _create_directory(directory: Path) -> None:
-    try:
-        if not directory.is_dir():
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sqlite_file.sync_directory(directory.parent)
-    except OSError as error:
-        raise StoreUnwritable(directory, error.strerror or str(error)) from error
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:

@@ -12,7 +12,10 @@ or lacks a table is never "new": it is damaged, and refused.
 
 **To change the schema:** raise SCHEMA_VERSION, change SCHEMA, and add to UPGRADES the function that
 brings a file of the version before to the new one. It runs inside the transaction that also writes
-the new version number, so that a crash leaves either the old file or the new one.
+the new version number, so that a crash leaves either the old file or the new one. Before the first
+of them changes anything, a copy of the file is written next to it: `amqpd.sqlite3.before-vN`, N
+being the new version; a file that cannot be copied whole is not upgraded. A new table also needs a
+place in salvage.py and rescue.py, which read a damaged file without SQLite.
 """
 
 from __future__ import annotations
@@ -75,7 +78,8 @@ same way."""
 BUSY_TIMEOUT_S: Final = 10.0
 """How long a commit waits for somebody else's transaction, say of a `sqlite3` shell."""
 
-_MAGIC: Final = b"SQLite format 3\0"
+MAGIC: Final = b"SQLite format 3\0"
+"""How every SQLite database begins."""
 
 
 def open_connection(path: Path, durability: Durability) -> sqlite3.Connection:
@@ -94,9 +98,9 @@ def open_connection(path: Path, durability: Durability) -> sqlite3.Connection:
             check_same_thread=False,
         )
         try:
-            _check_identity(connection, path)
+            check_identity(connection, path)
             _configure(connection, durability)
-            _upgrade(connection)
+            _upgrade(connection, path)
             _check_structure(connection, path)
             create_commit_view(connection)
         except BaseException:
@@ -113,8 +117,13 @@ def open_in_memory() -> sqlite3.Connection:
     return connection
 
 
+def log_of(path: Path) -> Path:
+    """The write-ahead log of a database."""
+    return path.with_name(path.name + "-wal")
+
+
 def _create(path: Path) -> None:
-    if path.with_name(path.name + "-wal").exists():
+    if log_of(path).exists():
         # Without its database a write-ahead log can't be read, and SQLite would delete it.
         raise DamagedStore(path, "the file is gone, but its write-ahead log is there")
     unfinished = path.with_name(path.name + ".new")
@@ -152,15 +161,26 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def create_directory(directory: Path) -> None:
+    """A directory for a store, if it is not there: for its user alone, and safe on the disk."""
+    try:
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_directory(directory.parent)
+    except OSError as error:
+        raise StoreUnwritable(directory, error.strerror or str(error)) from error
+
+
 def _check_head(path: Path) -> None:
     # Before SQLite opens it: SQLite takes an empty file for a new database, and what it may not
     # write it opens read-only, without a word. Hence `r+`.
     with path.open("r+b") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
+        if file.read(len(MAGIC)) != MAGIC:
             raise DamagedStore(path, "it is not an SQLite database")
 
 
-def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
+def check_identity(connection: sqlite3.Connection, path: Path) -> None:
+    """That the file is a store, and of a version that this amqpd knows. Raises StoreError."""
     if _pragma(connection, "application_id") != APPLICATION_ID:
         raise DamagedStore(path, "it is an SQLite database, but not amqpd's")
     version = _pragma(connection, "user_version")
@@ -181,7 +201,14 @@ def _configure(connection: sqlite3.Connection, durability: Durability) -> None:
     connection.execute("PRAGMA cell_size_check = ON")
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    if (version := _pragma(connection, "user_version")) < SCHEMA_VERSION:
+        if version not in UPGRADES:
+            raise DamagedStore(path, f"there never was a store version {version}")
+        from amqpd_storage.backup import copy_store  # seldom needed, and at no other start
+
+        # Also when there is one already: a crash may have come between that copy and the upgrade.
+        copy_store(connection, path, path.with_name(f"{path.name}.before-v{SCHEMA_VERSION}"))
     while (version := _pragma(connection, "user_version")) < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
         try:

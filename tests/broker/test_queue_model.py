@@ -145,8 +145,9 @@ class QueueModel(RuleBasedStateMachine):
         self.listen()
 
     def set_window(self, number: int) -> None:
-        """The prefetch window of the whole channel."""
+        """The prefetch window of the whole channel, with one for each consumer on odd channels."""
         if self.ledgers[number].global_prefetch:
+            self.channels[number].qos(number % 2)
             self.channels[number].qos(self.ledgers[number].global_prefetch, of_channel=True)
 
     # -- what the broker says
@@ -199,10 +200,8 @@ class QueueModel(RuleBasedStateMachine):
     # -- the rules
 
     def has_room(self, consumer: Consumer) -> bool:
-        if consumer.no_ack:
-            return True
         ledger = self.ledgers[consumer.channel]
-        if consumer.prefetch and ledger.of(consumer.tag) >= consumer.prefetch:
+        if not consumer.no_ack and consumer.prefetch and ledger.of(consumer.tag) >= consumer.prefetch:
             return False
         window = ledger.global_prefetch
         return not window or ledger.of_consumers() < window
@@ -246,7 +245,10 @@ class QueueModel(RuleBasedStateMachine):
     def consume(self, number: int, no_ack: bool, prefetch: int) -> None:
         self.tags += 1
         tag = f"t{self.tags}"
-        self.channels[number].qos(prefetch)
+        if self.ledgers[number].global_prefetch:
+            prefetch = number % 2  # another one would end the channel's window
+        else:
+            self.channels[number].qos(prefetch)
         self.consumers[tag] = Consumer(tag, number, no_ack, prefetch)
         said = method(Basic.Consume, queue="q", consumer_tag=tag, no_ack=no_ack, nowait=True)
         self.channels[number].send(said)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from amqpd.commands import Basic
+from amqpd.commands import Basic, Queue
 from amqpd.config import Compat
-from tests.conversation import CAPABILITIES, BrokerUnderTest, Channel
+from tests.conversation import CAPABILITIES, BrokerUnderTest, Channel, method, table
 
 Q = "queue 'q' in vhost '/'"
 LOCKED = (
@@ -378,8 +378,19 @@ def test_deletion_by_the_consuming_channel_itself(channel: Channel) -> None:
     """RabbitMQ 3.10.8: the consumer's own channel hears of it as well, after delete-ok."""
     channel.queue_declare("q")
     channel.consume("q", "a")
-    assert channel.queue_delete("q") == 0
+    channel.consume("q", "b")
+    channel.send(method(Queue.Delete, queue="q"), table({}))
+    assert channel.take(Queue.DeleteOk).message_count == 0
     assert channel.take(Basic.Cancel).consumer_tag == "a"
+    assert channel.take(Basic.Cancel).consumer_tag == "b"
+
+
+def test_deletion_without_an_answer_cancels_consumers(channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.consume("q", "a")
+    channel.send(method(Queue.Delete, queue="q", nowait=True), table({}))
+    assert channel.take(Basic.Cancel).consumer_tag == "a"
+    channel.expect_nothing()
 
 
 def test_messages_of_a_deleted_queue_do_not_come_back(channel: Channel) -> None:

@@ -400,12 +400,12 @@ def bare_method(class_id: int, method_id: int, arguments: bytes = b"", channel: 
 HEADER_EXPECTED = (
     505,
     "UNEXPECTED_FRAME - expected content header for class 60, got non content header frame instead",
-    NO_IDS,
+    (60, 40),
 )
 BODY_EXPECTED = (
     505,
     "UNEXPECTED_FRAME - expected content body, got non content body frame instead",
-    NO_IDS,
+    (60, 40),
 )
 METHOD_EXPECTED = (
     505,
@@ -513,7 +513,7 @@ KEEPING_FAULTS = {
         (
             505,
             "UNEXPECTED_FRAME - expected content header for class 60, got one for class 50 instead",
-            NO_IDS,
+            (60, 40),
         ),
     ),
     "weight": (PUBLISH + header(1, 0, weight=1), HEADER_EXPECTED),

@@ -35,6 +35,7 @@ class Wire(asyncio.Transport):
         self.written = b""
         self.reading = True
         self.ended = False
+        self.aborted = False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -59,6 +60,9 @@ class Wire(asyncio.Transport):
 
     def write_eof(self) -> None:
         self.ended = True
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
 class SlowDisk:
@@ -171,10 +175,31 @@ def test_last_words_wait_for_room_and_the_socket_for_the_peer() -> None:
     client, wire = connect(server, room=1_500)
     wire.room = -1
     client.pause_writing()
-    client.data_received(frame.marshal(commands.Connection.Close(200, "bye", 0, 0), 0))
+    client.shut_down("shutdown", server.clock.now())
+    client.data_received(frame.marshal(commands.Connection.CloseOk(), 0))
     assert not wire.ended
     wire.make_room(1_000)
-    assert wire.written.endswith(frame.marshal(commands.Connection.CloseOk(), 0))
+    assert wire.written.endswith(b"CONNECTION_FORCED - shutdown\x00\x00\x00\x00\xce")
     assert wire.ended
     client.connection_lost(None)
     assert client.peer.closed
+
+
+def test_who_closes_the_connection_closes_the_socket_first() -> None:
+    """Some clients take an end right behind close-ok for a failure; RabbitMQ waits for them."""
+    server = make_server()
+    client, wire = connect(server)
+    close = frame.marshal(commands.Connection.Close(200, "bye", 0, 0), 0)
+    client.data_received(close)
+    assert wire.written.endswith(frame.marshal(commands.Connection.CloseOk(), 0))
+    client.data_received(close)
+    server.finish_turn()
+    assert client.peer.closed
+    assert not wire.ended
+    deadline = client.deadline()
+    assert deadline is not None
+    client.handle_timer(deadline - 0.1)
+    assert not wire.aborted
+    client.handle_timer(deadline)
+    assert wire.ended
+    assert wire.aborted

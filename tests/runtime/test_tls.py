@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -127,6 +128,18 @@ def test_the_goodbye_is_a_goodbye_in_tls_too(
         client.send(commands.Connection.CloseOk(), 0)
         assert client.wait_gone() == b""
     assert broker.wait() == 0
+
+
+def test_a_client_that_waits_for_our_goodbye_gets_it_at_once(
+    start: Start, certificates: Certificates
+) -> None:
+    with Client(start(), tls=client_context(certificates)) as client:
+        client.send(commands.Connection.Close(200, "goodbye", 0, 0), 0)
+        client.expect(commands.Connection.CloseOk)
+        begun = time.monotonic()
+        assert isinstance(client.sock, ssl.SSLSocket)
+        client.sock.unwrap().close()
+        assert time.monotonic() - begun < 1  # and not `linger_s`
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -7,7 +7,7 @@ from typing import Any, Final
 from amqpd.broker.channel import Channel
 from amqpd.broker.consumer import Consumer
 from amqpd.broker.handlers.queue import find, require_access
-from amqpd.broker.names import queue_text, stripped
+from amqpd.broker.names import queue_text
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import INTEGERS
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX, ReplyConsumer
@@ -31,8 +31,8 @@ RECOVER_ASYNC: Final = (60, 100)
 def qos(channel: Channel, method: Basic.Qos, arguments: Arguments) -> None:
     """basic.qos, in RabbitMQ's meaning of `global`.
 
-    Not global: the window of each consumer that starts later on this channel. Global: one window
-    over all consumers of the channel. 4.3 denies the latter and treats it as the former.
+    Not global: the window of each consumer that starts later on this channel, and the end of a
+    global one. Global: one window over all consumers of the channel. 4.3 denies the latter and treats it as the former.
     """
     if method.prefetch_size:
         text = f"prefetch_size!=0 ({method.prefetch_size})"
@@ -47,17 +47,19 @@ def qos(channel: Channel, method: Basic.Qos, arguments: Arguments) -> None:
         channel.unblock_consumers()
         return
     channel.default_prefetch = count
+    # RabbitMQ drops a global limit here; the other way round both are in force.
+    channel.global_prefetch = 0
     channel.reply(Basic.QosOk())
+    channel.unblock_consumers()
 
 
 def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> None:
     """basic.consume."""
+    name = channel.named_queue(method.queue or "", CONSUME)
     tag = method.consumer_tag or ""
     reply_consumer = channel.reply_consumer
     if tag in channel.consumers or (
-        reply_consumer is not None
-        and reply_consumer.consumer_tag == tag
-        and method.queue != REPLY_TO
+        reply_consumer is not None and reply_consumer.consumer_tag == tag and name != REPLY_TO
     ):
         raise amqp_error(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'", CONSUME)
     most = channel.broker.limits.consumers_per_channel_max
@@ -65,16 +67,16 @@ def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> No
         text = f"reached maximum ({most}) of consumers per channel"
         raise amqp_error(NOT_ALLOWED, text, CONSUME)
     tag = tag or channel.broker.generate_name("amq.ctag-")
-    if method.queue == REPLY_TO:
+    if name == REPLY_TO:
         consume_replies(channel, tag, method)
         return
-    name = channel.named_queue(stripped(method.queue), CONSUME)
     virtual_host = channel.virtual_host
     virtual_host.access.require(
         channel.session.user, virtual_host.name, "read", "queue", name, CONSUME
     )
     queue = find(channel, name, CONSUME)
     require_access(channel, queue, CONSUME)
+    level = priority(channel, queue, arguments)
     refuse_exclusive(channel, queue, bool(method.exclusive))
     consumer = Consumer(
         tag,
@@ -83,7 +85,7 @@ def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> No
         no_ack=bool(method.no_ack),
         exclusive=bool(method.exclusive),
         prefetch=channel.default_prefetch,
-        priority=priority(channel, queue, arguments),
+        priority=level,
         arguments=arguments,
     )
     channel.consumers[tag] = consumer
@@ -95,10 +97,10 @@ def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> No
 
 def consume_replies(channel: Channel, tag: str, method: Basic.Consume) -> None:
     """basic.consume of the pseudo-queue of direct reply-to."""
-    if channel.reply_consumer is not None:
-        raise amqp_error(PRECONDITION_FAILED, "reply consumer already set", CONSUME)
     if not method.no_ack:
         raise amqp_error(PRECONDITION_FAILED, "reply consumer cannot acknowledge", CONSUME)
+    if channel.reply_consumer is not None:
+        raise amqp_error(PRECONDITION_FAILED, "reply consumer already set", CONSUME)
     token = channel.broker.generate_name(TOKEN_PREFIX)
     channel.reply_consumer = ReplyConsumer(channel, tag, token)
     channel.broker.reply_consumers[token] = channel.reply_consumer
@@ -108,7 +110,7 @@ def consume_replies(channel: Channel, tag: str, method: Basic.Consume) -> None:
 
 def refuse_exclusive(channel: Channel, queue: Queue, exclusive: bool) -> None:
     """403 where an exclusive consumer is, and for one where any consumer is."""
-    if queue.consumers.has_exclusive() or (
+    if queue.consumers.exclusive is not None or (
         exclusive and (len(queue.consumers) or queue.single_active)
     ):
         text = f"{queue_text(channel, queue.name)} in exclusive use"
@@ -149,7 +151,7 @@ def cancel_ok(channel: Channel, method: Basic.CancelOk, arguments: Arguments) ->
 
 def get(channel: Channel, method: Basic.Get, arguments: Arguments) -> None:
     """basic.get: prefetch limits do not apply to it."""
-    name = channel.named_queue(stripped(method.queue), GET)
+    name = channel.named_queue(method.queue or "", GET)
     virtual_host = channel.virtual_host
     virtual_host.access.require(channel.session.user, virtual_host.name, "read", "queue", name, GET)
     queue = find(channel, name, GET)

@@ -117,11 +117,8 @@ def bind(channel: Channel, method: Exchange.Bind, arguments: Arguments) -> None:
     require_binding(channel, source_name, destination_name, routing_key, BIND)
     source = find(channel, source_name, BIND)
     destination = find(channel, destination_name, BIND)
-    check_binding_key(channel, source, routing_key, BIND)
-    try:
-        channel.virtual_host.bind(source, destination, routing_key, arguments)
-    except InvalidBinding as reason:
-        raise amqp_error(PRECONDITION_FAILED, str(reason), BIND) from reason
+    check_binding(channel, source, routing_key, arguments, BIND)
+    channel.virtual_host.bind(source, destination, routing_key, arguments)
     if not method.nowait:
         channel.reply_when_safe(Exchange.BindOk())
 
@@ -164,10 +161,19 @@ def require_topic_read(
         )
 
 
-def check_binding_key(
-    channel: Channel, source: BrokerExchange, routing_key: str, method: tuple[int, int]
+def check_binding(
+    channel: Channel,
+    source: BrokerExchange,
+    routing_key: str,
+    arguments: Arguments,
+    method: tuple[int, int],
 ) -> None:
-    """4.3 takes two `#` in a topic binding key and no more."""
+    """406 for what the exchange's type cannot make a binding of."""
+    try:
+        source.table.validate(arguments)
+    except InvalidBinding as reason:
+        raise amqp_error(PRECONDITION_FAILED, str(reason), method) from reason
+    # 4.3 takes two `#` in a topic binding key and no more.
     if source.type != "topic" or channel.broker.config.compat != "4.3":
         return
     count = routing_key.split(".").count("#")

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from amqpd.broker.channel import Channel
 from amqpd.broker.handlers.exchange import (
-    check_binding_key,
+    check_binding,
     inequivalent_property,
     refuse_default,
     require_topic_read,
@@ -33,7 +33,6 @@ from amqpd.errors import (
     RESOURCE_LOCKED,
     amqp_error,
 )
-from amqpd_exchanges.exchange import InvalidBinding
 
 DECLARE: Final = (50, 10)
 BIND: Final = (50, 20)
@@ -135,12 +134,10 @@ def bind(channel: Channel, method: Methods.Bind, arguments: Arguments) -> None:
     source, name, routing_key = binding(channel, method, BIND)
     exchange = find_exchange(channel, source, BIND)
     queue = find(channel, name, BIND)
+    # In RabbitMQ's order: the binding is looked at before the queue's owner.
+    check_binding(channel, exchange, routing_key, arguments, BIND)
     require_access(channel, queue, BIND)
-    check_binding_key(channel, exchange, routing_key, BIND)
-    try:
-        channel.virtual_host.bind(exchange, queue, routing_key, arguments)
-    except InvalidBinding as reason:
-        raise amqp_error(PRECONDITION_FAILED, str(reason), BIND) from reason
+    channel.virtual_host.bind(exchange, queue, routing_key, arguments)
     if not method.nowait:
         channel.reply_when_safe(Methods.BindOk())
 
@@ -178,7 +175,7 @@ def binding(
 
 def purge(channel: Channel, method: Methods.Purge, arguments: Arguments) -> None:
     """queue.purge: drop what is ready; what is unacknowledged stays."""
-    name = channel.named_queue(stripped(method.queue), PURGE)
+    name = channel.named_queue(method.queue or "", PURGE)
     virtual_host = channel.virtual_host
     virtual_host.access.require(
         channel.session.user, virtual_host.name, "read", "queue", name, PURGE
@@ -197,9 +194,15 @@ def delete(channel: Channel, method: Methods.Delete, arguments: Arguments) -> No
     virtual_host.access.require(
         channel.session.user, virtual_host.name, "configure", "queue", name, DELETE
     )
+
+    def answer(count: int) -> None:
+        if not method.nowait:
+            channel.reply_when_safe(Methods.DeleteOk(count))
+
     queue = virtual_host.queues.get(name)
-    count = 0
-    if queue is not None:
+    if queue is None:
+        answer(0)
+    else:
         require_access(channel, queue, DELETE)
         if method.if_empty and queue.ready:
             text = f"{queue_text(channel, name)} not empty"
@@ -207,9 +210,7 @@ def delete(channel: Channel, method: Methods.Delete, arguments: Arguments) -> No
         if method.if_unused and len(queue.consumers):
             text = f"{queue_text(channel, name)} in use"
             raise amqp_error(PRECONDITION_FAILED, text, DELETE)
-        count = virtual_host.delete_queue(queue)
-    if not method.nowait:
-        channel.reply_when_safe(Methods.DeleteOk(count))
+        virtual_host.delete_queue(queue, answer)
 
 
 def find(channel: Channel, name: str, method: tuple[int, int]) -> Queue:

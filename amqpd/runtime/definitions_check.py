@@ -1,0 +1,144 @@
+"""Whether a broker would take the definitions of a store, one by one and with reasons.
+
+At start a broker refuses the whole store when one definition is wrong. Here each is tried on a
+scratch broker by itself, so that everything that is wrong is named at once, and what is right can
+be kept.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from amqpd.broker.broker import Broker
+from amqpd.broker.definitions import (
+    BindingRecord,
+    DamagedDefinition,
+    ExchangeRecord,
+    PermissionRecord,
+    QueueRecord,
+    Record,
+    TopicPermissionRecord,
+    UserRecord,
+    VhostRecord,
+    decode,
+)
+from amqpd.broker.virtual_host import VirtualHost
+from amqpd.config import Config
+from amqpd.runtime.recovery import ORDER, restore_definitions
+from amqpd_storage.salvage import Definition
+
+TABLE_DEPTH_MAX: Final = 200
+"""More than any broker allows by default: what it took once is not refused here."""
+
+
+class DefinitionsCheck(NamedTuple):
+    """What became of each definition."""
+
+    records: list[Record]
+    """Those that a broker takes, in the order in which it takes them."""
+    refused: list[tuple[Record, str]]
+    """The others, and why."""
+    loose: list[str]
+    """Permissions that have no effect, since what they are for does not exist."""
+
+    @property
+    def queues(self) -> dict[int, QueueRecord]:
+        """The durable queues, by id."""
+        return {
+            record.queue_id: record for record in self.records if isinstance(record, QueueRecord)
+        }
+
+
+def decode_all(definitions: Iterable[Definition]) -> tuple[list[Record], list[str]]:
+    """The records that can be read, and what is wrong with the others."""
+    records: list[Record] = []
+    unreadable: list[str] = []
+    for definition in definitions:
+        try:
+            records.append(decode(*definition))
+        except DamagedDefinition as error:
+            unreadable.append(str(error))
+    return records, unreadable
+
+
+def check_records(records: Iterable[Record]) -> DefinitionsCheck:
+    """Try each of them, those first to which others refer."""
+    limits = msgspec.structs.replace(Config().limits, table_depth_max=TABLE_DEPTH_MAX)
+    config = msgspec.structs.replace(Config(), limits=limits)
+    broker = Broker(config, journaling=False, entropy=secrets.token_bytes)
+    taken: list[Record] = []
+    refused: list[tuple[Record, str]] = []
+    queue_ids: dict[int, str] = {}
+    for record in sorted(records, key=lambda record: ORDER.index(type(record))):
+        reason = _missing(broker, record)
+        if isinstance(record, QueueRecord) and not reason:
+            if record.queue_id in queue_ids:
+                reason = f"its messages are those of {queue_ids[record.queue_id]}"
+            queue_ids.setdefault(record.queue_id, describe(record))
+        if not reason:
+            try:
+                restore_definitions(broker, [record])
+            except Exception as error:  # whatever it is, a broker that starts would meet it too
+                reason = f"{type(error).__name__}: {error}"
+        if reason:
+            refused.append((record, reason))
+        else:
+            taken.append(record)
+    return DefinitionsCheck(taken, refused, _loose_ends(taken))
+
+
+def _missing(broker: Broker, record: Record) -> str:
+    """What it needs and does not find."""
+    if not isinstance(record, ExchangeRecord | QueueRecord | BindingRecord):
+        return ""
+    virtual_host = broker.virtual_hosts.get(record.vhost)
+    if virtual_host is None:
+        return f"its virtual host {record.vhost!r} is missing"
+    return _missing_end(virtual_host, record) if isinstance(record, BindingRecord) else ""
+
+
+def _missing_end(virtual_host: VirtualHost, record: BindingRecord) -> str:
+    if record.source not in virtual_host.exchanges:
+        return f"its source, exchange {record.source!r}, is missing"
+    if virtual_host.destination(record.destination_type, record.destination) is None:
+        return f"its destination, {record.destination_type} {record.destination!r}, is missing"
+    return ""
+
+
+def _loose_ends(records: list[Record]) -> list[str]:
+    users = {record.name for record in records if isinstance(record, UserRecord)}
+    vhosts = {record.name for record in records if isinstance(record, VhostRecord)}
+    loose = []
+    for record in records:
+        if isinstance(record, PermissionRecord | TopicPermissionRecord):
+            if record.user not in users:
+                loose.append(f"{describe(record)}: there is no such user")
+            elif record.vhost not in vhosts:
+                loose.append(f"{describe(record)}: there is no such virtual host")
+    return loose
+
+
+def describe(record: Record) -> str:
+    """What a person would call it."""
+    match record:
+        case VhostRecord(name=name):
+            return f"virtual host {name!r}"
+        case UserRecord(name=name):
+            return f"user {name!r}"
+        case PermissionRecord(user=user, vhost=vhost):
+            return f"permission of user {user!r} in virtual host {vhost!r}"
+        case TopicPermissionRecord(user=user, vhost=vhost, exchange=exchange):
+            return f"topic permission of user {user!r} on {exchange!r} in virtual host {vhost!r}"
+        case ExchangeRecord(name=name, vhost=vhost):
+            return f"exchange {name!r} in virtual host {vhost!r}"
+        case QueueRecord(name=name, vhost=vhost):
+            return f"queue {name!r} in virtual host {vhost!r}"
+        case BindingRecord():
+            return (
+                f"binding from {record.source!r} to {record.destination_type} "
+                f"{record.destination!r} by {record.routing_key!r} in virtual host {record.vhost!r}"
+            )

@@ -1,0 +1,160 @@
+"""Where RabbitMQ 3.10 and the profile 3.13 are known to differ: each rule with its justification.
+
+Every rule quotes the line of the reference (`reference/protocol-0-9-1.md`, by section) or of
+RabbitMQ's documentation that says so. A difference that no rule covers is a failure. To add one:
+a function that takes both texts or events, its entry in `TEXTS` or `OUTCOMES`, and the quotation.
+
+`LEFT_OUT` names what the generator does not say, for the same kind of reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+LEFT_OUT: Final[dict[str, str]] = {
+    "numbers in headers": (
+        "§6, headers: `5 is not 5.0`; in 3.10.8 numbers match by value alone, integers, floats and"
+        " timestamps"
+    ),
+    "delivery modes other than 1 and 2": (
+        "§5.5: `2 = persistent, all else transient`; 3.10 still answers 406"
+        " `invalid message: {delivery_mode_unknown,3}`"
+    ),
+    "x-queue-leader-locator on classic queues": (
+        "§5.4, table of keys: classic takes it; 3.10 answers 406 `of queue type"
+        " rabbit_classic_queue`"
+    ),
+    "int64 as L in headers that are encoded again": (
+        "§3.1: `both decode signed; server always emits l`: when it takes BCC out or puts a"
+        " reply-to in, RabbitMQ encodes all properties again; amqpd keeps the client's octets"
+    ),
+    "x-queue-type of a server-named queue that is none": (
+        "§1: `Non-protocol crash: 541`: RabbitMQ looks the type up before it checks it; amqpd"
+        " answers 406 as for a queue with a name (§5.4)"
+    ),
+    "topic permission for CC and BCC keys": (
+        "§5.5: 3.13 asks for every routing key of the message, 3.10 only for that of the method"
+    ),
+    "the tag of a reply consumer, for another one": (
+        "§5.8: `tag reuse 530`; 3.10 then has two consumers of one tag"
+        " (tests/broker/test_reply_to.py)"
+    ),
+    "features to come": (
+        "TTL, length limits, dead letters, priorities, quorum queues and streams have no effect in"
+        " amqpd yet: their arguments are declared with values that do nothing, or wrong ones"
+    ),
+    "tune and handshake": (
+        "§2.4: `>=3.12 sends close; 3.10 silently drops after 3 s`: faults before connection.open"
+        " take seconds on RabbitMQ; tests/protocol has them"
+    ),
+    "unknown methods": (
+        "§3: `reader crashes: TCP reset without close (sending 501/503 first is safe)`"
+    ),
+    "global qos over two queues": (
+        "which of the queues gets the credit is a race between processes in RabbitMQ"
+    ),
+}
+
+
+class TextRule(NamedTuple):
+    """Rewrites a reply text of either broker to one form."""
+
+    name: str
+    reference: str
+    rewrite: Callable[[str], str]
+
+
+SURE_CHARACTERS: Final = 230
+"""Of a text that was cut: a longer one is cut earlier."""
+
+
+def _without_permission_word(text: str) -> str:
+    shorter = re.sub(
+        r"^ACCESS_REFUSED - (configure|write|read) access", "ACCESS_REFUSED - access", text
+    )
+    return shorter[:SURE_CHARACTERS] if shorter.endswith("...") else shorter
+
+
+TEXTS: Final = (
+    TextRule(
+        "permission word",
+        "§7.4: `>=3.12: configure access to {q} refused ...; <=3.11 lacks the leading word`",
+        _without_permission_word,
+    ),
+)
+
+
+class OutcomeRule(NamedTuple):
+    """Two closes that count as one. The connection is closed on both sides afterwards."""
+
+    name: str
+    reference: str
+    matches: Callable[[dict[str, Any], dict[str, Any]], bool]
+    """RabbitMQ's close, ours."""
+
+
+def _unknown_exchange_type(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    def explanation(close: dict[str, Any]) -> str:
+        return str(close.get("reply_text", "")).partition(" - ")[2]
+
+    return (
+        (theirs.get("reply_code"), ours.get("reply_code")) == (503, 406)
+        and explanation(theirs) == explanation(ours)
+        and re.match("(unknown|invalid) exchange type", explanation(ours)) is not None
+    )
+
+
+def _user_id_first(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    return (
+        (theirs.get("reply_code"), ours.get("reply_code")) == (406, 406)
+        and str(theirs.get("reply_text")).startswith("PRECONDITION_FAILED - user_id property")
+        and _is_of_the_message(ours)
+    )
+
+
+def _is_of_the_message(close: dict[str, Any]) -> bool:
+    """A refusal of what is in a message's properties."""
+    found = re.match(
+        "PRECONDITION_FAILED - (invalid expiration|invalid message|fast reply|user_id)",
+        str(close.get("reply_text")),
+    )
+    return found is not None
+
+
+def _topic_first(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    return "access to topic" in str(theirs.get("reply_text")) and _is_of_the_message(ours)
+
+
+OUTCOMES: Final = (
+    OutcomeRule(
+        "unknown exchange type",
+        "§5.3: `>=3.13: 406 CH unknown exchange type 'blah'; <=3.12: 503 CONN same text`",
+        _unknown_exchange_type,
+    ),
+    OutcomeRule(
+        "user-id is looked at first",
+        "§5.5, order of the checks (of 3.13's sources): user-id comes last; 3.10 has it before"
+        " expiration and CC",
+        _user_id_first,
+    ),
+    OutcomeRule(
+        "topic permission is looked at first",
+        "§5.5, order of the checks (of 3.13's sources): it comes after expiration and CC; 3.10 has"
+        " it before",
+        _topic_first,
+    ),
+)
+
+
+def same_text(text: str) -> str:
+    """A reply text in the form in which both brokers' are compared."""
+    for rule in TEXTS:
+        text = rule.rewrite(text)
+    return text
+
+
+def excused(theirs: dict[str, Any], ours: dict[str, Any]) -> OutcomeRule | None:
+    """The rule under which two closes are the same."""
+    return next((rule for rule in OUTCOMES if rule.matches(theirs, ours)), None)

@@ -1,0 +1,215 @@
+"""The same random operations on amqpd and on RabbitMQ; what they say is compared.
+
+    python compat/differential/run.py --seed 7 --operations 100000 [--seconds 600]
+    python compat/differential/run.py --seed 7 --sequence 12           that one sequence
+    python compat/differential/run.py --broker rabbitmq                RabbitMQ with itself: the
+                                                                       harness must find nothing
+
+A sequence starts with empty brokers. One that shows a difference is played again (what does not
+show twice was a race in RabbitMQ, and is counted as skipped), then cut to the shortest that shows
+it. Every difference is reported once. Exit codes as for all suites: 0, 1, 77.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from compat import harness, rabbitmq_server
+from compat.differential.operations import Generator, Operation
+from compat.differential.play import Difference, Players, Unsettled
+from compat.differential.shrink import shrink
+
+NAME = "differential"
+HERE = Path(__file__).resolve().parent
+DEFINITIONS = HERE / "definitions.json"
+LENGTH = 120
+"""Operations of a sequence."""
+SHRINK_SECONDS = 25.0
+FINDINGS_MAX = 30
+RABBITMQCTL_SECONDS = 60.0
+
+
+@dataclass
+class Tally:
+    """What a run found."""
+
+    results: list[harness.Result] = field(default_factory=list)
+    findings: dict[str, int] = field(default_factory=dict)
+    """Differences by signature, and how often."""
+    operations: int = 0
+    sequences: int = 0
+
+
+def sequence(seed: int, number: int, length: int = LENGTH) -> list[Operation]:
+    """The operations of one sequence."""
+    return list(Generator(Random(f"{seed}/{number}")).sequence(length))
+
+
+def difference(players: Players, operations: Sequence[Operation]) -> Difference | None:
+    """Play; where they differ."""
+    try:
+        players.play(operations)
+    except Difference as found:
+        return found
+    return None
+
+
+def examine(players: Players, seed: int, number: int, tally: Tally) -> None:
+    """Play one sequence and note what comes of it; a difference known by now only counts."""
+    name = f"--seed {seed} --sequence {number}"
+    operations = sequence(seed, number)
+    tally.operations += len(operations)
+    tally.sequences += 1
+    begun = time.monotonic()
+    outcome, detail = harness.Outcome.PASS, ""
+    try:
+        found = difference(players, operations)
+        if found is not None:
+            signature = found.signature
+            if signature in tally.findings:
+                tally.findings[signature] += 1
+                return
+            outcome, detail = judge(players, operations, found, name, tally)
+    except Unsettled as reason:
+        outcome, detail = harness.Outcome.SKIP, str(reason)
+    tally.results.append(harness.Result(name, outcome, detail, time.monotonic() - begun))
+
+
+def judge(
+    players: Players, operations: list[Operation], found: Difference, name: str, tally: Tally
+) -> tuple[harness.Outcome, str]:
+    """Whether the difference is one, and the shortest sequence that shows it."""
+    signature = found.signature
+
+    def fails(shorter: Sequence[Operation]) -> bool:
+        with contextlib.suppress(Unsettled):
+            again = difference(players, shorter)
+            return again is not None and again.signature == signature
+        return False
+
+    if not fails(operations):
+        print(f"not shown again: {name}: {found}", flush=True)
+        return harness.Outcome.SKIP, f"not shown again: {found}"
+    tally.findings[signature] = 1
+    shortest = shrink(operations, fails, SHRINK_SECONDS)
+    final = difference(players, shortest) or found
+    lines = [str(final), *map(str, shortest)]
+    print(f"found: {name}: {final.where}", flush=True)
+    return harness.Outcome.FAIL, "\n".join(lines)
+
+
+@contextlib.contextmanager
+def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[tuple[str, str]]:
+    """RabbitMQ and the other one, with the same users."""
+    with contextlib.ExitStack() as stack:
+        urls = []
+        for _ in range(2 if args.broker == "rabbitmq" else 1):
+            broker = stack.enter_context(rabbitmq_server.server(work_dir))
+            line = [broker.env["RABBITMQCTL"], "import_definitions", str(DEFINITIONS)]
+            subprocess.run(line, check=True, stdout=subprocess.DEVNULL, timeout=RABBITMQCTL_SECONDS)
+            urls.append(broker.url)
+        if len(urls) < 2:
+            extra = ["--definitions", str(DEFINITIONS)]
+            ours = stack.enter_context(harness.amqpd(work_dir, shlex.split(args.amqpd), extra))
+            urls.append(ours.url)
+        yield urls[0], urls[1]
+
+
+def play_all(args: argparse.Namespace, players: Players, tally: Tally) -> None:
+    """Sequence after sequence, until there were enough."""
+    deadline = time.monotonic() + args.seconds
+    if args.sequence is not None:
+        examine(players, args.seed, args.sequence, tally)
+        return
+    number = 0
+    told = begun = time.monotonic()
+    while (
+        tally.operations < args.operations
+        and time.monotonic() < deadline
+        and len(tally.findings) < FINDINGS_MAX
+    ):
+        examine(players, args.seed, number, tally)
+        number += 1
+        if time.monotonic() - told > 30:
+            told = time.monotonic()
+            rate = tally.operations / (told - begun)
+            print(f"{tally.operations} operations, {rate:.0f}/s", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="compat/differential/run.py")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--operations", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="at most this long")
+    parser.add_argument("--sequence", type=int, help="this one alone")
+    parser.add_argument(
+        "--broker",
+        choices=("amqpd", "rabbitmq", "rabbitmq-management"),
+        default="amqpd",
+        help="what is held against RabbitMQ",
+    )
+    parser.add_argument("--amqpd", default="", help="command instead of `python -m amqpd`")
+    parser.add_argument("--work-dir", type=Path, help="kept; default: a temporary directory")
+    parser.add_argument("--json", type=Path, help="write the report there")
+    parser.add_argument("--amqp-url", help="not for this suite: it needs two brokers of its own")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    args = _parser().parse_args(argv)
+    tally = Tally()
+    begun = time.monotonic()
+    excuses: dict[str, int] = {}
+    heard: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        if args.work_dir:
+            work_dir = args.work_dir.resolve()
+            work_dir.mkdir(parents=True, exist_ok=True)
+        else:
+            work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compat-")))
+        try:
+            with brokers(args, work_dir) as urls:
+                players = Players(*urls)
+                excuses, heard = players.excuses, players.heard
+                play_all(args, players, tally)
+        except harness.Unavailable as reason:
+            print(f"{NAME}: skipped: {reason}")
+            if args.json:
+                body = {"suite": NAME, "ok": True, "skipped_because": str(reason)}
+                args.json.write_text(json.dumps(body, indent=1))
+            return harness.EXIT_SKIPPED
+        except harness.SuiteError as reason:
+            failure = harness.Result("the run itself", harness.Outcome.FAIL, str(reason))
+            tally.results.append(failure)
+    print("heard:", ", ".join(f"{name} {count}" for name, count in heard.most_common()))
+    for name, count in sorted(excuses.items()):
+        print(f"rule used: {name}: {count} times")
+    for signature, count in tally.findings.items():
+        if count > 1:
+            print(f"{count} times: {signature[:150]}")
+    print(f"{tally.operations} operations in {tally.sequences} sequences")
+    report = harness.Report(NAME, tally.results, seconds=time.monotonic() - begun)
+    report.print()
+    if args.json:
+        args.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""Everything that can still be read in a store's file, and what cannot.
+
+The trees of the tables are walked from their roots (btree). Where that leaves gaps, the pages that
+no tree led to and that are not free are looked at one by one: a row found there counts if it falls
+into a gap, since anywhere else the tree would have had it. Such a row may be an older version of
+the page, and the message may have been acknowledged since; that cannot be known.
+
+Tables are told apart by what their rows look like, if the schema cannot be read:
+
+    entry       (NULL, record or message id)   key >= 2^40, since queue ids begin at 1
+    message     (NULL, record)                 key < 2^40
+    delivered   (NULL, position)               key < 2^23
+    definition  (kind, key, value)             meta  (name, value)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from amqpd_storage.btree import (
+    INDEX_INTERIOR,
+    INDEX_LEAF,
+    TABLE_LEAF,
+    BadCell,
+    Gap,
+    IndexGap,
+    LostRow,
+    Row,
+    Trees,
+    Value,
+    columns,
+)
+from amqpd_storage.entries import POSITION_BITS, QUEUE_ID_MAX
+from amqpd_storage.errors import DamagedStore, StoreTooNew, StoreUnreadable
+from amqpd_storage.pages import BadPage, PageFile
+from amqpd_storage.records import decode_record
+from amqpd_storage.sqlite_file import SCHEMA_VERSION, TABLES
+
+Table = Literal["meta", "definition", "message", "delivered", "entry"]
+
+ROOTS: Final[dict[str, int]] = {
+    "meta": 2,
+    "entry": 3,
+    "message": 4,
+    "delivered": 5,
+    "definition": 6,
+}
+"""Where the trees begin in a file whose schema cannot be read: in the order of their creation."""
+
+KEY_MIN: Final = 1 << POSITION_BITS
+KEY_MAX: Final = (1 << 63) - 1
+
+_BOUNDS: Final[dict[Table, tuple[int, int]]] = {
+    "message": (0, KEY_MIN - 1),
+    "delivered": (-1, QUEUE_ID_MAX),
+    "entry": (KEY_MIN - 1, KEY_MAX),
+}
+
+
+class Meta(NamedTuple):
+    """What the store says about itself."""
+
+    name: str
+    value: str
+
+
+class Definition(NamedTuple):
+    """A durable thing other than a message."""
+
+    kind: str
+    key: str
+    value: bytes
+
+
+class SharedMessage(NamedTuple):
+    """A message that several rows may refer to."""
+
+    message_id: int
+    record: bytes
+
+
+class Mark(NamedTuple):
+    """See entries.Delivered."""
+
+    queue_id: int
+    below: int
+
+
+class Place(NamedTuple):
+    """A message's place in its queue: its record, or the id of a shared one."""
+
+    key: int
+    record: bytes | int
+
+
+Found = Meta | Definition | SharedMessage | Mark | Place
+
+_TABLE_OF: Final[dict[type[Found], Table]] = {
+    Meta: "meta",
+    Definition: "definition",
+    SharedMessage: "message",
+    Mark: "delivered",
+    Place: "entry",
+}
+
+
+class LostKeys(NamedTuple):
+    """Rows of `table` with `first <= key <= last` that cannot be read, as far as there were any."""
+
+    table: Table
+    first: int
+    last: int
+    reason: str
+    found: int = 0
+    """So many of them were found again, on pages that no tree led to."""
+
+
+class LostNames(NamedTuple):
+    """Rows of definition or meta that cannot be read, between two that can."""
+
+    table: Table
+    after: tuple[str, ...] | None
+    before: tuple[str, ...] | None
+    reason: str
+
+
+class Salvage:
+    """One pass over a file. Iterate `rows()` to its end, then look at what is lost.
+
+    Raises DamagedStore for a file that is sound and somebody else's, StoreTooNew, StoreUnreadable
+    for one that cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.pages = PageFile(path)
+        except OSError as error:
+            raise StoreUnreadable(path, error.strerror or str(error)) from error
+        self.path = path
+        self.lost: list[LostKeys | LostNames] = []
+        self.found_again = 0
+        """Rows that were found on pages no tree led to."""
+        self._trees = Trees(self.pages)
+        self._gaps: dict[Table, list[int]] = {table: [] for table in _BOUNDS}
+        """Where among `lost` the gaps of a table are."""
+        self._found_names: dict[Table, set[tuple[str, ...]]] = {"meta": set(), "definition": set()}
+        self._name_gaps: set[Table] = set()
+        self.roots = self._read_roots()
+        self.meta: dict[str, str] = {
+            row.name: row.value for row in self._index("meta") if isinstance(row, Meta)
+        }
+        self._check_version()
+
+    def rows(self) -> Iterator[Found]:
+        """Definitions, messages, marks and places, each in order of their keys; then finds."""
+        yield from self._index("definition")
+        for table in _BOUNDS:
+            yield from self._table(table)
+        if self._name_gaps or any(self._gaps.values()):
+            yield from self._finds()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.pages.close()
+
+    # -- what kind of file it is
+
+    def _read_roots(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        whole = self.pages.header.is_sound
+        for row in Trees(self.pages).table(1, 0, KEY_MAX):
+            if not isinstance(row, Row):
+                whole = False
+                continue
+            try:
+                match columns(row.payload):
+                    case ["table", str(name), _, int(root), _]:
+                        found[name] = root
+            except BadCell:
+                whole = False
+        if whole and not found.keys() & TABLES:
+            raise DamagedStore(self.path, "it is an SQLite database, but not amqpd's")
+        return ROOTS | found
+
+    def _check_version(self) -> None:
+        text = self.meta.get("schema_version", "")
+        version = int(text) if text.isascii() and text.isdigit() else 0
+        if version > SCHEMA_VERSION:
+            raise StoreTooNew(self.path, version, SCHEMA_VERSION)
+
+    # -- what the trees lead to
+
+    def _table(self, table: Table) -> Iterator[Found]:
+        for row in self._trees.table(self.roots[table], *_BOUNDS[table]):
+            match row:
+                case Row(rowid, payload):
+                    try:
+                        yield understood(rowid, payload, table)
+                    except (BadCell, DamagedStore) as error:
+                        reason = error.reason if isinstance(error, DamagedStore) else str(error)
+                        self.lost.append(LostKeys(table, rowid, rowid, reason))
+                case LostRow(rowid, reason):
+                    self.lost.append(LostKeys(table, rowid, rowid, reason))
+                case Gap(low, high, reason):
+                    self._gaps[table].append(len(self.lost))
+                    self.lost.append(LostKeys(table, low + 1, high, reason))
+
+    def _index(self, table: Table) -> Iterator[Found]:
+        last: tuple[str, ...] | None = None
+        reason = ""
+        for item in self._trees.index(self.roots[table]):
+            problem = item.reason if isinstance(item, IndexGap) else ""
+            if isinstance(item, bytes):
+                try:
+                    row = understood_name(item, table)
+                except BadCell as error:
+                    problem = str(error)
+            if problem:
+                reason = reason or problem
+                continue
+            name = row[:-1]
+            if reason:
+                self._lose_names(table, last, name, reason)
+            reason, last = "", name
+            self._found_names[table].add(name)
+            yield row
+        if reason:
+            self._lose_names(table, last, None, reason)
+
+    def _lose_names(
+        self,
+        table: Table,
+        after: tuple[str, ...] | None,
+        before: tuple[str, ...] | None,
+        reason: str,
+    ) -> None:
+        self.lost.append(LostNames(table, after, before, reason))
+        self._name_gaps.add(table)
+
+    # -- what they do not lead to
+
+    def _finds(self) -> Iterator[Found]:
+        """Rows on pages that are neither free nor part of a tree, if they fill a gap."""
+        free = self._free_pages()
+        visited = self._trees.visited
+        seen: set[tuple[Table, int]] = set()
+        for number in range(2, self._last_page() + 1):
+            if visited[number] or number in free:
+                continue
+            for row in self._rows_of(number):
+                table = _TABLE_OF[type(row)]
+                if isinstance(row, Meta | Definition):
+                    name = row[:-1]
+                    if table not in self._name_gaps or name in self._found_names[table]:
+                        continue
+                    self._found_names[table].add(name)
+                else:
+                    if (table, row[0]) in seen or not self._fill_gap(table, row[0]):
+                        continue
+                    seen.add((table, row[0]))
+                self.found_again += 1
+                yield row
+
+    def _rows_of(self, number: int) -> list[Found]:
+        """The rows of a page, if all of them are such as a store has."""
+        try:
+            kind = self.pages.read(number)[0]
+            if kind == TABLE_LEAF:
+                rows = self._trees.table_leaf_rows(number)
+                return [understood(row.rowid, row.payload) for row in rows]
+            if kind in (INDEX_LEAF, INDEX_INTERIOR):
+                payloads = self._trees.index_page_rows(number)
+                return [understood_name(payload) for payload in payloads]
+        except (BadPage, BadCell, DamagedStore):
+            pass
+        return []
+
+    def _fill_gap(self, table: Table, key: int) -> bool:
+        """Whether a row with this key may have been lost; it is not any more."""
+        gaps = self._gaps[table]
+        place = bisect_left(gaps, key, key=lambda index: self._lost_keys(index).last)
+        if place == len(gaps) or self._lost_keys(gaps[place]).first > key:
+            return False
+        lost = self._lost_keys(gaps[place])
+        self.lost[gaps[place]] = lost._replace(found=lost.found + 1)
+        return True
+
+    def _lost_keys(self, index: int) -> LostKeys:
+        lost = self.lost[index]
+        assert isinstance(lost, LostKeys)
+        return lost
+
+    def _last_page(self) -> int:
+        """What stands behind the end that the header names was given back."""
+        header = self.pages.header
+        sound = header.is_sound and 0 < header.pages <= self.pages.count
+        return header.pages if sound else self.pages.count
+
+    def _free_pages(self) -> set[int]:
+        free: set[int] = set()
+        trunk = self.pages.header.first_free_page if self.pages.header.is_sound else 0
+        while trunk and trunk not in free:
+            try:
+                page = self.pages.read(trunk)
+            except BadPage:
+                break
+            free.add(trunk)
+            count = min(int.from_bytes(page[4:8], "big"), self.pages.usable_bytes // 4 - 2)
+            free.update(
+                int.from_bytes(page[at : at + 4], "big") for at in range(8, 8 + 4 * count, 4)
+            )
+            trunk = int.from_bytes(page[:4], "big")
+        return free
+
+
+def understood(rowid: int, payload: bytes, table: Table | None = None) -> Found:
+    """A row of one of the tables with integer keys. Raises BadCell or DamagedStore."""
+    values = columns(payload)
+    if len(values) != 2 or values[0] is not None:
+        raise BadCell("the row has other columns than it should")
+    value = values[1]
+    row: Found
+    if isinstance(value, bytes):
+        decode_record(value)
+        row = Place(rowid, value) if rowid >= KEY_MIN else SharedMessage(rowid, value)
+    elif isinstance(value, int):
+        row = Place(rowid, value) if rowid >= KEY_MIN else Mark(rowid, value)
+    else:
+        raise BadCell("the row holds what it should not")
+    if table not in (None, _TABLE_OF[type(row)]):
+        raise BadCell("the row is of another table")
+    return row
+
+
+def understood_name(payload: bytes, table: Table | None = None) -> Meta | Definition:
+    """A row of meta or definition. Raises BadCell."""
+    values: list[Value] = columns(payload)
+    match values:
+        case [str(kind), str(key), bytes(value)] if table in (None, "definition"):
+            return Definition(kind, key, value)
+        case [str(name), str(text)] if table in (None, "meta"):
+            return Meta(name, text)
+    raise BadCell("the row has other columns than it should")

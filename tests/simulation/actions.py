@@ -1,0 +1,332 @@
+"""What scripted clients say, and the few names they say it about.
+
+An action is a value. `encode` makes it bytes for the broker; the model applies it once the broker
+has received its last byte. Each name stands for one declaration, so that two clients never
+disagree about what a queue or exchange is.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+from typing import Final, NamedTuple
+
+from amqpd.commands import Basic, Confirm, Exchange, Frame, Queue, Tx
+from amqpd.commands import Channel as ChannelClass
+from amqpd.commands import Connection as ConnectionClass
+from amqpd.protocol.methods import encode_method
+from tests.conversation import (
+    BODY,
+    HEADER,
+    HEARTBEAT_FRAME,
+    METHOD,
+    PERSISTENT,
+    TRANSIENT,
+    frame,
+    method,
+)
+
+FRAME_BYTES_MAX: Final = 4096
+
+
+class QueueSpec(NamedTuple):
+    """How a queue of this name is declared."""
+
+    durable: bool
+    auto_delete: bool = False
+    exclusive: bool = False
+
+
+class ExchangeSpec(NamedTuple):
+    """How an exchange of this name is declared."""
+
+    type: str
+    durable: bool
+    auto_delete: bool = False
+
+
+QUEUES: Final = {
+    "d0": QueueSpec(durable=True),
+    "d1": QueueSpec(durable=True),
+    "d2": QueueSpec(durable=True),
+    "d3": QueueSpec(durable=True),
+    "a0": QueueSpec(durable=True, auto_delete=True),
+    "a1": QueueSpec(durable=False, auto_delete=True),
+    "t0": QueueSpec(durable=False),
+    "e0": QueueSpec(durable=True, exclusive=True),
+    "e1": QueueSpec(durable=False, auto_delete=True, exclusive=True),
+}
+EXCHANGES: Final = {
+    "fan": ExchangeSpec("fanout", durable=True),
+    "dir": ExchangeSpec("direct", durable=True),
+    "top": ExchangeSpec("topic", durable=True),
+    "ade": ExchangeSpec("fanout", durable=True, auto_delete=True),
+    "tra": ExchangeSpec("direct", durable=False),
+}
+BINDING_KEYS: Final = {
+    "fan": ("",),
+    "ade": ("",),
+    "dir": ("a", "b"),
+    "tra": ("a", "b"),
+    "top": ("a.*", "#", "*.b", "a.#.b"),
+}
+ROUTING_KEYS: Final = ("a", "b", "a.b", "a.c", "c.b", "a.x.b")
+
+
+class Publish(NamedTuple):
+    """basic.publish. The body begins with the number of the message, the first of its kind."""
+
+    uid: int
+    exchange: str
+    routing_key: str
+    body: bytes
+    persistent: bool
+    mandatory: bool
+
+
+class Settle(NamedTuple):
+    """basic.ack, or basic.nack, or basic.reject."""
+
+    tag: int
+    multiple: bool
+    ack: bool
+    requeue: bool
+
+
+class Get(NamedTuple):
+    """basic.get."""
+
+    queue: str
+    no_ack: bool
+
+
+class Consume(NamedTuple):
+    """basic.consume."""
+
+    queue: str
+    tag: str
+    no_ack: bool
+
+
+class Cancel(NamedTuple):
+    """basic.cancel."""
+
+    tag: str
+
+
+class Qos(NamedTuple):
+    """basic.qos."""
+
+    prefetch: int
+    of_channel: bool
+
+
+class Recover(NamedTuple):
+    """basic.recover."""
+
+
+class DeclareQueue(NamedTuple):
+    """queue.declare."""
+
+    name: str
+    passive: bool = False
+    nowait: bool = False
+
+
+class DeleteQueue(NamedTuple):
+    """queue.delete."""
+
+    name: str
+    nowait: bool = False
+
+
+class PurgeQueue(NamedTuple):
+    """queue.purge."""
+
+    name: str
+
+
+class Bind(NamedTuple):
+    """queue.bind."""
+
+    queue: str
+    exchange: str
+    routing_key: str
+
+
+class Unbind(NamedTuple):
+    """queue.unbind."""
+
+    queue: str
+    exchange: str
+    routing_key: str
+
+
+class DeclareExchange(NamedTuple):
+    """exchange.declare."""
+
+    name: str
+    nowait: bool = False
+
+
+class DeleteExchange(NamedTuple):
+    """exchange.delete."""
+
+    name: str
+
+
+class ConfirmSelect(NamedTuple):
+    """confirm.select."""
+
+
+class TxSelect(NamedTuple):
+    """tx.select."""
+
+
+class TxCommit(NamedTuple):
+    """tx.commit."""
+
+
+class TxRollback(NamedTuple):
+    """tx.rollback."""
+
+
+class OpenChannel(NamedTuple):
+    """channel.open."""
+
+
+class CloseChannel(NamedTuple):
+    """channel.close."""
+
+
+class ChannelClosed(NamedTuple):
+    """channel.close-ok: the answer to the broker's own close."""
+
+
+class CloseConnection(NamedTuple):
+    """connection.close."""
+
+
+class Beat(NamedTuple):
+    """A heartbeat."""
+
+
+Action = (
+    Publish
+    | Settle
+    | Get
+    | Consume
+    | Cancel
+    | Qos
+    | Recover
+    | DeclareQueue
+    | DeleteQueue
+    | PurgeQueue
+    | Bind
+    | Unbind
+    | DeclareExchange
+    | DeleteExchange
+    | ConfirmSelect
+    | TxSelect
+    | TxCommit
+    | TxRollback
+    | OpenChannel
+    | CloseChannel
+    | ChannelClosed
+    | CloseConnection
+    | Beat
+)
+
+
+def encode(channel: int, action: Action) -> bytes:
+    """The action as a client sends it."""
+    if isinstance(action, Publish):
+        return _publish(channel, action)
+    if isinstance(action, Beat):
+        return HEARTBEAT_FRAME
+    return frame(METHOD, channel, encode_method(_method(action), {}))
+
+
+def _publish(channel: int, action: Publish) -> bytes:
+    said = method(
+        Basic.Publish,
+        exchange=action.exchange,
+        routing_key=action.routing_key,
+        mandatory=action.mandatory,
+    )
+    properties = PERSISTENT if action.persistent else TRANSIENT
+    body = action.body
+    frames = [
+        frame(METHOD, channel, encode_method(said)),
+        frame(HEADER, channel, pack(">HHQ", 60, 0, len(body)) + properties),
+    ]
+    room = FRAME_BYTES_MAX - 8
+    frames += [frame(BODY, channel, body[i : i + room]) for i in range(0, len(body), room)]
+    return b"".join(frames)
+
+
+def _method(action: Action) -> Frame:
+    match action:
+        case Settle(tag, multiple, ack, requeue):
+            if ack:
+                return method(Basic.Ack, delivery_tag=tag, multiple=multiple)
+            if multiple:
+                return method(Basic.Nack, delivery_tag=tag, multiple=True, requeue=requeue)
+            return method(Basic.Reject, delivery_tag=tag, requeue=requeue)
+        case Get(queue, no_ack):
+            return method(Basic.Get, queue=queue, no_ack=no_ack)
+        case Consume(queue, consumer_tag, no_ack):
+            return method(Basic.Consume, queue=queue, consumer_tag=consumer_tag, no_ack=no_ack)
+        case Cancel(consumer_tag):
+            return method(Basic.Cancel, consumer_tag=consumer_tag)
+        case Qos(prefetch, of_channel):
+            return method(Basic.Qos, prefetch_count=prefetch, global_=of_channel)
+        case Recover():
+            return method(Basic.Recover, requeue=True)
+        case DeclareQueue(name, passive, nowait):
+            spec = QUEUES[name]
+            return method(
+                Queue.Declare,
+                queue=name,
+                passive=passive,
+                durable=spec.durable,
+                exclusive=spec.exclusive,
+                auto_delete=spec.auto_delete,
+                nowait=nowait,
+            )
+        case DeleteQueue(name, nowait):
+            return method(Queue.Delete, queue=name, nowait=nowait)
+        case PurgeQueue(name):
+            return method(Queue.Purge, queue=name)
+        case Bind(queue, exchange, key):
+            return method(Queue.Bind, queue=queue, exchange=exchange, routing_key=key)
+        case Unbind(queue, exchange, key):
+            return method(Queue.Unbind, queue=queue, exchange=exchange, routing_key=key)
+        case DeclareExchange(name, nowait):
+            exchange_spec = EXCHANGES[name]
+            return method(
+                Exchange.Declare,
+                exchange=name,
+                exchange_type=exchange_spec.type,
+                durable=exchange_spec.durable,
+                auto_delete=exchange_spec.auto_delete,
+                nowait=nowait,
+            )
+        case DeleteExchange(name):
+            return method(Exchange.Delete, exchange=name)
+        case ConfirmSelect():
+            return method(Confirm.Select)
+        case TxSelect():
+            return method(Tx.Select)
+        case TxCommit():
+            return method(Tx.Commit)
+        case TxRollback():
+            return method(Tx.Rollback)
+        case OpenChannel():
+            return method(ChannelClass.Open)
+        case CloseChannel():
+            return method(ChannelClass.Close, reply_code=200, reply_text="bye")
+        case ChannelClosed():
+            return method(ChannelClass.CloseOk)
+        case CloseConnection():
+            return method(ConnectionClass.Close, reply_code=200, reply_text="bye")
+    raise AssertionError(f"no method for {action!r}")

@@ -1,0 +1,94 @@
+"""Many seeds, in several processes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from typing import Final, NamedTuple
+
+from tests.simulation.mutations import BUGS
+from tests.simulation.world import Figures, World
+
+LIVES: Final = 20
+"""Lives of a broker per seed."""
+
+
+FAILURES_MAX: Final = 10
+"""Enough to look at."""
+REPORT_S: Final = 60.0
+
+
+class Plan(NamedTuple):
+    """How long a campaign goes on, and how."""
+
+    first_seed: int
+    lives: int
+    jobs: int
+    cuts: int | None = None
+    seconds: float | None = None
+    bug: str | None = None
+
+
+def run_seed(seed: int, lives: int, bug: str | None) -> tuple[int, Figures | str]:
+    """Figures, or what went wrong."""
+    world = World(seed, None if bug is None else BUGS[bug]())
+    try:
+        return seed, world.run(lives)
+    except Exception:
+        return seed, traceback.format_exc()
+
+
+def campaign(plan: Plan) -> int:
+    """New seeds until it is enough; the exit code."""
+    print(
+        f"seeds from {plan.first_seed}, {plan.lives} lives each, {plan.jobs} processes", flush=True
+    )
+    began = last_report = time.monotonic()
+    total = Figures._make(0 for _ in Figures._fields)
+    count = failures = 0
+    seeds = itertools.count(plan.first_seed)
+    with ProcessPoolExecutor(plan.jobs, get_context("spawn")) as pool:
+        running: set[Future[tuple[int, Figures | str]]] = set()
+        enough = False
+        while True:
+            while not enough and len(running) < plan.jobs * 2:
+                running.add(pool.submit(run_seed, next(seeds), plan.lives, plan.bug))
+            if not running:
+                break
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                seed, result = future.result()
+                count += 1
+                if isinstance(result, str):
+                    failures += 1
+                    print(f"SEED {seed} FAILED\n{result}")
+                    print(f"replay: python -m tests.simulation --seed {seed} --trace", flush=True)
+                else:
+                    total = Figures._make(a + b for a, b in zip(total, result, strict=True))
+            elapsed = time.monotonic() - began
+            enough = (
+                failures >= FAILURES_MAX
+                or (plan.seconds is not None and elapsed >= plan.seconds)
+                or (plan.cuts is not None and total.power_cuts >= plan.cuts)
+            )
+            if time.monotonic() - last_report >= REPORT_S:
+                last_report = time.monotonic()
+                print(summary(count, total, elapsed), flush=True)
+    print(summary(count, total, time.monotonic() - began))
+    print(f"{failures} seeds failed" if failures else "nothing lost, invented or corrupt")
+    return 1 if failures else 0
+
+
+def summary(seeds: int, total: Figures, elapsed_s: float) -> str:
+    """One line."""
+    minutes = elapsed_s / 60
+    return (
+        f"{elapsed_s:.0f} s: {seeds} seeds, {total.power_cuts} power cuts, {total.kills} kills,"
+        f" {total.stops} stops, {total.turns} turns, {total.batches} batches,"
+        f" {total.delivered} deliveries, {total.confirmed} confirms;"
+        f" {total.seconds / 3600 / minutes:.1f} simulated hours a minute,"
+        f" {total.power_cuts / minutes:.0f} power cuts a minute"
+    )

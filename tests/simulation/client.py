@@ -1,0 +1,296 @@
+"""A scripted client: what it has heard, and what it says next. All choices come from the seed."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final, Literal
+
+from amqpd.commands import Basic, Confirm, Exchange, Queue, Tx
+from amqpd.commands import Channel as ChannelClass
+from tests.conversation import Confirmed, Delivery, Got, Heard, Returned
+from tests.simulation.actions import (
+    BINDING_KEYS,
+    EXCHANGES,
+    QUEUES,
+    ROUTING_KEYS,
+    Action,
+    Bind,
+    Cancel,
+    ChannelClosed,
+    CloseChannel,
+    CloseConnection,
+    ConfirmSelect,
+    Consume,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    Get,
+    OpenChannel,
+    Publish,
+    PurgeQueue,
+    Qos,
+    Recover,
+    Settle,
+    TxCommit,
+    TxRollback,
+    TxSelect,
+    Unbind,
+)
+
+Mode = Literal["confirm", "plain", "tx", "admin"]
+
+QUEUE_NAMES: Final = tuple(QUEUES)
+DURABLE_NAMES: Final = ("d0", "d1", "d2", "d3")
+EXCHANGE_NAMES: Final = tuple(EXCHANGES)
+BODY_SIZES: Final = (0, 10, 100, 100, 1000, 5000, 20000)
+
+
+class ClientChannel:
+    """A channel, as its client knows it."""
+
+    def __init__(self, number: int, mode: Mode) -> None:
+        self.number = number
+        self.mode = mode
+        self.waiting = 0
+        """Replies that have not come."""
+        self.open = True
+        self.ready = False
+        self.tags: list[int] = []
+        """Deliveries to settle."""
+        self.consumers: dict[str, bool] = {}
+        """Consumer tags, and whether they acknowledge automatically."""
+
+
+class Client:
+    """Decides what one connection says."""
+
+    def __init__(self, chance: Random, number: int, modes: list[Mode]) -> None:
+        self._chance = chance
+        self._number = number
+        self._modes = modes
+        self._tag = 0
+        self.channels: list[ClientChannel] = []
+        self.closing = False
+
+    # -- what it hears
+
+    def hear(self, number: int, said: Heard) -> list[tuple[int, Action]]:
+        """Something came; what to answer at once."""
+        channel = next((c for c in self.channels if c.number == number), None)
+        if channel is None:
+            return []
+        match said:
+            case Delivery():
+                if not channel.consumers.get(said.consumer_tag, True):
+                    channel.tags.append(said.delivery_tag)
+            case Got():
+                channel.waiting -= 1
+                if channel.mode not in ("plain",):
+                    channel.tags.append(said.delivery_tag)
+            case Confirmed() | Returned():
+                pass
+            case Basic.Cancel():
+                channel.consumers.pop(said.consumer_tag or "", None)
+            case ChannelClass.Close():
+                channel.open = False
+                self.channels.remove(channel)
+                return [(number, ChannelClosed())]
+            case ChannelClass.CloseOk():
+                self.channels.remove(channel)
+            case Basic.RecoverOk():
+                channel.waiting -= 1
+                channel.tags.clear()
+            case (
+                ChannelClass.OpenOk()
+                | Basic.GetEmpty()
+                | Basic.ConsumeOk()
+                | Basic.CancelOk()
+                | Basic.QosOk()
+                | Queue.DeclareOk()
+                | Queue.DeleteOk()
+                | Queue.BindOk()
+                | Queue.UnbindOk()
+                | Queue.PurgeOk()
+                | Exchange.DeclareOk()
+                | Exchange.DeleteOk()
+                | Confirm.SelectOk()
+                | Tx.SelectOk()
+                | Tx.CommitOk()
+                | Tx.RollbackOk()
+            ):
+                channel.waiting -= 1
+            case _:
+                raise AssertionError(f"not known to clients: {said}")
+        return []
+
+    # -- what it says
+
+    def begin(self) -> list[tuple[int, Action]]:
+        """Open the channels, and declare what everybody uses."""
+        said: list[tuple[int, Action]] = []
+        for mode in self._modes:
+            said += self._open(mode)
+        return said
+
+    def _open(self, mode: Mode) -> list[tuple[int, Action]]:
+        self._tag += 1
+        number = self._tag
+        channel = ClientChannel(number, mode)
+        self.channels.append(channel)
+        actions: list[Action] = [OpenChannel()]
+        if mode == "tx":
+            actions.append(TxSelect())
+        elif mode in ("confirm", "admin"):
+            actions.append(ConfirmSelect())
+        if mode == "admin":
+            for name in DURABLE_NAMES:
+                actions.append(DeclareQueue(name))
+            for exchange in ("fan", "dir", "top"):
+                actions.append(DeclareExchange(exchange))
+                key = self._chance.choice(BINDING_KEYS[exchange])
+                actions.append(Bind(self._chance.choice(DURABLE_NAMES), exchange, key))
+        if self._chance.random() < 0.6:
+            actions.append(Qos(self._chance.randint(1, 5), self._chance.random() < 0.3))
+        if self._chance.random() < 0.4:
+            consume = self._consume(channel)
+            assert consume is not None
+            actions.append(consume)
+        channel.waiting = len(actions)
+        return [(number, action) for action in actions]
+
+    def think(self, next_uid: int) -> list[tuple[int, Action]]:
+        """Say something, or nothing."""
+        chance = self._chance
+        if self.closing:
+            return []
+        channels = [channel for channel in self.channels if channel.open]
+        if not channels or (len(channels) < 3 and chance.random() < 0.02):
+            return self._open(chance.choice(self._modes))
+        if chance.random() < 0.004:
+            self.closing = True
+            return [(0, CloseConnection())]
+        channel = chance.choice(channels)
+        burst = 1 if chance.random() < 0.7 else chance.randint(2, 6)
+        said: list[tuple[int, Action]] = []
+        for index in range(burst):
+            action = self._choose(channel, next_uid + index)
+            if action is None:
+                break
+            said.append((channel.number, action))
+            if isinstance(action, Publish | Settle):
+                continue
+            if isinstance(action, CloseChannel):
+                channel.open = False
+                break
+            if not getattr(action, "nowait", False):
+                channel.waiting += 1
+        return said
+
+    def _choose(self, channel: ClientChannel, uid: int) -> Action | None:
+        chance = self._chance
+        drawn = chance.random()
+        if channel.waiting:
+            # Like client libraries: nothing else than publishing while a reply is due, and not even
+            # that behind tx.commit.
+            if channel.mode == "tx" or drawn < 0.5:
+                return None
+            return self._publish(uid)
+        if drawn < 0.35:
+            return self._publish(uid)
+        if drawn < 0.6:
+            return self._settle(channel) or self._publish(uid)
+        if drawn < 0.66:
+            return self._get(channel)
+        if drawn < 0.74:
+            return self._consume(channel)
+        if drawn < 0.765 and channel.consumers:
+            tag = chance.choice(list(channel.consumers))
+            del channel.consumers[tag]
+            return Cancel(tag)
+        if drawn < 0.775:
+            return Recover()
+        if drawn < 0.785:
+            return Qos(chance.randint(0, 5), chance.random() < 0.3)
+        if drawn < 0.79:
+            return CloseChannel()
+        if channel.mode == "tx":
+            return TxCommit() if chance.random() < 0.8 else TxRollback()
+        if channel.mode == "admin":
+            return self._administer()
+        return self._publish(uid)
+
+    def _publish(self, uid: int) -> Publish:
+        chance = self._chance
+        if chance.random() < 0.5:
+            names = QUEUE_NAMES if chance.random() < 0.3 else DURABLE_NAMES
+            exchange, key = "", chance.choice(names)
+        else:
+            exchange = chance.choice(EXCHANGE_NAMES if chance.random() < 0.15 else ("fan", "top"))
+            key = chance.choice(ROUTING_KEYS)
+        size = chance.choice(BODY_SIZES) if chance.random() < 0.2 else chance.randint(0, 60)
+        return Publish(
+            uid,
+            exchange,
+            key,
+            b"%d " % uid + bytes((97 + uid % 26,)) * size,
+            chance.random() < 0.85,
+            chance.random() < 0.2,
+        )
+
+    def _settle(self, channel: ClientChannel) -> Settle | None:
+        tags = channel.tags
+        if not tags:
+            return None
+        chance = self._chance
+        drawn = chance.random()
+        ack, requeue = drawn < 0.75, drawn > 0.85
+        if chance.random() < 0.2:
+            last = chance.randrange(len(tags))
+            tag = tags[last]
+            del tags[: last + 1]
+            return Settle(tag, True, ack, requeue)
+        index = 0 if chance.random() < 0.6 else chance.randrange(len(tags))
+        return Settle(tags.pop(index), False, ack, requeue)
+
+    def _get(self, channel: ClientChannel) -> Get | None:
+        if channel.mode == "plain" and channel.consumers:
+            return None
+        names = QUEUE_NAMES if self._chance.random() < 0.05 else DURABLE_NAMES
+        return Get(self._chance.choice(names), no_ack=channel.mode == "plain")
+
+    def _consume(self, channel: ClientChannel) -> Consume | None:
+        # On a plain channel everything is acknowledged automatically, and there is one consumer:
+        # nothing but its own cancel-ok can hold its deliveries back.
+        if len(channel.consumers) >= (1 if channel.mode == "plain" else 3):
+            return None
+        self._tag += 1
+        tag = f"c{self._number}.{self._tag}"
+        no_ack = channel.mode == "plain"
+        channel.consumers[tag] = no_ack
+        names = QUEUE_NAMES if self._chance.random() < 0.15 else DURABLE_NAMES
+        return Consume(self._chance.choice(names), tag, no_ack)
+
+    def _administer(self) -> Action:
+        chance = self._chance
+        drawn = chance.random()
+        queue = chance.choice(QUEUE_NAMES)
+        nowait = chance.random() < 0.1
+        if drawn < 0.3:
+            return DeclareQueue(queue, passive=not nowait and chance.random() < 0.1, nowait=nowait)
+        if drawn < 0.45:
+            return DeleteQueue(queue, nowait=nowait)
+        if drawn < 0.55:
+            return PurgeQueue(queue)
+        exchange = chance.choice(EXCHANGE_NAMES)
+        if drawn < 0.65:
+            return DeclareExchange(exchange, nowait=nowait)
+        if drawn < 0.69:
+            return DeleteExchange(exchange)
+        key = chance.choice(BINDING_KEYS[exchange])
+        if drawn < 0.88:
+            return Bind(chance.choice(DURABLE_NAMES) if drawn < 0.8 else queue, exchange, key)
+        return Unbind(queue, exchange, key)
+
+
+__all__ = ["Client", "ClientChannel", "Mode"]

@@ -1,0 +1,255 @@
+"""A disk that loses, tears and reorders what was not synced. In memory, and driven by a seed.
+
+    write, truncate ──> volatile image          what a running process reads back
+           │
+           └──> the file's unsynced writes ──sync──> durable image
+                        │
+                        └──power cut──> each sector of each write: kept, lost or torn
+
+**What is assumed of a real disk and file system**, and nothing else:
+
+- What a sync of the file covered is on the disk when the sync returns.
+- Of each unsynced write, every sector (512 or 4096 octets, by the cut) is kept or lost on its own,
+  or torn: a part of it is new, or it is garbage. An earlier write may be lost where a later one
+  was kept.
+- A torn write damages nothing outside its own range (SQLite's "powersafe overwrite").
+- Creating, renaming and unlinking are a journal of the directory: of what was not synced, a power
+  cut keeps a prefix. A rename is atomic. Syncing a directory makes all of it durable.
+- A file's content and its name are independent: a name can survive whose content does not.
+
+`kill` is the other way to stop: everything written is there, synced or not.
+
+Every call that changes something is counted, and `cut_at` names the call before which the power
+goes: `PowerCut` comes out of it, and out of every call after it, until `restart`.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final, NamedTuple
+
+SECTORS: Final = (512, 4096)
+KEEP: Final = (0.0, 0.1, 0.5, 0.9, 1.0)
+"""How much of the unsynced sectors a cut keeps: chosen per cut."""
+
+
+class PowerCut(Exception):
+    """The machine has no power: whatever runs on it ends here."""
+
+
+class Write(NamedTuple):
+    """An unsynced write, or (without data) an unsynced change of the file's size to `offset`."""
+
+    offset: int
+    data: bytes | None
+
+
+class File:
+    """A file, whatever its name."""
+
+    __slots__ = ("durable", "unsynced", "volatile")
+
+    def __init__(self) -> None:
+        self.volatile = bytearray()
+        self.durable = bytearray()
+        self.unsynced: list[Write] = []
+
+    def copy(self) -> File:
+        """Another one like it."""
+        other = File()
+        other.volatile = self.volatile[:]
+        other.durable = self.durable[:]
+        other.unsynced = self.unsynced[:]
+        return other
+
+
+class Disk:
+    """One directory of files, on a disk whose power can go."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, File] = {}
+        self._durable_names: dict[str, File] = {}
+        self._unsynced_names: list[tuple[str, File | None]] = []
+        self._rename_halves: set[int] = set()
+        self.calls = 0
+        """Calls that changed something, or made a change durable."""
+        self.cut_at: int | None = None
+        """The number of the call before which the power goes."""
+        self.powered = True
+        self.syncs_lie = False
+        """A disk that reports a sync it did not do."""
+
+    def copy(self) -> Disk:
+        """Another one in the same state."""
+        other = Disk()
+        files: dict[int, File] = {}
+        for name, file in self.names.items():
+            other.names[name] = files.setdefault(id(file), file.copy())
+        for name, file in self._durable_names.items():
+            other._durable_names[name] = files.setdefault(id(file), file.copy())
+        for name, change in self._unsynced_names:
+            found = None if change is None else files.setdefault(id(change), change.copy())
+            other._unsynced_names.append((name, found))
+        other._rename_halves = set(self._rename_halves)
+        other.calls = self.calls
+        return other
+
+    # -- what a process does
+
+    def count(self) -> None:
+        """One more call; the power may go before it."""
+        if self.cut_at is not None and self.calls >= self.cut_at:
+            self.powered = False
+        self.require_power()
+        self.calls += 1
+
+    def require_power(self) -> None:
+        """Nothing works without."""
+        if not self.powered:
+            raise PowerCut
+
+    def create(self, name: str) -> File:
+        """A new, empty file under a name that is free."""
+        self.count()
+        assert name not in self.names
+        file = File()
+        self._name(name, file)
+        return file
+
+    def unlink(self, name: str) -> None:
+        """The name is gone."""
+        self.count()
+        self._name(name, None)
+
+    def rename(self, old: str, new: str) -> None:
+        """The file has another name, at once."""
+        self.count()
+        file = self.names[old]
+        self._rename_halves.add(len(self._unsynced_names))
+        self._name(new, file)
+        self._name(old, None)
+
+    def sync_names(self) -> None:
+        """fsync of the directory."""
+        self.count()
+        if not self.syncs_lie:
+            self._durable_names = dict(self.names)
+            self._unsynced_names.clear()
+            self._rename_halves.clear()
+
+    def write(self, file: File, offset: int, data: bytes) -> None:
+        """pwrite."""
+        self.count()
+        file.unsynced.append(Write(offset, data))
+        apply(file.volatile, offset, data)
+
+    def truncate(self, file: File, size: int) -> None:
+        """ftruncate."""
+        self.count()
+        file.unsynced.append(Write(size, None))
+        resize(file.volatile, size)
+
+    def sync(self, file: File) -> None:
+        """fsync."""
+        self.count()
+        if self.syncs_lie:
+            return
+        for offset, data in file.unsynced:
+            if data is None:
+                resize(file.durable, offset)
+            else:
+                apply(file.durable, offset, data)
+        file.unsynced.clear()
+
+    # -- what happens to it
+
+    def cut(self, chance: Random, keep: float | None = None) -> None:
+        """The power went: what was not synced is kept, lost or torn. Call `restart` next.
+
+        `keep` is how much of it is kept; by chance if it is not given.
+        """
+        if keep is None:
+            keep = chance.choice(KEEP)
+        sector = chance.choice(SECTORS)
+        survived = dict(self._durable_names)
+        kept = len(self._unsynced_names)
+        if keep < 1.0:
+            kept = chance.randint(0, kept) if keep else 0
+        if kept and kept - 1 in self._rename_halves:
+            kept += 1  # a rename is atomic
+        for name, change in self._unsynced_names[:kept]:
+            if change is None:
+                survived.pop(name, None)
+            else:
+                survived[name] = change
+        for file in survived.values():
+            for offset, data in file.unsynced:
+                if data is not None:
+                    tear(file.durable, offset, data, sector, keep, chance)
+                elif keep == 1.0 or chance.random() < keep:
+                    resize(file.durable, offset)
+            file.unsynced.clear()
+            file.volatile = file.durable[:]
+        self.names = survived
+        self._settled()
+
+    def kill(self) -> None:
+        """The process was killed, the machine goes on: nothing is lost. Call `restart` next."""
+        # What was not synced stays unsynced: a power cut soon after may still take it.
+        self.powered = False
+
+    def restart(self) -> None:
+        """Power is back."""
+        self.powered = True
+        self.cut_at = None
+
+    def _settled(self) -> None:
+        self._durable_names = dict(self.names)
+        self._unsynced_names.clear()
+        self._rename_halves.clear()
+        self.powered = False
+
+    def _name(self, name: str, file: File | None) -> None:
+        self._unsynced_names.append((name, file))
+        if file is None:
+            del self.names[name]
+        else:
+            self.names[name] = file
+
+
+def apply(image: bytearray, offset: int, data: bytes) -> None:
+    """Write into an image; a gap behind its end is filled with zeros."""
+    if offset > len(image):
+        image.extend(bytes(offset - len(image)))
+    image[offset : offset + len(data)] = data
+
+
+def resize(image: bytearray, size: int) -> None:
+    """Cut or extend an image."""
+    if size < len(image):
+        del image[size:]
+    else:
+        image.extend(bytes(size - len(image)))
+
+
+def tear(
+    image: bytearray, offset: int, data: bytes, sector: int, keep: float, chance: Random
+) -> None:
+    """What a power cut leaves of one write."""
+    if keep == 1.0:
+        apply(image, offset, data)
+        return
+    if keep == 0.0:
+        return
+    start = 0
+    while start < len(data):
+        end = min(len(data), ((offset + start) // sector + 1) * sector - offset)
+        drawn = chance.random()
+        if drawn < keep:
+            apply(image, offset + start, data[start:end])
+        elif drawn > 0.97:
+            middle = chance.randint(start, end)
+            apply(image, offset + start, data[start:middle])
+            if drawn > 0.985:
+                apply(image, offset + middle, chance.randbytes(end - middle))
+        start = end

@@ -1,0 +1,1057 @@
+"""What the broker has to do, as simply as it can be said: the reference of the simulator.
+
+The model hears each action when the broker has received it, and everything the broker says, at the
+end of the turn in which it says it. It does not decide who gets a message; it checks that whoever
+got it could, and keeps the books. `Violation` is what it finds.
+
+Checked at the end of each turn:
+
+- What is handed out was ready in that queue, is handed out once, is what was published, octet for
+  octet, and comes from the front of the queue.
+- `redelivered` is set if and only if the message was handed out before.
+- No consumer and no channel has more unacknowledged than its prefetch window. Nothing lies in a
+  queue while a consumer could take it.
+- Replies come in order, one each, with true counts. Errors are those that are due, with their code.
+- Each publish is confirmed once. When nothing waits for the disk, nothing waits for a confirm or a
+  reply.
+- The broker's own counts of ready and unacknowledged messages are the model's.
+
+Checked after each crash, against what the store holds:
+
+- It is a state the model was in when a batch was taken: that of the last batch that was written, or
+  of the one under way. So nothing is invented, transactions are whole, and order is kept.
+- Whatever was confirmed or answered before the crash is in it: messages, settlements of
+  transactions, queues, exchanges, bindings; what was answered to be gone is not.
+
+**What it knows of the inside.** A reply that waits for the disk holds back what its channel says
+after it. So that the model knows at once who was given what, it is also told the new entries of
+the channels' ledgers (`Channel.unacked`).
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, Record
+from amqpd.commands import Basic, Confirm, Exchange, Frame, Queue, Tx
+from amqpd.commands import Channel as ChannelClass
+from amqpd.commands import Connection as ConnectionClass
+from tests.conversation import PERSISTENT, TRANSIENT, Confirmed, Delivery, Got, Heard, Returned
+from tests.simulation.actions import (
+    EXCHANGES,
+    QUEUES,
+    Action,
+    Beat,
+    Bind,
+    Cancel,
+    ChannelClosed,
+    CloseChannel,
+    CloseConnection,
+    ConfirmSelect,
+    Consume,
+    DeclareExchange,
+    DeclareQueue,
+    DeleteExchange,
+    DeleteQueue,
+    Get,
+    OpenChannel,
+    Publish,
+    PurgeQueue,
+    Qos,
+    Recover,
+    Settle,
+    TxCommit,
+    TxRollback,
+    TxSelect,
+    Unbind,
+)
+
+NOT_FOUND: Final = 404
+LOCKED: Final = 405
+PRECONDITION_FAILED: Final = 406
+
+
+class Violation(AssertionError):
+    """The broker broke a promise."""
+
+
+def require(condition: bool, text: str, *about: object) -> None:
+    """Raise Violation unless it is so."""
+    if not condition:
+        raise Violation(text + "".join(f", {item!r}" for item in about))
+
+
+class Copy:
+    """A message in one queue."""
+
+    __slots__ = ("handed_out", "maybe", "order", "promised", "published", "queue")
+
+    def __init__(self, published: Publish, queue: ModelQueue, order: int) -> None:
+        self.published = published
+        self.queue = queue
+        self.order = order
+        self.handed_out = False
+        self.maybe = False
+        """It may have been handed out in a turn that also ended the channel that got it."""
+        self.promised = False
+
+    def __lt__(self, other: Copy) -> bool:
+        return self.order < other.order
+
+    def __repr__(self) -> str:
+        return f"message {self.published.uid} of {self.queue.name}"
+
+
+class ModelQueue:
+    """A queue."""
+
+    def __init__(self, name: str, owner: ModelConnection | None) -> None:
+        spec = QUEUES[name]
+        self.name = name
+        self.durable = spec.durable and not spec.exclusive
+        self.auto_delete = spec.auto_delete
+        self.owner = owner
+        self.live: dict[int, Copy] = {}
+        """Whatever is not settled, by number of the message."""
+        self.ready: list[Copy] = []
+        self.consumers: list[ModelConsumer] = []
+        self.had_consumer = False
+        self.unacked = 0
+        self.deleted = False
+        self.promised = False
+        self.next_order = 1
+
+    def take(self, published: Publish) -> Copy:
+        """A message comes in."""
+        copy = Copy(published, self, self.next_order)
+        self.next_order += 1
+        self.live[published.uid] = copy
+        self.ready.append(copy)
+        return copy
+
+    def settle(self, copy: Copy) -> None:
+        """A message that was handed out is done with."""
+        self.live.pop(copy.published.uid, None)
+
+    def take_back(self, copy: Copy) -> None:
+        """A message that was handed out comes back."""
+        if not self.deleted:
+            insort(self.ready, copy)
+
+
+class ModelExchange:
+    """An exchange, and its bindings by queue name and key."""
+
+    def __init__(self, name: str) -> None:
+        spec = EXCHANGES[name]
+        self.name = name
+        self.type = spec.type
+        self.durable = spec.durable
+        self.auto_delete = spec.auto_delete
+        self.bindings: dict[tuple[str, str], bool] = {}
+        """Whether the binding was promised."""
+        self.promised = False
+
+    def matches(self, binding_key: str, routing_key: str) -> bool:
+        """The rule of its type."""
+        if self.type == "fanout":
+            return True
+        if self.type == "direct":
+            return binding_key == routing_key
+        return topic_matches(binding_key.split("."), routing_key.split("."))
+
+
+def topic_matches(pattern: list[str], words: list[str]) -> bool:
+    """`*` is one word, `#` any number."""
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(topic_matches(pattern[1:], words[i:]) for i in range(len(words) + 1))
+    return bool(words) and pattern[0] in ("*", words[0]) and topic_matches(pattern[1:], words[1:])
+
+
+class ModelConsumer:
+    """A basic.consume."""
+
+    def __init__(
+        self, tag: str, queue: ModelQueue, channel: ModelChannel, no_ack: bool, prefetch: int
+    ) -> None:
+        self.tag = tag
+        self.queue = queue
+        self.channel = channel
+        self.no_ack = no_ack
+        self.prefetch = prefetch
+        self.unacked = 0
+
+    def has_room(self) -> bool:
+        """Whether prefetch lets it take one more."""
+        if self.no_ack:
+            return True
+        if self.prefetch and self.unacked >= self.prefetch:
+            return False
+        channel = self.channel
+        return not channel.global_prefetch or channel.consumer_unacked < channel.global_prefetch
+
+
+class Out(NamedTuple):
+    """A delivery that is not settled."""
+
+    copy: Copy
+    consumer: ModelConsumer | None
+
+
+class Expected(NamedTuple):
+    """What a channel has to say next, apart from deliveries, confirms and cancels."""
+
+    kind: type[Any]
+    check: Callable[[Any], None]
+
+
+class ModelChannel:
+    """A channel."""
+
+    def __init__(self, connection: ModelConnection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.ledger: dict[int, Out] = {}
+        self.consumers: dict[str, ModelConsumer] = {}
+        self.consumer_unacked = 0
+        self.default_prefetch = 0
+        self.global_prefetch = 0
+        self.last_tag = 0
+        self.early: dict[int, Copy] = {}
+        """Handed out, and not said yet: the channel waits for the disk."""
+        self.early_flags: dict[int, tuple[bool, bool]] = {}
+        self.confirming = False
+        self.publish_number = 0
+        self.unconfirmed: dict[int, list[Copy]] = {}
+        self.transactional = False
+        self.tx_messages: list[Publish] = []
+        self.tx_settlements: list[tuple[Settle, dict[int, Out]]] = []
+        self.expected: deque[Expected] = deque()
+        self.cancels: set[str] = set()
+        self.ended = False
+        self.closing = False
+        """The broker closed it; close-ok has not come yet."""
+
+    def expect(self, kind: type[Any], check: Callable[[Any], None] = lambda said: None) -> None:
+        """This is to be said next."""
+        self.expected.append(Expected(kind, check))
+
+
+class ModelConnection:
+    """A connection."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.channels: dict[int, ModelChannel] = {}
+        self.ended = False
+        self.close_ok_due = False
+
+
+class State(NamedTuple):
+    """What of the model's state is durable: what a store may be found to hold."""
+
+    queues: dict[str, tuple[tuple[int, bool, bool], ...]]
+    """For each message its number, and whether it was or may have been handed out."""
+    exchanges: frozenset[str]
+    bindings: frozenset[tuple[str, str, str]]
+    """Exchange, queue, key."""
+
+
+EMPTY: Final = State({}, frozenset(), frozenset())
+
+
+class Model:
+    """Everything a broker ought to know, and everything it promised."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, ModelQueue] = {}
+        self.exchanges: dict[str, ModelExchange] = {}
+        self.connections: list[ModelConnection] = []
+        self.published: dict[int, Publish] = {}
+        self.gone: list[tuple[ModelQueue, int]] = []
+        """Messages whose settlement was answered for."""
+        self.gone_definitions: dict[tuple[str, ...], None] = {}
+        """Definitions whose end was answered for, and that did not begin again since."""
+        self._beginnings: dict[tuple[str, ...], int] = {}
+        self._actions = 0
+        self._handed_out: dict[ModelQueue, list[tuple[Copy, ModelConsumer | None]]] = {}
+        self._out_of_order: set[str] = set()
+        self.delivered = 0
+        self.confirmed = 0
+
+    # -- what a client says
+
+    def is_alone(self, connection: ModelConnection, number: int, action: Action) -> bool:
+        """Whether to give the broker this action in a turn of its own.
+
+        Within a turn the model does not see what the broker did first. Where that matters, the
+        turn has nothing else in it.
+        """
+        match action:
+            case (
+                PurgeQueue()
+                | DeleteQueue()
+                | DeleteExchange()
+                | Unbind()
+                | Cancel()
+                | Qos()
+                | Recover()
+                | TxCommit()
+                | TxRollback()
+                | CloseChannel()
+                | CloseConnection()
+            ):
+                return True
+            case Settle() if not action.ack and action.requeue:
+                return True
+        channel = connection.channels.get(number)
+        return channel is not None and self.refusal(channel, action) is not None
+
+    def refusal(self, channel: ModelChannel, action: Action) -> int | None:
+        """The reply code with which the broker has to close the channel, if it has to."""
+        match action:
+            case Publish():
+                if action.exchange and action.exchange not in self.exchanges:
+                    return NOT_FOUND
+            case Settle():
+                known = action.tag in channel.ledger or (action.multiple and action.tag == 0)
+                return None if known else PRECONDITION_FAILED
+            case Get(queue) | Consume(queue) | PurgeQueue(queue):
+                return self._inaccessible(channel, queue)
+            case DeclareQueue(name, passive):
+                if passive:
+                    return self._inaccessible(channel, name)
+                return self._locked(channel, name)
+            case DeleteQueue(name):
+                return self._locked(channel, name)
+            case Bind(queue, exchange):
+                if exchange not in self.exchanges:
+                    return NOT_FOUND
+                return self._inaccessible(channel, queue)
+            case Unbind(queue, exchange, key):
+                found = self.exchanges.get(exchange)
+                if found is not None and (queue, key) in found.bindings:
+                    return self._locked(channel, queue)
+            case TxSelect() if channel.confirming:
+                return PRECONDITION_FAILED
+            case ConfirmSelect() if channel.transactional:
+                return PRECONDITION_FAILED
+        return None
+
+    def _inaccessible(self, channel: ModelChannel, name: str) -> int | None:
+        return self._locked(channel, name) if name in self.queues else NOT_FOUND
+
+    def _locked(self, channel: ModelChannel, name: str) -> int | None:
+        queue = self.queues.get(name)
+        if queue is None or queue.owner in (None, channel.connection):
+            return None
+        return LOCKED
+
+    def apply(self, connection: ModelConnection, number: int, action: Action) -> None:
+        """The broker has received it."""
+        first = self._actions == 0
+        self._actions += 1
+        if connection.ended or isinstance(action, Beat):
+            return
+        if isinstance(action, OpenChannel):
+            assert number not in connection.channels
+            channel = connection.channels[number] = ModelChannel(connection, number)
+            channel.expect(ChannelClass.OpenOk)
+            return
+        if isinstance(action, CloseConnection):
+            self.end_connection(connection)
+            connection.close_ok_due = True
+            return
+        channel = connection.channels[number]
+        if channel.ended:
+            if isinstance(action, CloseChannel) and channel.closing:
+                channel.expect(ChannelClass.CloseOk)
+            elif isinstance(action, ChannelClosed):
+                channel.closing = False
+            return
+        code = self.refusal(channel, action)
+        if code is not None:
+            self.end_channel(channel)
+            channel.closing = True
+
+            def check(said: ChannelClass.Close) -> None:
+                require(said.reply_code == code, "another reply code was due", code, said, action)
+
+            channel.expect(ChannelClass.Close, check)
+            return
+        self._do(channel, action, first)
+
+    def _do(self, channel: ModelChannel, action: Action, first: bool) -> None:
+        match action:
+            case Publish():
+                self._publish(channel, action)
+            case Settle():
+                self._settle(channel, action)
+            case Get(name, no_ack):
+                self._get(channel, self.queues[name], no_ack, first)
+            case Consume(name, tag, no_ack):
+                queue = self.queues[name]
+                consumer = ModelConsumer(tag, queue, channel, no_ack, channel.default_prefetch)
+                channel.consumers[tag] = consumer
+                queue.consumers.append(consumer)
+                queue.had_consumer = True
+                channel.expect(Basic.ConsumeOk)
+            case Cancel(tag):
+                cancelled = channel.consumers.pop(tag, None)
+                if cancelled is not None:
+                    cancelled.queue.consumers.remove(cancelled)
+                    self._delete_if_unused(cancelled.queue)
+                channel.expect(Basic.CancelOk)
+            case Qos(count, of_channel):
+                if of_channel:
+                    channel.global_prefetch = count
+                else:
+                    # As in RabbitMQ, a limit of the consumers to come ends that of the channel.
+                    channel.default_prefetch = count
+                    channel.global_prefetch = 0
+                channel.expect(Basic.QosOk)
+            case Recover():
+                channel.expect(Basic.RecoverOk)
+                ledger, channel.ledger = channel.ledger, {}
+                self._requeue(channel, ledger.values())
+            case DeclareQueue():
+                self._declare_queue(channel, action, first)
+            case DeleteQueue():
+                self._delete_queue(channel, action)
+            case PurgeQueue(name):
+                self._purge(channel, self.queues[name])
+            case Bind():
+                self._bind(channel, action)
+            case Unbind():
+                self._unbind(channel, action)
+            case DeclareExchange():
+                self._declare_exchange(channel, action)
+            case DeleteExchange(name):
+                self.exchanges.pop(name, None)
+                channel.expect(Exchange.DeleteOk, self._end_of("exchange", name))
+            case ConfirmSelect():
+                channel.confirming = True
+                channel.expect(Confirm.SelectOk)
+            case TxSelect():
+                channel.transactional = True
+                channel.expect(Tx.SelectOk)
+            case TxCommit():
+                self._commit(channel)
+            case TxRollback():
+                channel.tx_messages = []
+                for _, outs in channel.tx_settlements:
+                    channel.ledger.update(outs)
+                channel.ledger = dict(sorted(channel.ledger.items()))
+                channel.tx_settlements = []
+                channel.expect(Tx.RollbackOk)
+            case CloseChannel():
+                self.end_channel(channel)
+                channel.expect(ChannelClass.CloseOk)
+            case ChannelClosed():
+                raise AssertionError("close-ok on an open channel")
+
+    # -- publishing
+
+    def _route(self, published: Publish) -> list[ModelQueue]:
+        key = published.routing_key
+        if not published.exchange:
+            return [self.queues[key]] if key in self.queues else []
+        exchange = self.exchanges.get(published.exchange)
+        if exchange is None:
+            return []
+        names = {name: None for name, k in exchange.bindings if exchange.matches(k, key)}
+        return [self.queues[name] for name in names]
+
+    def _enqueue(self, channel: ModelChannel, published: Publish) -> list[Copy]:
+        queues = self._route(published)
+        if not queues and published.mandatory:
+
+            def check(said: Returned) -> None:
+                require(
+                    said.body == published.body and said.code == 312, "another return was due", said
+                )
+
+            channel.expect(Returned, check)
+        copies = [queue.take(published) for queue in queues]
+        return [copy for copy in copies if published.persistent and copy.queue.durable]
+
+    def _publish(self, channel: ModelChannel, published: Publish) -> None:
+        self.published[published.uid] = published
+        if channel.transactional:
+            channel.tx_messages.append(published)
+            return
+        durable = self._enqueue(channel, published)
+        if channel.confirming:
+            channel.publish_number += 1
+            channel.unconfirmed[channel.publish_number] = durable
+
+    def _commit(self, channel: ModelChannel) -> None:
+        promised: list[Copy] = []
+        for published in channel.tx_messages:
+            promised += self._enqueue(channel, published)
+        gone: list[Copy] = []
+        for settlement, outs in channel.tx_settlements:
+            if settlement.ack or not settlement.requeue:
+                gone += [out.copy for out in outs.values()]
+            else:
+                self._out_of_order.update(out.copy.queue.name for out in outs.values())
+            self._settle_outs(channel, settlement, outs)
+        channel.tx_messages = []
+        channel.tx_settlements = []
+
+        def promise(said: Frame) -> None:
+            for copy in promised:
+                copy.promised = True
+            self.gone += [(copy.queue, copy.published.uid) for copy in gone]
+
+        channel.expect(Tx.CommitOk, promise)
+
+    # -- settling
+
+    def _settle(self, channel: ModelChannel, action: Settle) -> None:
+        if not action.multiple:
+            outs = {action.tag: channel.ledger[action.tag]}
+        elif action.tag == 0:
+            outs = dict(channel.ledger)
+        else:
+            outs = {tag: out for tag, out in channel.ledger.items() if tag <= action.tag}
+        for tag in outs:
+            del channel.ledger[tag]
+        if channel.transactional:
+            channel.tx_settlements.append((action, outs))
+        else:
+            self._settle_outs(channel, action, outs)
+
+    def _settle_outs(self, channel: ModelChannel, action: Settle, outs: dict[int, Out]) -> None:
+        if action.ack or not action.requeue:
+            for out in outs.values():
+                self._release(channel, out)
+                out.copy.queue.settle(out.copy)
+        else:
+            self._requeue(channel, outs.values())
+
+    def _requeue(self, channel: ModelChannel, outs: Iterable[Out]) -> None:
+        for out in outs:
+            self._release(channel, out)
+            out.copy.queue.take_back(out.copy)
+
+    def _release(self, channel: ModelChannel, out: Out) -> None:
+        out.copy.queue.unacked -= 1
+        if out.consumer is not None:
+            out.consumer.unacked -= 1
+            channel.consumer_unacked -= 1
+
+    # -- handing out
+
+    def _get(self, channel: ModelChannel, queue: ModelQueue, no_ack: bool, first: bool) -> None:
+        ready = len(queue.ready)
+
+        def check(said: Heard) -> None:
+            if isinstance(said, Got):
+                require(not first or said.message_count == ready - 1, "a wrong count", said, ready)
+                self._hand_out(channel, said, queue, None, no_ack)
+            else:
+                require(isinstance(said, Basic.GetEmpty), "get-ok or get-empty was due", said)
+                require(not first or ready == 0, "get-empty of a queue with messages", queue.name)
+
+        channel.expect(object, check)
+
+    def _hand_out(
+        self,
+        channel: ModelChannel,
+        said: Delivery | Got,
+        queue: ModelQueue | None,
+        consumer: ModelConsumer | None,
+        no_ack: bool,
+    ) -> None:
+        """The broker says that this client has the message now."""
+        tag = said.delivery_tag
+        uid = uid_of(said.body)
+        published = self.published.get(uid)
+        require(published is not None, "a message that nobody published", said)
+        assert published is not None
+        properties = PERSISTENT if published.persistent else TRANSIENT
+        same = (said.exchange, said.routing_key, said.body, said.properties) == (
+            published.exchange,
+            published.routing_key,
+            published.body,
+            properties,
+        )
+        require(same, "not what was published", said, published)
+        self.delivered += 1
+        if tag in channel.early:
+            copy = channel.early.pop(tag)
+            require(copy.published.uid == uid, "not what the ledger says", said, copy)
+            before, maybe = channel.early_flags.pop(tag)
+            self._check_redelivered(copy, said.redelivered, before, maybe)
+            return
+        if channel.ended:
+            return  # said in the turn that ended the channel
+        require(tag == channel.last_tag + 1, "a delivery tag out of order", said, channel.last_tag)
+        channel.last_tag = tag
+        require(queue is not None, "a delivery to an unknown consumer", said)
+        assert queue is not None
+        copy = self._take(queue, uid, said)
+        self._check_redelivered(copy, said.redelivered, copy.handed_out, copy.maybe)
+        self._given(channel, copy, consumer, tag, no_ack)
+
+    def _check_redelivered(self, copy: Copy, said: bool, before: bool, maybe: bool) -> None:
+        require(maybe or said == before, f"redelivered is {said}", copy)
+
+    def _take(self, queue: ModelQueue, uid: int, said: object) -> Copy:
+        copy = queue.live.get(uid)
+        require(copy is not None, "a message that is not in the queue", queue.name, said)
+        assert copy is not None
+        for index, ready in enumerate(queue.ready):
+            if ready is copy:
+                del queue.ready[index]
+                return copy
+        raise Violation(f"a message that somebody else has, {copy!r}, {said!r}")
+
+    def _given(
+        self,
+        channel: ModelChannel,
+        copy: Copy,
+        consumer: ModelConsumer | None,
+        tag: int,
+        no_ack: bool,
+    ) -> None:
+        queue = copy.queue
+        self._handed_out.setdefault(queue, []).append((copy, consumer))
+        copy.handed_out = True
+        copy.maybe = False
+        if no_ack:
+            queue.settle(copy)
+            return
+        channel.ledger[tag] = Out(copy, consumer)
+        queue.unacked += 1
+        if consumer is not None:
+            consumer.unacked += 1
+            channel.consumer_unacked += 1
+
+    # -- definitions
+
+    def _declare_queue(self, channel: ModelChannel, action: DeclareQueue, first: bool) -> None:
+        queue = self.queues.get(action.name)
+        if queue is None:
+            owner = channel.connection if QUEUES[action.name].exclusive else None
+            queue = self.queues[action.name] = ModelQueue(action.name, owner)
+            self._begin("queue", action.name)
+        if action.nowait:
+            return
+        counts = (len(queue.ready), len(queue.consumers))
+        declared = queue
+
+        def check(said: Queue.DeclareOk) -> None:
+            require(said.queue == action.name, "declare-ok of another queue", said)
+            found = (said.message_count, said.consumer_count)
+            require(not first or found == counts, "wrong counts", said, counts)
+            declared.promised = True
+
+        channel.expect(Queue.DeclareOk, check)
+
+    def _delete_queue(self, channel: ModelChannel, action: DeleteQueue) -> None:
+        queue = self.queues.get(action.name)
+        ready = 0
+        if queue is not None:
+            ready = len(queue.ready)
+            self.drop_queue(queue)
+        if action.nowait:
+            return
+        ended = self._end_of("queue", action.name)
+
+        def check(said: Queue.DeleteOk) -> None:
+            require(said.message_count == ready, "a wrong count", said, ready)
+            ended(said)
+
+        channel.expect(Queue.DeleteOk, check)
+
+    def drop_queue(self, queue: ModelQueue) -> None:
+        """The queue goes with everything in it."""
+        del self.queues[queue.name]
+        queue.deleted = True
+        queue.live.clear()
+        queue.ready.clear()
+        for consumer in queue.consumers:
+            del consumer.channel.consumers[consumer.tag]
+            consumer.channel.cancels.add(consumer.tag)
+        queue.consumers.clear()
+        for exchange in list(self.exchanges.values()):
+            bound = [pair for pair in exchange.bindings if pair[0] == queue.name]
+            self._remove_bindings(exchange, bound)
+
+    def _remove_bindings(self, exchange: ModelExchange, bound: list[tuple[str, str]]) -> None:
+        for pair in bound:
+            del exchange.bindings[pair]
+        if bound and not exchange.bindings and exchange.auto_delete:
+            del self.exchanges[exchange.name]
+
+    def _delete_if_unused(self, queue: ModelQueue) -> None:
+        if queue.auto_delete and queue.had_consumer and not queue.consumers and not queue.deleted:
+            self.drop_queue(queue)
+
+    def _purge(self, channel: ModelChannel, queue: ModelQueue) -> None:
+        purged = queue.ready
+        queue.ready = []
+        for copy in purged:
+            queue.settle(copy)
+
+        def check(said: Queue.PurgeOk) -> None:
+            require(said.message_count == len(purged), "a wrong count", said, len(purged))
+            self.gone += [(queue, copy.published.uid) for copy in purged]
+
+        channel.expect(Queue.PurgeOk, check)
+
+    def _bind(self, channel: ModelChannel, action: Bind) -> None:
+        exchange = self.exchanges[action.exchange]
+        pair = (action.queue, action.routing_key)
+        if pair not in exchange.bindings:
+            exchange.bindings[pair] = False
+            self._begin("binding", action.exchange, *pair)
+
+        def check(said: Queue.BindOk) -> None:
+            if pair in exchange.bindings:
+                exchange.bindings[pair] = True
+
+        channel.expect(Queue.BindOk, check)
+
+    def _unbind(self, channel: ModelChannel, action: Unbind) -> None:
+        exchange = self.exchanges.get(action.exchange)
+        pair = (action.queue, action.routing_key)
+        if exchange is not None and pair in exchange.bindings:
+            self._remove_bindings(exchange, [pair])
+        ended = self._end_of("binding", action.exchange, action.queue, action.routing_key)
+        channel.expect(Queue.UnbindOk, ended)
+
+    def _declare_exchange(self, channel: ModelChannel, action: DeclareExchange) -> None:
+        exchange = self.exchanges.get(action.name)
+        if exchange is None:
+            exchange = self.exchanges[action.name] = ModelExchange(action.name)
+            self._begin("exchange", action.name)
+        if action.nowait:
+            return
+        declared = exchange
+
+        def check(said: Frame) -> None:
+            declared.promised = True
+
+        channel.expect(Exchange.DeclareOk, check)
+
+    def _begin(self, *definition: str) -> None:
+        self._beginnings[definition] = self._beginnings.get(definition, 0) + 1
+        self.gone_definitions.pop(definition, None)
+
+    def _end_of(self, *definition: str) -> Callable[[Any], None]:
+        """What to do when the end of a definition is answered for."""
+        beginning = self._beginnings.get(definition)
+
+        def answered(said: Any) -> None:
+            if self._beginnings.get(definition) == beginning:
+                self.gone_definitions[definition] = None
+
+        return answered
+
+    # -- ends
+
+    def end_channel(self, channel: ModelChannel) -> None:
+        """Its consumers go, what it has not settled goes back."""
+        channel.ended = True
+        for _, outs in channel.tx_settlements:
+            channel.ledger.update(outs)
+        channel.tx_settlements = []
+        channel.tx_messages = []
+        consumers = list(channel.consumers.values())
+        channel.consumers = {}
+        for consumer in consumers:
+            consumer.queue.consumers.remove(consumer)
+        ledger, channel.ledger = channel.ledger, {}
+        self._requeue(channel, ledger.values())
+        for consumer in consumers:
+            self._delete_if_unused(consumer.queue)
+
+    def end_connection(self, connection: ModelConnection) -> None:
+        """Its channels end one by one, then its exclusive queues go."""
+        if connection.ended:
+            return
+        connection.ended = True
+        touched: dict[ModelQueue, None] = {}
+        for channel in connection.channels.values():
+            for consumer in channel.consumers.values():
+                touched[consumer.queue] = None
+            for out in channel.ledger.values():
+                touched[out.copy.queue] = None
+            for _, outs in channel.tx_settlements:
+                touched.update((out.copy.queue, None) for out in outs.values())
+            if not channel.ended:
+                self.end_channel(channel)
+        for queue in list(self.queues.values()):
+            if queue.owner is connection:
+                self.drop_queue(queue)
+        for queue in touched:
+            # One channel's messages may have gone to another of its channels, and back.
+            self._out_of_order.add(queue.name)
+            for copy in queue.ready:
+                copy.maybe = copy.maybe or not copy.handed_out
+
+    # -- what the broker says
+
+    def hear(self, connection: ModelConnection, number: int, said: Heard) -> None:
+        """The broker said this, at the end of a turn."""
+        if number == 0:
+            require(
+                connection.close_ok_due and isinstance(said, ConnectionClass.CloseOk),
+                "nothing was due on channel 0",
+                said,
+            )
+            connection.close_ok_due = False
+            return
+        channel = connection.channels.get(number)
+        require(channel is not None, "a channel that is not open", said)
+        assert channel is not None
+        if isinstance(said, Delivery):
+            consumer = channel.consumers.get(said.consumer_tag)
+            queue = consumer.queue if consumer is not None else None
+            no_ack = consumer is not None and consumer.no_ack
+            self._hand_out(channel, said, queue, consumer, no_ack)
+        elif isinstance(said, Confirmed):
+            self._confirmed(channel, said)
+        elif isinstance(said, Basic.Cancel):
+            tag = said.consumer_tag or ""
+            require(tag in channel.cancels, "cancel of another consumer", said)
+            channel.cancels.remove(tag)
+        else:
+            require(bool(channel.expected), "nothing was due", said)
+            expected = channel.expected.popleft()
+            require(isinstance(said, expected.kind), "something else was due", expected, said)
+            expected.check(said)
+
+    def _confirmed(self, channel: ModelChannel, said: Confirmed) -> None:
+        require(said.ack, "a nack", said)
+        unconfirmed = channel.unconfirmed
+        require(said.number in unconfirmed, "confirm of what does not wait for it", said)
+        covered = [said.number]
+        if said.multiple:
+            covered = [number for number in unconfirmed if number <= said.number]
+        for number in covered:
+            self.confirmed += 1
+            for copy in unconfirmed.pop(number):
+                copy.promised = True
+
+    # -- the end of a turn
+
+    def given_early(
+        self,
+        channel: ModelChannel,
+        tag: int,
+        queue_name: str,
+        body: bytes,
+        consumer_tag: str | None,
+    ) -> None:
+        """A new entry of the channel's ledger that was not said yet."""
+        queue = self.queues.get(queue_name)
+        require(queue is not None, "a delivery from a queue that is gone", queue_name)
+        assert queue is not None
+        require(tag == channel.last_tag + 1, "a delivery tag out of order", tag, channel.last_tag)
+        channel.last_tag = tag
+        consumer = None if consumer_tag is None else channel.consumers[consumer_tag]
+        copy = self._take(queue, uid_of(body), tag)
+        channel.early[tag] = copy
+        channel.early_flags[tag] = (copy.handed_out, copy.maybe)
+        self._given(channel, copy, consumer, tag, False)
+
+    def end_turn(self, congested: Callable[[ModelConnection], bool]) -> None:
+        """Everything was said: does it add up."""
+        self._actions = 0
+        for queue, given in self._handed_out.items():
+            if queue.name not in self._out_of_order and queue.ready and not queue.deleted:
+                last = max(copy.order for copy, _ in given)
+                require(last < queue.ready[0].order, "not from the front", given, queue.ready[0])
+            self._check_windows(queue, given)
+        self._handed_out.clear()
+        self._out_of_order.clear()
+        for queue in self.queues.values():
+            if queue.ready:
+                for consumer in queue.consumers:
+                    require(
+                        not consumer.has_room() or congested(consumer.channel.connection),
+                        "a message lies while a consumer could take it",
+                        queue.ready[0],
+                        consumer.tag,
+                    )
+
+    def _check_windows(
+        self, queue: ModelQueue, given: list[tuple[Copy, ModelConsumer | None]]
+    ) -> None:
+        latest: dict[ModelConsumer, int] = {}
+        for copy, consumer in given:
+            if consumer is None:
+                continue
+            ordered = latest.get(consumer, 0) < copy.order or queue.name in self._out_of_order
+            require(ordered, "out of order", given)
+            latest[consumer] = copy.order
+        for consumer in latest:
+            channel = consumer.channel
+            require(
+                (not consumer.prefetch or consumer.unacked <= consumer.prefetch)
+                and (
+                    consumer.no_ack
+                    or not channel.global_prefetch
+                    or channel.consumer_unacked <= channel.global_prefetch
+                ),
+                "more unacknowledged than the prefetch window holds",
+                consumer.tag,
+            )
+
+    def check_quiet(self) -> None:
+        """Nothing waits for the disk: then nobody waits for an answer."""
+        for connection in self.connections:
+            if connection.ended:
+                continue
+            for channel in connection.channels.values():
+                require(not channel.expected, "never answered", list(channel.expected))
+                require(not channel.cancels, "never cancelled", channel.cancels)
+                require(not channel.early, "never said", channel.early)
+                waiting = not channel.ended and channel.unconfirmed
+                require(not waiting, "never confirmed", channel.unconfirmed)
+
+    # -- crashes
+
+    def durable_state(self) -> State:
+        """What a store that is up to date holds."""
+        return State(
+            {
+                queue.name: tuple(
+                    (uid, copy.handed_out, copy.maybe)
+                    for uid, copy in queue.live.items()
+                    if copy.published.persistent
+                )
+                for queue in self.queues.values()
+                if queue.durable
+            },
+            frozenset(name for name, exchange in self.exchanges.items() if exchange.durable),
+            frozenset(
+                (exchange.name, queue, key)
+                for exchange in self.exchanges.values()
+                if exchange.durable
+                for queue, key in exchange.bindings
+                if self.queues[queue].durable
+            ),
+        )
+
+    def check_promises(self, found: Found) -> None:
+        """Whatever was confirmed or answered is in the store, or gone from it."""
+        for queue in self.queues.values():
+            if not queue.durable:
+                continue
+            stored = found.queues.get(queue.name)
+            require(
+                stored is not None or not queue.promised, "a declared queue is lost", queue.name
+            )
+            uids = {uid for uid, _ in stored or ()}
+            for copy in queue.live.values():
+                if copy.promised:
+                    require(copy.published.uid in uids, "a confirmed message is lost", copy)
+        for exchange in self.exchanges.values():
+            if exchange.durable and exchange.promised:
+                require(
+                    exchange.name in found.exchanges, "a declared exchange is lost", exchange.name
+                )
+            for (name, key), promised in exchange.bindings.items():
+                if promised and exchange.durable and self.queues[name].durable:
+                    there = (exchange.name, name, key) in found.bindings
+                    require(there, "a binding is lost", exchange.name, name, key)
+        for queue, uid in self.gone:
+            if not queue.deleted:
+                back = any(uid == number for number, _ in found.queues.get(queue.name, ()))
+                require(not back, "a settled message is back", queue.name, uid)
+        for kind, *names in self.gone_definitions:
+            if kind == "queue":
+                back = names[0] in found.queues
+            elif kind == "exchange":
+                back = names[0] in found.exchanges
+            else:
+                back = (names[0], names[1], names[2]) in found.bindings
+            require(not back, "a definition is back whose end was answered for", kind, names)
+
+    def restart_from(self, state: State) -> None:
+        """Nothing is left but what was in the store."""
+        published = self.published
+        self.queues = {}
+        self.exchanges = {}
+        self.connections = []
+        self.gone = []
+        self.gone_definitions = {}
+        self._actions = 0
+        self._handed_out = {}
+        self._out_of_order = set()
+        for name, messages in state.queues.items():
+            queue = self.queues[name] = ModelQueue(name, None)
+            queue.promised = True
+            for uid, handed_out, maybe in messages:
+                copy = queue.take(published[uid])
+                copy.promised = True
+                copy.handed_out = handed_out
+                copy.maybe = maybe
+        for name in sorted(state.exchanges):
+            self.exchanges[name] = ModelExchange(name)
+            self.exchanges[name].promised = True
+        for exchange, name, key in sorted(state.bindings):
+            self.exchanges[exchange].bindings[name, key] = True
+        self.published = {
+            uid: published[uid] for queue in self.queues.values() for uid in queue.live
+        }
+
+
+class Found(NamedTuple):
+    """What a store holds after a crash."""
+
+    queues: dict[str, tuple[tuple[int, bool], ...]]
+    """For each message its number, and whether it will be called redelivered."""
+    exchanges: frozenset[str]
+    bindings: frozenset[tuple[str, str, str]]
+
+    def is_that_of(self, state: State) -> bool:
+        """Whether it is what the model had."""
+        return (
+            self.exchanges == state.exchanges
+            and self.bindings == state.bindings
+            and self.queues.keys() == state.queues.keys()
+            and all(
+                len(messages) == len(state.queues[name])
+                and all(
+                    uid == number and (redelivered == handed_out or maybe)
+                    for (uid, redelivered), (number, handed_out, maybe) in zip(
+                        messages, state.queues[name], strict=True
+                    )
+                )
+                for name, messages in self.queues.items()
+            )
+        )
+
+
+def found_in(records: Iterable[Record], bodies: dict[int, list[tuple[bytes, bool]]]) -> Found:
+    """From definitions, and by queue id the bodies and whether each counts as redelivered."""
+    queues: dict[str, tuple[tuple[int, bool], ...]] = {}
+    exchanges: set[str] = set()
+    bindings: set[tuple[str, str, str]] = set()
+    for record in records:
+        match record:
+            case QueueRecord():
+                queues[record.name] = tuple(
+                    (uid_of(body), marked) for body, marked in bodies.get(record.queue_id, ())
+                )
+            case ExchangeRecord():
+                exchanges.add(record.name)
+            case BindingRecord():
+                bindings.add((record.source, record.destination, record.routing_key))
+    return Found(queues, frozenset(exchanges), frozenset(bindings))
+
+
+def uid_of(body: bytes) -> int:
+    """The number at the beginning of the body."""
+    return int(body[: body.index(b" ")])

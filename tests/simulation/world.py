@@ -1,0 +1,813 @@
+"""One seed's world: a broker, its clients, the network, the clock and the disk, in one thread.
+
+    clients ──actions──> network ──chunks──> Peer, Broker ──entries──> Journal ──> write_batch
+       ^                    │                    │                                      │
+       └──────delays────────┘                    └────> Model: is it right?          SQLite
+                                                                                        │
+    lives: start, recover, work ... power cut, kill or stop; and again                Disk
+
+Everything happens at a time of the virtual clock, in order of time. The journal is driven as
+`amqpd.runtime.journal_writer` does: one batch under way, the next one taken when it is done. In a
+broker the batch is written by a thread, while the loop goes on; here it is written at one moment
+between being taken and being reported, which is the same to anybody who looks: the thread reads
+nothing that changes, and nobody sees the file.
+
+The same seed is the same world, down to the last octet: `World.digest` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from heapq import heappop, heappush
+from random import Random
+from struct import unpack_from
+from typing import Any, Final, NamedTuple, TypeVar, cast
+from unittest.mock import patch
+from zlib import crc32
+
+from amqpd.broker.broker import Broker
+from amqpd.broker.definitions import decode
+from amqpd.commands import Connection as ConnectionMethods
+from amqpd.commands import Frame
+from amqpd.config import Config, Limits
+from amqpd.protocol.connection import Connection as ProtocolConnection
+from amqpd.protocol.methods import encode_method
+from amqpd.runtime.peer import Peer
+from amqpd.runtime.recovery import recover
+from amqpd_storage import sqlite_file, sqlite_reading
+from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
+from amqpd_storage.journal import Batch, Journal
+from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
+from amqpd_storage.sqlite_writing import write_batch
+from tests.conversation import (
+    CAPABILITIES,
+    HEARTBEAT,
+    METHOD,
+    PROTOCOL_HEADER,
+    Ear,
+    Heard,
+    frame,
+    method,
+    table,
+)
+from tests.simulation.actions import FRAME_BYTES_MAX, Action, Beat, Publish, encode
+from tests.simulation.client import Client, Mode
+from tests.simulation.disk import Disk, PowerCut
+from tests.simulation.model import (
+    EMPTY,
+    Found,
+    Model,
+    ModelConnection,
+    State,
+    Violation,
+    found_in,
+    require,
+)
+from tests.simulation.sqlite_on_disk import store_on
+
+T = TypeVar("T")
+
+HEARTBEAT_S: Final = 10
+PACES_S: Final = (0.003, 0.02, 0.1, 1.0, 10.0, 120.0)
+"""How long a client thinks, by the life."""
+COMMIT_S: Final = (0.001, 0.005, 0.005, 0.05, 1.0, 5.0)
+LATENCY_S: Final = (0.0001, 0.001, 0.01, 0.3)
+PROFILES: Final[tuple[list[Mode], ...]] = (
+    ["admin"],
+    ["confirm"],
+    ["confirm", "tx"],
+    ["tx"],
+    ["plain", "plain"],
+    ["admin", "tx"],
+)
+"""Channels of a connection. `plain` ones acknowledge automatically, and have a connection of their
+own: as long as `Session.end` ends channels one by one, what one gives back may go to an automatic
+consumer of another, which is about to end as well, and is lost."""
+
+
+class Bug:
+    """A mistake to be found: nothing here. Subclasses are planted at the seams (`mutations`)."""
+
+    def connect(self, connection: Any) -> None:
+        """The store was opened."""
+
+    def append(self, world: World, entries: list[Entry]) -> None:
+        """A turn ended with these."""
+        world.append(entries)
+
+    def write(self, connection: Any, batch: Batch) -> None:
+        """A batch is to be written."""
+        write_batch(connection, batch)
+
+
+class Figures(NamedTuple):
+    """What was simulated."""
+
+    lives: int
+    power_cuts: int
+    kills: int
+    stops: int
+    seconds: float
+    turns: int
+    batches: int
+    delivered: int
+    confirmed: int
+
+
+class SimulatedConnection:
+    """A client's connection and the network between."""
+
+    def __init__(self, world: World, number: int, client: Client, heartbeat_s: int) -> None:
+        self.world = world
+        self.number = number
+        self.client = client
+        self.model = ModelConnection(f"client {number}")
+        self.peer = Peer(
+            world.broker,
+            f"client {number}",
+            is_loopback=True,
+            information="",
+            now=world.now,
+            speaking=world.speaking,
+        )
+        self.heartbeat_s = heartbeat_s
+        self.alive = True
+        """The client is there."""
+        self.stream: list[tuple[int, Action, bytes]] = []
+        """Sent by the client, not received by the broker."""
+        self.partial = 0
+        """Octets of the first of these that were received."""
+        self.ears: dict[int, Ear] = {}
+        self.buffer = b""
+        self.latency_s = world.chance.choice(LATENCY_S)
+        self.arrival_out = 0.0
+
+    def hear(self, data: bytes) -> list[tuple[int, Heard]]:
+        """Octets from the broker."""
+        data = self.buffer + data
+        position = 0
+        heard: list[tuple[int, Heard]] = []
+        while position + 8 <= len(data):
+            kind, channel, size = unpack_from(">BHI", data, position)
+            end = position + 7 + size
+            if end >= len(data):
+                break
+            assert data[end] == 0xCE
+            if kind != HEARTBEAT:
+                ear = self.ears.get(channel)
+                if ear is None:
+                    ear = self.ears[channel] = Ear()
+                said = ear.hear(kind, data[position + 7 : end])
+                if said is not None:
+                    heard.append((channel, said))
+            position = end + 1
+        self.buffer = data[position:]
+        return heard
+
+
+def handshake(heartbeat_s: int) -> tuple[bytes, bytes, bytes]:
+    """What a client says, each after the broker's answer to the one before."""
+    properties = table({"capabilities": dict.fromkeys(CAPABILITIES, True)})
+    start_ok = method(
+        ConnectionMethods.StartOk, mechanism="PLAIN", response=b"\0guest\0guest", locale="en_US"
+    )
+    tune_ok = method(
+        ConnectionMethods.TuneOk,
+        channel_max=2047,
+        frame_max=FRAME_BYTES_MAX,
+        heartbeat=heartbeat_s,
+    )
+    opened = method(ConnectionMethods.Open, virtual_host="/")
+    return (
+        PROTOCOL_HEADER,
+        frame(METHOD, 0, encode_method(start_ok, properties)),
+        frame(METHOD, 0, encode_method(tune_ok, {})) + frame(METHOD, 0, encode_method(opened, {})),
+    )
+
+
+HANDSHAKES: Final = {seconds: handshake(seconds) for seconds in (0, HEARTBEAT_S)}
+
+
+class StoreToRecover:
+    """What `amqpd.runtime.recovery` sees of `SQLiteStore`."""
+
+    path = "simulated disk"
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.orphans = (0, 0)
+
+    async def recover(self) -> Recovery:
+        """Definitions and numbers."""
+        return Recovery(
+            cast(SQLiteStore, self),
+            sqlite_reading.read_definitions(self.connection),
+            sqlite_reading.read_delivered(self.connection),
+            sqlite_reading.read_message_id_max(self.connection),
+        )
+
+    async def read_messages(
+        self, after: int, last: int = sqlite_reading.LAST_KEY
+    ) -> list[StoredMessage]:
+        """The next few."""
+        return sqlite_reading.read_messages(self.connection, after, last)
+
+    async def queue_counts(self) -> dict[int, tuple[int, int, int]]:
+        """How many, first and last position."""
+        return sqlite_reading.read_queue_counts(self.connection)
+
+    async def forget_orphans(self, known_queue_ids: set[int]) -> tuple[int, int]:
+        """What nobody refers to."""
+        self.orphans = sqlite_reading.forget_orphans(self.connection, known_queue_ids)
+        return self.orphans
+
+
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    raise AssertionError("it waited")
+
+
+class World:
+    """Everything under one seed."""
+
+    def __init__(self, seed: int, bug: Bug | None = None) -> None:
+        self.seed = seed
+        self.bug = bug or Bug()
+        self.chance = Random(seed)
+        self.now = 1000.0
+        self.disk = Disk()
+        self.model = Model()
+        self.digest = 0
+        self.speaking: list[ProtocolConnection] = []
+        self.connections: dict[ProtocolConnection, SimulatedConnection] = {}
+        self.trace: list[str] | None = None
+        """What happened, if anybody wants to know."""
+        self._events: list[tuple[float, int, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._uid = 0
+        self._clients = 0
+        self._life = 0
+        self._ended = False
+        self.safe = EMPTY
+        """What the store holds for sure."""
+        self._writing: State | None = None
+        """What it may hold in addition: a write is under way."""
+        self._had_defaults = False
+        self._stopped_clean = False
+        self._batch: tuple[Batch, State] | None = None
+        """Taken, and not reported as committed; with what the store holds afterwards."""
+        self._written = False
+        self._take_scheduled = False
+        self._pace_s = self._commit_s = 1.0
+        self._cut_in_batch: int | None = None
+        self._cut_calls = 0
+        self._counts = dict.fromkeys(("power_cuts", "kills", "stops", "turns", "batches"), 0)
+        self._began = self.now
+        self.broker: Broker
+        self.journal: Journal
+        self.store: Any = None
+
+    # -- lives
+
+    def run(self, lives: int) -> Figures:
+        """So many lives of the broker. Raises Violation."""
+        connections_log = logging.getLogger("amqpd.connection")
+        with (
+            store_on(self.disk, self.seed) as path,
+            patch.object(connections_log, "disabled", True),
+        ):
+            self._path = path
+            try:
+                for _ in range(lives):
+                    self._live()
+            except Exception as error:
+                error.add_note(f"in life {self._life} of seed {self.seed}, at {self.now:.6f} s")
+                raise
+            finally:
+                self.disk.powered = False
+                self._close_store()
+        return Figures(
+            lives=self._life,
+            seconds=self.now - self._began,
+            delivered=self.model.delivered,
+            confirmed=self.model.confirmed,
+            **self._counts,
+        )
+
+    def _live(self) -> None:
+        self._life += 1
+        chance = self.chance
+        while not self._start():
+            pass
+        self._events.clear()
+        self._ended = False
+        self._pace_s = pace_s = chance.choice(PACES_S)
+        self._commit_s = chance.choice(COMMIT_S)
+        for _ in range(chance.randint(2, 4)):
+            self._connect()
+        how = chance.random()
+        work = chance.randint(2, 40) * pace_s / 2
+        self._cut_in_batch = None
+        if how < 0.55:
+            # In the midst of a write; at the end of the time if there is none.
+            self._cut_in_batch = chance.randint(1, 12)
+            self._cut_calls = chance.randint(0, 6)
+            self._schedule(work * 3, self._power_cut)
+        elif how < 0.85:
+            self._schedule(work, self._power_cut)
+        elif how < 0.93:
+            self._schedule(work, self._kill)
+        else:
+            self._schedule(work, self._stop)
+        while not self._ended:
+            at, _, life, event = heappop(self._events)
+            if life == self._life:
+                self.now = max(self.now, at)
+                event()
+
+    def _schedule(self, delay_s: float, event: Callable[[], None]) -> None:
+        self._sequence += 1
+        heappush(self._events, (self.now + delay_s, self._sequence, self._life, event))
+
+    def note(self, text: str) -> None:
+        """For whoever follows a seed."""
+        if self.trace is not None:
+            self.trace.append(f"{self.now:.6f} {text}")
+
+    # -- start and recovery
+
+    def _start(self) -> bool:
+        """Open, recover, check; false if the power went meanwhile."""
+        self.disk.restart()
+        if self.chance.random() < 0.15:
+            self.disk.cut_at = self.disk.calls + self.chance.randint(0, 45)
+        try:
+            self._open()
+            self.disk.cut_at = None
+        except PowerCut:
+            self.note("power cut while starting")
+            self._counts["power_cuts"] += 1
+            self._after_cut()
+            return False
+        return True
+
+    def _open(self) -> None:
+        self.store = sqlite_file.open_connection(self._path, "full")
+        self.bug.connect(self.store)
+        self.store.execute(f"PRAGMA wal_autocheckpoint = {self.chance.choice((5, 40, 2048))}")
+        self.broker = Broker(
+            Config(limits=Limits(unsent_bytes_max=3000)),
+            journaling=True,
+            entropy=self.chance.randbytes,
+        )
+        self.journal = Journal()
+        self._batch = None
+        self._written = False
+        self._take_scheduled = False
+        self.speaking.clear()
+        self.connections.clear()
+        recovering = StoreToRecover(self.store)
+        finish(recover(self.broker, cast(SQLiteStore, recovering)))
+        self._check_recovered(recovering)
+        if not self.broker.virtual_hosts:
+            require(not self._had_defaults, "the default definitions are lost")
+            self.broker.add_defaults()
+            self.journal.append_all(self.broker.finish_turn())
+            batch = self.journal.take()
+            assert batch is not None
+            self.bug.write(self.store, batch)
+            self.journal.committed(batch)
+        self._had_defaults = True
+
+    def _check_recovered(self, recovering: StoreToRecover) -> None:
+        require(recovering.orphans[0] == 0, "rows of unknown queues", recovering.orphans)
+        records = [decode(*row) for row in sqlite_reading.read_definitions(self.store)]
+        marks = sqlite_reading.read_delivered(self.store)
+        bodies: dict[int, list[tuple[bytes, bool]]] = {}
+        after = -1
+        while messages := sqlite_reading.read_messages(self.store, after):
+            for message in messages:
+                queue_id, position = message.key >> POSITION_BITS, message.key & POSITION_MAX
+                marked = position < marks.get(queue_id, 0)
+                bodies.setdefault(queue_id, []).append((message.body, marked))
+            after = messages[-1].key
+        found = found_in(records, bodies)
+        self.model.check_promises(found)
+        candidates = [self.safe] if self._writing is None else [self._writing, self.safe]
+        for state in candidates:
+            if found.is_that_of(state):
+                break
+        else:
+            raise Violation(
+                "the store is not what any batch left: "
+                + "; or: ".join(difference(found, state) for state in candidates)
+            )
+        if self._stopped_clean:
+            require(recovering.orphans == (0, 0), "orphans after a stop", recovering.orphans)
+        for name, uids in found.queues.items():
+            queue = self.broker.virtual_hosts["/"].queues[name]
+            require(queue.ready == len(uids), "not all was recovered", name)
+        self.safe = state
+        self._writing = None
+        self.model.restart_from(state)
+
+    # -- ends
+
+    def _power_cut(self) -> None:
+        self.note("power cut")
+        self._counts["power_cuts"] += 1
+        self._after_cut()
+
+    def _after_cut(self) -> None:
+        self.disk.cut(self.chance)
+        self._end_life()
+
+    def _kill(self) -> None:
+        self.note("kill")
+        self._counts["kills"] += 1
+        self.disk.kill()
+        self._end_life()
+
+    def _end_life(self) -> None:
+        self._stopped_clean = False
+        self._ended = True
+        self._close_store()
+
+    def _close_store(self) -> None:
+        if self.store is not None:
+            with contextlib.suppress(PowerCut):
+                self.store.close()
+            self.store = None
+
+    def _stop(self) -> None:
+        """SIGTERM: the clients go, everything is written, the file is closed."""
+        self.note("stop")
+        self._counts["stops"] += 1
+        for connection in list(self.connections.values()):
+            self._lose(connection)
+        try:
+            if self._batch is not None:
+                if not self._written:
+                    self._write()
+                if self._ended:
+                    return
+                self._commit()
+            while self._batch is not None or self.journal.has_pending:
+                if self._batch is None:
+                    self._take()
+                if self._batch is not None:
+                    self._write()
+                    if self._ended:
+                        return
+                    self._commit()
+            self.model.check_quiet()
+            require(same_contents(self.safe, self.model.durable_state()), "not all was written")
+            if self.chance.random() < 0.3:
+                self.disk.cut_at = self.disk.calls + self.chance.randint(0, 20)
+            self.store.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.store.close()
+            self.store = None
+            self.disk.cut_at = None
+            self._ended = True
+            self._stopped_clean = True
+        except PowerCut:
+            self._counts["power_cuts"] += 1
+            self._after_cut()
+
+    # -- the journal
+
+    def append(self, entries: list[Entry]) -> None:
+        """Behind all earlier ones; the batch follows."""
+        self.journal.append_all(entries)
+        if self._batch is None and not self._take_scheduled:
+            self._take_scheduled = True
+            self._schedule(self.chance.random() * self._commit_s / 4, self._take)
+
+    def _take(self) -> None:
+        self._take_scheduled = False
+        if self._batch is not None:
+            return
+        batch = self.journal.take()
+        if batch is None:
+            return
+        self._batch = batch, self.model.durable_state()
+        self._written = False
+        self._schedule(self.chance.random() * self._commit_s, self._write_scheduled(batch))
+
+    def _write_scheduled(self, batch: Batch) -> Callable[[], None]:
+        def write() -> None:
+            if self._batch is not None and self._batch[0] is batch and not self._written:
+                self._write()
+
+        return write
+
+    def _write(self) -> None:
+        assert self._batch is not None
+        batch, state = self._batch
+        self._counts["batches"] += 1
+        if self._cut_in_batch is not None:
+            self._cut_in_batch -= 1
+            if self._cut_in_batch <= 0:
+                self.disk.cut_at = self.disk.calls + self._cut_calls
+        self._writing = state
+        try:
+            self.bug.write(self.store, batch)
+        except PowerCut:
+            self.note("power cut while writing")
+            self._counts["power_cuts"] += 1
+            self._after_cut()
+            return
+        self.note(f"written: {len(batch.entries)} entries")
+        self._written = True
+        self.safe = state
+        self._writing = None
+        delay_s = self.chance.random() * self._commit_s
+        self._schedule(delay_s, lambda: self._commit_scheduled(batch))
+
+    def _commit_scheduled(self, batch: Batch) -> None:
+        if self._batch is not None and self._batch[0] is batch:
+            self._commit()
+
+    def _commit(self) -> None:
+        assert self._batch is not None
+        assert self._written
+        batch, _ = self._batch
+        self._batch = None
+        self.journal.committed(batch)
+        self.broker.committed(batch.enqueues, batch.barriers)
+        self.turn()
+        if self.journal.has_pending:
+            self._take()
+
+    # -- turns
+
+    def turn(self) -> None:
+        """What one event led to ends here."""
+        self._counts["turns"] += 1
+        while True:
+            entries = self.broker.finish_turn()
+            if entries:
+                self.bug.append(self, entries)
+            if not self.speaking:
+                break
+            speaking = self.speaking[:]
+            self.speaking.clear()
+            for protocol_connection in speaking:
+                connection = self.connections.get(protocol_connection)
+                if connection is not None:
+                    self._take_output(connection)
+        for connection in self.connections.values():
+            self._read_ledgers(connection)
+        self.model.end_turn(self._is_congested)
+        self._check_counts()
+        if not self.journal.has_pending and self._batch is None:
+            self.model.check_quiet()
+
+    def _take_output(self, connection: SimulatedConnection) -> None:
+        data = connection.peer.connection.take_output(self.now)
+        if not data:
+            return
+        self.digest = crc32(data, self.digest)
+        heard = connection.hear(data)
+        for number, said in heard:
+            self.note(f"<- {connection.number}.{number} {shown(said)}")
+            self.model.hear(connection.model, number, said)
+        delay_s = connection.latency_s * (0.5 + self.chance.random())
+        if self.chance.random() < 0.01:
+            delay_s += self._pace_s * 10  # does not read for a while
+        at = connection.arrival_out = max(connection.arrival_out, self.now + delay_s)
+
+        def arrive() -> None:
+            if connection.peer.connection not in self.connections:
+                return
+            connection.peer.sent(len(data))
+            self.turn()
+            if connection.alive:
+                for number, said in heard:
+                    for on, action in connection.client.hear(number, said):
+                        self._send(connection, on, action)
+
+        self._schedule(at - self.now, arrive)
+
+    def _read_ledgers(self, connection: SimulatedConnection) -> None:
+        session = connection.peer.session
+        if session is None:
+            return
+        for number, channel in connection.model.channels.items():
+            real = session.channels.get(number)
+            if real is None or channel.ended or real.delivery_tag == channel.last_tag:
+                continue
+            for tag in range(channel.last_tag + 1, real.delivery_tag + 1):
+                require(tag in real.unacked, "given, but not in the ledger", number, tag)
+                stored, queue, consumer = real.unacked[tag]
+                consumer_tag = None if consumer is None else consumer.tag
+                body = stored.content.body
+                self.model.given_early(channel, tag, queue.name, body, consumer_tag)
+
+    def _is_congested(self, model: ModelConnection) -> bool:
+        for connection in self.connections.values():
+            if connection.model is model:
+                protocol = connection.peer.connection
+                return protocol.unsent_bytes > protocol.unsent_bytes_max
+        return True
+
+    def _check_counts(self) -> None:
+        queues = self.broker.virtual_hosts["/"].queues
+        expected = self.model.queues
+        require(queues.keys() == expected.keys(), "other queues", list(queues), list(expected))
+        for name, queue in expected.items():
+            real = queues[name]
+            require(
+                (real.ready, real.unacked) == (len(queue.ready), queue.unacked),
+                "the counts do not add up",
+                name,
+                (real.ready, real.unacked),
+                (len(queue.ready), queue.unacked),
+            )
+
+    # -- the network
+
+    def _connect(self) -> None:
+        self._clients += 1
+        chance = self.chance
+        modes = PROFILES[0] if len(self.connections) == 0 else chance.choice(PROFILES)
+        client = Client(chance, self._clients, list(modes))
+        heartbeat_s = HEARTBEAT_S if chance.random() < 0.2 else 0
+        connection = SimulatedConnection(self, self._clients, client, heartbeat_s)
+        self.connections[connection.peer.connection] = connection
+        self.model.connections.append(connection.model)
+        for said in HANDSHAKES[heartbeat_s]:
+            connection.peer.receive(said, self.now)
+            connection.peer.sent(len(connection.peer.connection.take_output(self.now)))
+            self.speaking.clear()
+        assert connection.peer.session is not None
+        for number, action in client.begin():
+            self._send(connection, number, action)
+        self._think_later(connection)
+        if heartbeat_s:
+            self._schedule(heartbeat_s / 2, lambda: self._beat(connection))
+            self._schedule(heartbeat_s / 2, lambda: self._ask(connection))
+
+    def _think_later(self, connection: SimulatedConnection) -> None:
+        self._schedule(self.chance.expovariate(1 / self._pace_s), lambda: self._think(connection))
+
+    def _think(self, connection: SimulatedConnection) -> None:
+        if not connection.alive:
+            return
+        drawn = self.chance.random()
+        if drawn < 0.006:
+            self._leave(connection, drawn < 0.002)
+            return
+        for number, action in connection.client.think(self._uid + 1):
+            if isinstance(action, Publish):
+                self._uid = max(self._uid, action.uid)
+            self._send(connection, number, action)
+        self._think_later(connection)
+
+    def _leave(self, connection: SimulatedConnection, silently: bool) -> None:
+        """The client is cut off: the broker hears of it at once, late, or never."""
+        connection.alive = False
+        chance = self.chance
+        # What was sent may have arrived in part.
+        received = chance.random()
+        if received < 0.5:
+            connection.stream.clear()
+            connection.partial = 0
+        if not silently or not connection.heartbeat_s:
+            self._schedule(chance.random() * self._pace_s * 3, lambda: self._lose(connection))
+        self._schedule(chance.random() * self._pace_s, self._connect)
+
+    def _lose(self, connection: SimulatedConnection) -> None:
+        """The broker learns that the socket is gone."""
+        connection.alive = False
+        if self.connections.pop(connection.peer.connection, None) is None:
+            return
+        self.note(f"-- {connection.number} is lost")
+        self.model.end_connection(connection.model)
+        if not connection.peer.closed:
+            connection.peer.lost("cut by the simulator")
+        self.turn()
+
+    def _beat(self, connection: SimulatedConnection) -> None:
+        if connection.alive:
+            self._send(connection, 0, Beat())
+            self._schedule(connection.heartbeat_s / 2, lambda: self._beat(connection))
+
+    def _ask(self, connection: SimulatedConnection) -> None:
+        """The broker's timers."""
+        peer = connection.peer
+        if peer.connection not in self.connections:
+            return
+        deadline = peer.deadline()
+        if deadline is None:
+            return
+        if deadline <= self.now:
+            peer.handle_timer(self.now)
+            if peer.closed:
+                require(not connection.alive, "a client that sends heartbeats was dropped")
+                self._lose(connection)
+                return
+            self.turn()
+            deadline = peer.deadline() or self.now + 1
+        self._schedule(max(0.0, deadline - self.now), lambda: self._ask(connection))
+
+    def _send(self, connection: SimulatedConnection, number: int, action: Action) -> None:
+        if not connection.alive:
+            return
+        connection.stream.append((number, action, encode(number, action)))
+        delay_s = connection.latency_s * (0.5 + self.chance.random())
+        self._schedule(delay_s, lambda: self._arrive(connection))
+
+    def _arrive(self, connection: SimulatedConnection) -> None:
+        """Some of what was sent is received: a chunk, which is a turn."""
+        stream = connection.stream
+        if not stream or connection.peer.connection not in self.connections:
+            return
+        chance = self.chance
+        room = 1 << 30 if chance.random() < 0.6 else chance.randint(1, 300)
+        if len(stream) > 1 and chance.random() < 0.5:
+            room = len(stream[0][2]) - connection.partial
+        chunk: list[bytes] = []
+        applied = 0
+        while stream and room > 0:
+            number, action, data = stream[0]
+            rest = data[connection.partial :]
+            if room < len(rest):
+                chunk.append(rest[:room])
+                connection.partial += room
+                break
+            alone = self.model.is_alone(connection.model, number, action)
+            if alone and applied:
+                break
+            del stream[0]
+            connection.partial = 0
+            chunk.append(rest)
+            room -= len(rest)
+            self.note(f"-> {connection.number}.{number} {shown(action)}")
+            self.model.apply(connection.model, number, action)
+            applied += 1
+            if alone:
+                break
+        if stream:
+            self._schedule(connection.latency_s, lambda: self._arrive(connection))
+        octets = b"".join(chunk)
+        self.digest = crc32(octets, self.digest)
+        peer = connection.peer
+        if octets and not peer.closed:
+            peer.receive(octets, self.now)
+            self.turn()
+            if peer.closed or peer.session is None:
+                require(connection.model.ended, "the broker closed the connection")
+                connection.alive = False
+                require(not connection.model.close_ok_due, "no connection.close-ok")
+                self.connections.pop(peer.connection)
+                self._schedule(chance.random() * self._pace_s, self._connect)
+
+
+def same_contents(one: State, other: State) -> bool:
+    """Equal but for what is known about deliveries."""
+    return one[1:] == other[1:] and {
+        name: [message[0] for message in messages] for name, messages in one.queues.items()
+    } == {name: [message[0] for message in messages] for name, messages in other.queues.items()}
+
+
+def shown(value: object) -> str:
+    """Short enough for a trace."""
+    if isinstance(value, Frame):
+        value = value.name, {slot: getattr(value, slot, None) for slot in value.__slots__}
+    text = repr(value)
+    return text if len(text) < 160 else text[:150] + "..."
+
+
+def difference(found: Found, state: State) -> str:
+    """Where the store and a state of the model differ."""
+    if found.queues.keys() != state.queues.keys():
+        return f"queues {sorted(found.queues)} instead of {sorted(state.queues)}"
+    if found.exchanges != state.exchanges:
+        return f"exchanges {sorted(found.exchanges)} instead of {sorted(state.exchanges)}"
+    if found.bindings != state.bindings:
+        return f"bindings differ in {sorted(found.bindings ^ state.bindings)}"
+    for name, messages in found.queues.items():
+        has = [uid for uid, _ in messages]
+        expected = [uid for uid, _, _ in state.queues[name]]
+        if has != expected:
+            return f"queue {name} has {has} instead of {expected}"
+        wrong = [
+            uid
+            for (uid, redelivered), (_, handed_out, maybe) in zip(
+                messages, state.queues[name], strict=True
+            )
+            if redelivered != handed_out and not maybe
+        ]
+        if wrong:
+            return f"queue {name} is wrong about whether {wrong} were handed out"
+    return "nothing"
+
+
+__all__ = ["Bug", "Figures", "World"]
