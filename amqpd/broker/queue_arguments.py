@@ -155,15 +155,7 @@ COMPARED: Final = (
 )
 """Arguments in which two declarations of one queue have to agree."""
 
-NOT_APPLIED: Final = (
-    "x-expires",
-    "x-message-ttl",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-max-priority",
-    "x-overflow",
-    DEAD_LETTER_EXCHANGE,
-)
+NOT_APPLIED: Final = ("x-max-priority",)
 """Checked, kept and compared, but without effect in this version: the log says so."""
 
 

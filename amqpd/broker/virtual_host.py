@@ -45,6 +45,8 @@ class VirtualHost:
         self.router: Router[Queue] = Router(broker.limits.route_cache_max)
         self.exchanges: dict[str, BrokerExchange] = {}
         self.queues: dict[str, Queue] = {}
+        self.refusing_queues = 0
+        """Queues that refuse what they have no room for: publishing asks them first."""
         default = self.router.find("")
         assert default is not None
         self.exchanges[""] = _predeclared("", "direct", default, False)
@@ -116,8 +118,7 @@ class VirtualHost:
             queue_id = self.broker.take_queue_id()
         queue = Queue(
             name,
-            self.name,
-            self.effects,
+            self,
             durable=durable,
             auto_delete=auto_delete,
             arguments=arguments,
@@ -126,6 +127,9 @@ class VirtualHost:
         )
         self.queues[name] = queue
         self.router.add_queue(name, queue)
+        queue.use()
+        if queue.rules.refuses_publishes:
+            self.refusing_queues += 1
         if owner is not None:
             owner.exclusive_queues[queue] = None
         if journaled and not recovering:
@@ -142,6 +146,9 @@ class VirtualHost:
     def delete_queue(self, queue: Queue) -> int:
         """The queue goes with its messages and bindings; how many messages were ready."""
         del self.queues[queue.name]
+        self.broker.timers.forget(queue)
+        if queue.rules.refuses_publishes:
+            self.refusing_queues -= 1
         removed = self.router.remove_queue(queue.name, queue)
         for binding in removed:
             self._journal_unbinding(binding, None)

@@ -119,7 +119,8 @@ async def restore_messages(queues: dict[int, Queue], recovery: Recovery) -> int:
             if stored.message_id:
                 shared[stored.message_id] = message
                 message.references += 1
-            queue.restore(stored.key & POSITION_MAX, message, stored.key)
+            position = stored.key & POSITION_MAX
+            queue.restore(position, message, stored.key, stored.expires_ms)
             count += 1
     return count
 

@@ -227,6 +227,6 @@ def test_equivalent(channel: Channel, current: dict[str, Any], again: dict[str, 
 
 def test_arguments_without_effect_are_named_in_a_warning(broker: BrokerUnderTest) -> None:
     channel = broker.client().channel()
-    channel.queue_declare("q", arguments={"x-message-ttl": 5})
-    channel.queue_declare("q2", arguments={"x-message-ttl": 5})
-    assert len([warning for warning in broker.warnings if "x-message-ttl" in warning]) == 1
+    channel.queue_declare("q", arguments={"x-max-priority": 5})
+    channel.queue_declare("q2", arguments={"x-max-priority": 5})
+    assert len([warning for warning in broker.warnings if "x-max-priority" in warning]) == 1
