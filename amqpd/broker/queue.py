@@ -29,10 +29,12 @@ from amqpd.broker.messages import PendingConfirm, QueueMessage
 from amqpd.broker.queue_rules import REJECT_PUBLISH_DLX, read_rules
 from amqpd.commands import Arguments, Message
 from amqpd.timers import Entry as TimerEntry
-from amqpd.wire.properties import EXPIRATION, read_property
+from amqpd.wire.properties import EXPIRATION, PRIORITY, read_property
 from amqpd_storage.entries import (
     ELIDED,
     PENDING,
+    POSITION_BITS,
+    POSITION_MAX,
     Delivered,
     DropMessage,
     DropQueue,
@@ -157,7 +159,7 @@ class Queue:
                 message.references += 1
             self._effects.entries.append(stored)
         if consumer is None:
-            self._fresh.append(stored)
+            self._append(stored)
             if self._weighs:
                 self._weight += len(message.body)
             if self._limited or self._expiring:
@@ -199,7 +201,7 @@ class Queue:
             self._expiring = True
             self._effects.timed_queues[self] = None
         stored.redelivered = position <= self._marked_through
-        self._fresh.append(stored)
+        self._append(stored)
         self._next_position = max(self._next_position, position + 1)
 
     # -- messages out
@@ -226,7 +228,7 @@ class Queue:
                     self._forget(stored)
             else:
                 if stored.key:
-                    self._mark_delivered(stored.position)
+                    self._mark_delivered(stored.key & POSITION_MAX)
                 consumer.deliver(stored)
         if self._limited or self._expiring:
             self._trim()
@@ -240,7 +242,7 @@ class Queue:
             return None
         stored = self._pop_head()
         if stored.key:
-            self._mark_delivered(stored.position)
+            self._mark_delivered(stored.key & POSITION_MAX)
         return stored
 
     def reject(self, stored: QueueMessage) -> None:
@@ -356,6 +358,10 @@ class Queue:
             stored.expires_ms = self._effects.epoch_ms() + ttl_ms
             self._expiring = True
 
+    def _append(self, stored: QueueMessage) -> None:
+        """To the end of the queue."""
+        self._fresh.append(stored)
+
     def _head(self) -> QueueMessage | None:
         if self._returned:
             return self._returned[0][1]
@@ -425,3 +431,21 @@ class Queue:
             message.references -= 1
             if message.references == 0 and message.stored:
                 self._effects.entries.append(DropMessage(message.message_id))
+
+
+class PriorityQueue(Queue):
+    """A queue with `x-max-priority`: the highest priority first, and within one in order.
+
+    Every ready message is in `_returned`, the heap, with its priority above its position: what is
+    taken first is what has the lowest number. The mark of what was handed out is a position as
+    ever, so after a crash a message that waited behind later ones of higher priority comes back
+    with `redelivered` set, although nobody saw it.
+    """
+
+    __slots__ = ()
+
+    def _append(self, stored: QueueMessage) -> None:
+        most = max(1, self.arguments["x-max-priority"][1])
+        priority = read_property(stored.content.properties, PRIORITY) or 0
+        stored.position |= (most - min(priority, most)) << POSITION_BITS
+        heappush(self._returned, (stored.position, stored))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 from amqpd.broker import definitions
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord
 from amqpd.broker.exchange import BrokerExchange
-from amqpd.broker.queue import Queue
-from amqpd.broker.queue_arguments import NOT_APPLIED
+from amqpd.broker.queue import PriorityQueue, Queue
 from amqpd.commands import Arguments
 from amqpd.wire.tables import encode_table
 from amqpd_exchanges.exchange import Binding, binding_identity
@@ -116,7 +115,8 @@ class VirtualHost:
         recovering = queue_id != 0
         if journaled and not recovering:
             queue_id = self.broker.take_queue_id()
-        queue = Queue(
+        kind = PriorityQueue if "x-max-priority" in arguments else Queue
+        queue = kind(
             name,
             self,
             durable=durable,
@@ -134,13 +134,6 @@ class VirtualHost:
             owner.exclusive_queues[queue] = None
         if journaled and not recovering:
             self.effects.define(definitions.encode(self._queue_record(queue)))
-        for argument in NOT_APPLIED:
-            if argument in arguments:
-                self.broker.warn_once(
-                    argument,
-                    f"queue argument {argument} is accepted but has no effect in this version"
-                    f" (first seen on {queue!r})",
-                )
         return queue
 
     def delete_queue(self, queue: Queue) -> int:
