@@ -908,6 +908,7 @@ class MemoryStore:
                     content.envelope,
                     content.properties,
                     content.body,
+                    entry.expires_ms,
                 )
             case Settle():
                 del self.rows[entry.key]
@@ -1093,13 +1094,18 @@ class BrokerUnderTest:
                 for index, client in enumerate(self.clients.values())
                 if (deadline := client.peer.deadline()) is not None and deadline <= until
             ]
-            if not due:
+            queues_due = self.core.timers.next_deadline()
+            if queues_due is not None and queues_due <= min([until, *(at for at, _, _ in due)]):
+                self.core.now = self.now = max(self.now, queues_due)
+                self.core.timers.advance(self.now)
+            elif due:
+                deadline, _, client = min(due)
+                self.now = max(self.now, deadline)
+                client.peer.handle_timer(self.now)
+            else:
                 break
-            deadline, _, client = min(due)
-            self.now = max(self.now, deadline)
-            client.peer.handle_timer(self.now)
             self.turn()
-        self.now = until
+        self.core.now = self.now = until
 
     def crash_and_recover(self) -> None:
         """kill -9, and a new start from what was committed. All clients are gone."""

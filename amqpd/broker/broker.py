@@ -29,6 +29,7 @@ from amqpd.broker.session import Session
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.config import Config
 from amqpd.errors import NOT_ALLOWED, ConnectionException
+from amqpd.timers import Timers
 from amqpd_storage.entries import QUEUE_ID_MAX, Barrier, Enqueue, Entry
 
 CONNECTION_OPEN: Final = (10, 40)
@@ -40,24 +41,39 @@ class Broker:
     """Everything that clients share."""
 
     def __init__(
-        self, config: Config, *, journaling: bool, entropy: Callable[[int], bytes]
+        self,
+        config: Config,
+        *,
+        journaling: bool,
+        entropy: Callable[[int], bytes],
+        epoch_s: float = 0.0,
     ) -> None:
-        """`entropy(n)` gives n random octets: the core has no source of its own."""
+        """The core has no randomness and no time of its own: `entropy(n)` gives n random octets,
+        `epoch_s` is the time since 1970 at which the runtime's clock would have shown 0."""
         self.config = config
         self.limits = config.limits
-        self.effects = Effects(journaling)
+        self.effects = Effects(journaling, epoch_s)
         self.access = Access(config.loopback_users)
         self.virtual_hosts: dict[str, VirtualHost] = {}
         self.sessions: dict[Session, None] = {}
         self.reply_consumers: dict[str, ReplyConsumer] = {}
         self.alarms = Alarms()
         self._warned: set[str] = set()
-        self.now = 0.0
-        """Seconds of the runtime's clock, at the beginning of this turn."""
+        self.timers = Timers()
+        """All deadlines: of the queues here, and of whatever the runtime enters."""
         self._entropy = entropy
         self._free_queue_ids: list[int] = []
         self._queue_id_max = 0
         self._message_id_max = 0
+
+    @property
+    def now(self) -> float:
+        """Seconds of the runtime's clock, at the beginning of this turn."""
+        return self.effects.now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self.effects.now = now
 
     # -- names and ids
 
@@ -148,6 +164,10 @@ class Broker:
     def finish_turn(self) -> list[Entry]:
         """Send the confirms that are due; return what the journal has to keep, in order."""
         effects = self.effects
+        if effects.timed_queues:
+            for queue in effects.timed_queues:
+                self.timers.watch(queue)
+            effects.timed_queues.clear()
         if effects.due_confirms:
             for confirms in effects.due_confirms:
                 confirms.flush()

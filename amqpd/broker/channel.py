@@ -13,7 +13,7 @@ from amqpd.broker.confirms import Confirms
 from amqpd.broker.consumer import Consumer
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.transaction import BufferedSettlement, Transaction
-from amqpd.commands import REQUEUE, Basic, Frame, Outlet, Settle
+from amqpd.commands import DISCARD, REQUEUE, Basic, Frame, Outlet, Settle
 from amqpd.errors import NOT_FOUND, PRECONDITION_FAILED, amqp_error
 from amqpd_storage.entries import Barrier
 
@@ -129,6 +129,8 @@ class Channel:
             queue.unacked -= 1
             if command.outcome == REQUEUE:
                 queue.take_back(stored)
+            elif command.outcome == DISCARD:
+                queue.reject(stored)
             elif stored.key:
                 queue.settle(stored)
             if consumer is not None:
@@ -157,6 +159,8 @@ class Channel:
             if outcome == REQUEUE:
                 queue.take_back(stored)
                 returned[queue] = None
+            elif outcome == DISCARD:
+                queue.reject(stored)
             else:
                 queue.settle(stored)
             if consumer is not None:

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 class Confirms:
     """Of a channel in confirm mode. `due` is the broker's list of those with something to say."""
 
-    __slots__ = ("_completed", "_due", "_ended", "_lowest", "_outlet", "_waiting", "published")
+    __slots__ = (
+        "_completed",
+        "_due",
+        "_ended",
+        "_lowest",
+        "_outlet",
+        "_refused",
+        "_waiting",
+        "published",
+    )
 
     def __init__(self, outlet: Outlet, due: list[Confirms]) -> None:
         self._outlet = outlet
@@ -25,6 +34,7 @@ class Confirms:
         """The publish number of the latest message; the first has 1."""
         self._waiting: dict[int, None] = {}
         self._completed: list[int] = []
+        self._refused: list[int] = []
         self._lowest = 1
         """No number below this one is waited for."""
         self._ended = False
@@ -34,6 +44,7 @@ class Confirms:
         self._ended = True
         self._waiting.clear()
         self._completed.clear()
+        self._refused.clear()
 
     @property
     def unconfirmed(self) -> int:
@@ -51,28 +62,43 @@ class Confirms:
         if self._ended:
             return
         self._waiting.pop(publish_number, None)
-        if not self._completed:
-            self._due.append(self)
+        self._come_due()
         self._completed.append(publish_number)
 
+    def refuse(self, publish_number: int) -> None:
+        """A queue refused the message."""
+        if not self._ended:
+            self._come_due()
+            self._refused.append(publish_number)
+
     def flush(self) -> None:
-        """Say what has completed, in as few acks as the truth allows."""
-        completed = self._completed
-        if not completed:
-            return
-        self._completed = []
+        """Say what has completed, in as few acks as the truth allows, and what was refused."""
+        completed, self._completed = self._completed, []
+        refused, self._refused = self._refused, []
+        # `multiple` speaks for everything below: for nothing that is waited for, or was refused.
+        bound = self._lowest_waiting()
+        if refused and (bound is None or refused[0] < bound):
+            bound = refused[0]
+        below = completed if bound is None else [n for n in completed if n < bound]
+        if below:
+            self._outlet.confirm(max(below), len(below) > 1)
+        if len(below) < len(completed):
+            for number in sorted(completed):
+                if bound is not None and number > bound:
+                    self._outlet.confirm(number, False)
+        for number in refused:
+            self._outlet.refuse(number, False)
+
+    def _lowest_waiting(self) -> int | None:
         if not self._waiting:
-            self._outlet.confirm(max(completed), len(completed) > 1)
-            return
+            return None
         # Not the first key of the dict: on the way to it lie the traces of all that left it.
         lowest = self._lowest
         while lowest not in self._waiting:
             lowest += 1
         self._lowest = lowest
-        below = [number for number in completed if number < lowest]
-        if below:
-            self._outlet.confirm(max(below), len(below) > 1)
-        if len(below) < len(completed):
-            for number in sorted(completed):
-                if number > lowest:
-                    self._outlet.confirm(number, False)
+        return lowest
+
+    def _come_due(self) -> None:
+        if not self._completed and not self._refused:
+            self._due.append(self)

@@ -209,6 +209,10 @@ class ConsumerRing:
             levels.pop()
         return None
 
+    def can_serve(self) -> bool:
+        """Whether `take` would find a consumer."""
+        return any(consumer.can_take() for _, ready in self._levels for consumer in ready)
+
     def _activate(self, consumer: Consumer) -> None:
         self.active = consumer
         self._enter(consumer)

@@ -25,13 +25,22 @@ class Effects:
         "barriers",
         "due_confirms",
         "entries",
+        "epoch_s",
         "journaling",
         "marked_queues",
+        "now",
+        "timed_queues",
         "warnings",
     )
 
-    def __init__(self, journaling: bool) -> None:
+    def __init__(self, journaling: bool, epoch_s: float) -> None:
         self.journaling = journaling
+        self.now = 0.0
+        """Seconds of the runtime's clock, at the beginning of this turn."""
+        self.epoch_s = epoch_s
+        """The time since 1970 at which that clock would have shown 0."""
+        self.timed_queues: dict[Queue, None] = {}
+        """Queues whose deadline may have come nearer."""
         self.entries: list[Entry] = []
         """For the journal, in order."""
         self.due_confirms: list[Confirms] = []
@@ -47,6 +56,10 @@ class Effects:
         self.warnings: list[str] = []
         """For the log: what a person should know."""
         self._defined = False
+
+    def epoch_ms(self) -> int:
+        """Milliseconds since 1970: for what has to be understood after a restart."""
+        return int((self.epoch_s + self.now) * 1000)
 
     def define(self, entry: Entry) -> None:
         """Journal a change of definitions."""

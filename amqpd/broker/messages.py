@@ -43,6 +43,7 @@ class QueueMessage(Enqueue):
         self.key = 0
         self.content = content
         self.state = TAKEN
+        self.expires_ms = 0
         self.position = position
         self.redelivered = False
         self.confirm: PendingConfirm | None = None

@@ -23,6 +23,7 @@ from amqpd.errors import (
 from amqpd.wire.properties import (
     EXPIRATION,
     USER_ID,
+    has_property,
     read_headers,
     read_property,
     with_reply_to,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from amqpd.broker.exchange import BrokerExchange
     from amqpd.broker.queue import Queue
     from amqpd.broker.reply_to import ReplyConsumer
+    from amqpd.broker.virtual_host import VirtualHost
 
 PUBLISH: Final = (60, 40)
 EXPIRATION_MAX: Final = 315_360_000_000
@@ -64,25 +66,33 @@ def publish(channel: Channel, message: Message) -> None:
     else:
         queues = target.route
     confirms = channel.confirms
+    refused = False
+    if virtual_host.refusing_queues and queues:
+        queues, refused = sift(virtual_host, message, queues)
     if confirms is None:
         if len(queues) == 1:
             queues[0].publish(message, None)
         elif queues:
-            share(channel, message, queues)
+            share(channel.virtual_host, message, queues)
             for queue in queues:
                 queue.publish(message, None)
-        elif target.mandatory:
+        elif target.mandatory and not refused:
             channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
         return
     confirms.published = publish_number = confirms.published + 1
-    if not queues and target.mandatory:
+    if not queues and target.mandatory and not refused:
         channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    if refused:
+        for queue in queues:
+            queue.publish(message, None)
+        confirms.refuse(publish_number)
+        return
     if message.persistent and queues and channel.broker.effects.journaling:
         pending = PendingConfirm(confirms, publish_number)
         # Held above zero until every queue had its say: an early ack must not confirm it.
         pending.remaining = 1
         confirms.await_number(publish_number)
-        share(channel, message, queues)
+        share(channel.virtual_host, message, queues)
         for queue in queues:
             queue.publish(message, pending)
         pending.safe()
@@ -92,26 +102,51 @@ def publish(channel: Channel, message: Message) -> None:
     confirms.complete(publish_number)
 
 
-def publish_committed(channel: Channel, message: Message) -> None:
-    """tx.commit: a message that was checked when it came."""
-    exchange = channel.virtual_host.exchanges.get(message.target.exchange)
+def sift(
+    virtual_host: VirtualHost, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
+) -> tuple[tuple[Queue | ReplyConsumer, ...], bool]:
+    """The queues that take the message, and whether any of them refused it for want of room."""
+    taking = tuple(queue for queue in queues if not queue.refuses())
+    if len(taking) == len(queues):
+        return queues, False
+    for queue in queues:
+        if queue not in taking:
+            queue.bury_refused(message)
+    return taking, True
+
+
+def publish_committed(channel: Channel, message: Message) -> bool:
+    """tx.commit: a message that was checked when it came. Whether every queue took it."""
+    virtual_host = channel.virtual_host
+    exchange = virtual_host.exchanges.get(message.target.exchange)
     queues = () if exchange is None else route(channel, exchange, message)
-    if not queues and message.target.mandatory:
+    refused = False
+    if virtual_host.refusing_queues and queues:
+        queues, refused = sift(virtual_host, message, queues)
+    if not queues and message.target.mandatory and not refused:
         channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
-    share(channel, message, queues)
+    share(channel.virtual_host, message, queues)
     for queue in queues:
         queue.publish(message, None)
+    return not refused
 
 
-def share(channel: Channel, message: Message, queues: tuple[Queue | ReplyConsumer, ...]) -> None:
-    """Give a message an id of its own if more than one row of the store will refer to it."""
+def share(
+    virtual_host: VirtualHost, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
+) -> None:
+    """Give a message an id of its own if more than one row of the store will refer to it.
+
+    Not one that expires: its time, which differs from queue to queue, lies with its bytes.
+    """
     if (
         len(queues) > 1
         and message.persistent
-        and channel.broker.effects.journaling
+        and virtual_host.effects.journaling
         and sum(queue.durable for queue in queues) > 1
+        and not any(queue.message_ttl_ms is not None for queue in queues)
+        and not (message.special and has_property(message.properties, EXPIRATION))
     ):
-        message.message_id = channel.broker.next_message_id()
+        message.message_id = virtual_host.broker.next_message_id()
 
 
 def refuse_oversized(channel: Channel, oversized: Oversized) -> None:
@@ -168,9 +203,6 @@ def check_properties(channel: Channel, message: Message) -> None:
         if problem:
             text = f"invalid expiration '{expiration}': {problem}"
             raise amqp_error(PRECONDITION_FAILED, text, PUBLISH)
-        channel.broker.warn_once(
-            "expiration", "a message has an expiration, which has no effect in this version"
-        )
     extra_keys(channel, message)
 
 
@@ -221,6 +253,12 @@ def extra_keys(channel: Channel, message: Message) -> list[str]:
         # What is no string among them is no routing key, and is passed over.
         keys += [item for item_octet, item in value if item_octet == "S"]
     return keys
+
+
+def cc_keys(headers: Arguments) -> list[str]:
+    """The routing keys in the CC header of a message that was taken."""
+    octet, value = headers.get("CC", ("V", None))
+    return [item for kind, item in value if kind == "S"] if octet == "A" else []
 
 
 def route(

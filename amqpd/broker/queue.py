@@ -9,6 +9,10 @@ Messages are handed out from the front, so whatever was ever handed out lies bef
 first, then from `fresh`, serves every message at its own place. The boundary between the two is
 also what the journal keeps (`Delivered`) to set `redelivered` right after a crash.
 
+Only the head of the queue expires (RabbitMQ's rule: what stands behind it waits and is counted), at
+its own time to live or the queue's, whichever ends first. Expired, rejected and supernumerary
+messages go where `dead_letters` sends them.
+
 A settled message of a durable queue either was never written (its `Enqueue` is elided, and its
 confirm is due at once) or is removed by a `Settle` entry.
 """
@@ -20,11 +24,17 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
+from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, dead_letter
 from amqpd.broker.messages import PendingConfirm, QueueMessage
+from amqpd.broker.queue_rules import REJECT_PUBLISH_DLX, read_rules
 from amqpd.commands import Arguments, Message
+from amqpd.timers import Entry as TimerEntry
+from amqpd.wire.properties import EXPIRATION, PRIORITY, read_property
 from amqpd_storage.entries import (
     ELIDED,
     PENDING,
+    POSITION_BITS,
+    POSITION_MAX,
     Delivered,
     DropMessage,
     DropQueue,
@@ -33,8 +43,8 @@ from amqpd_storage.entries import (
 )
 
 if TYPE_CHECKING:
-    from amqpd.broker.effects import Effects
     from amqpd.broker.session import Session
+    from amqpd.broker.virtual_host import VirtualHost
 
 
 class Queue:
@@ -42,22 +52,31 @@ class Queue:
 
     __slots__ = (
         "_effects",
+        "_expiring",
         "_fresh",
+        "_home",
         "_journaled",
         "_key_base",
+        "_limited",
         "_marked_through",
         "_next_position",
         "_returned",
+        "_used_at",
+        "_weighs",
+        "_weight",
         "arguments",
         "auto_delete",
         "consumers",
         "deleted",
         "durable",
         "had_consumer",
+        "message_ttl_ms",
         "name",
         "owner",
         "queue_id",
+        "rules",
         "single_active",
+        "timer",
         "unacked",
         "virtual_host",
     )
@@ -65,8 +84,7 @@ class Queue:
     def __init__(
         self,
         name: str,
-        virtual_host: str,
-        effects: Effects,
+        home: VirtualHost,
         *,
         durable: bool,
         auto_delete: bool,
@@ -75,7 +93,7 @@ class Queue:
         queue_id: int = 0,
     ) -> None:
         self.name = name
-        self.virtual_host = virtual_host
+        self.virtual_host = home.name
         self.durable = durable
         self.auto_delete = auto_delete
         self.arguments = arguments
@@ -88,7 +106,19 @@ class Queue:
         self.had_consumer = False
         self.unacked = 0
         self.deleted = False
-        self._effects = effects
+        self.rules = read_rules(arguments)
+        self.message_ttl_ms = self.rules.message_ttl_ms
+        self.timer: TimerEntry | None = None
+        self._home = home
+        self._effects = effects = home.effects
+        self._limited = self.rules.limits_length
+        self._weighs = self.rules.max_length_bytes is not None
+        self._weight = 0
+        """Octets of the bodies of ready messages, if that counts."""
+        self._expiring = False
+        """Some message here has a time at which it expires."""
+        self._used_at = effects.now
+        """When somebody last showed an interest, for `x-expires`."""
         self._journaled = durable and effects.journaling
         self._key_base = storage_key(queue_id, 0)
         self._next_position = 1
@@ -117,6 +147,8 @@ class Queue:
                 consumer.deliver_settled(message, False)
                 return
         stored = QueueMessage(position, message)
+        if message.special or self.message_ttl_ms is not None:
+            self._set_expiry(stored)
         if message.persistent and self._journaled:
             stored.key = self._key_base | position
             stored.state = PENDING
@@ -127,23 +159,49 @@ class Queue:
                 message.references += 1
             self._effects.entries.append(stored)
         if consumer is None:
-            self._fresh.append(stored)
+            self._append(stored)
+            if self._weighs:
+                self._weight += len(message.body)
+            if self._limited or self._expiring:
+                self._trim()
         else:
             if stored.key:
                 self._mark_delivered(position)
             consumer.deliver(stored)
+
+    def refuses(self) -> bool:
+        """Whether there is no room for one more, and the queue says so to publishers.
+
+        As in RabbitMQ, what it weighs decides once it is above the limit, not the message to come.
+        """
+        return (
+            self.rules.refuses_publishes
+            and self._over(self.ready + 1)
+            and not (self.ready == 0 and self.consumers.can_serve())
+        )
+
+    def bury_refused(self, message: Message) -> None:
+        """A message that was refused goes to the dead letters, if the queue's rules say so."""
+        if self.rules.overflow == REJECT_PUBLISH_DLX:
+            dead_letter(self._home, self, QueueMessage(0, message), MAXLEN)
 
     def restore_mark(self, below: int) -> None:
         """Positions below this one were handed out before the restart: they are not used again."""
         self._marked_through = below - 1
         self._next_position = max(self._next_position, below)
 
-    def restore(self, position: int, message: Message, key: int) -> None:
+    def restore(self, position: int, message: Message, key: int, expires_ms: int) -> None:
         """Put back, in order of position, a message that was found in the store."""
         stored = QueueMessage(position, message)
         stored.key = key
+        if self._weighs:
+            self._weight += len(message.body)
+        if expires_ms:
+            stored.expires_ms = expires_ms
+            self._expiring = True
+            self._effects.timed_queues[self] = None
         stored.redelivered = position <= self._marked_through
-        self._fresh.append(stored)
+        self._append(stored)
         self._next_position = max(self._next_position, position + 1)
 
     # -- messages out
@@ -154,29 +212,44 @@ class Queue:
         returned = self._returned
         consumers = self.consumers
         while fresh or returned:
+            if self._expiring:
+                self._expire()
+                if not fresh and not returned:
+                    return
             consumer = consumers.take()
             if consumer is None:
-                return
+                break
             stored = heappop(returned)[1] if returned else fresh.popleft()
+            if self._weighs:
+                self._weight -= len(stored.content.body)
             if consumer.no_ack:
                 consumer.deliver_settled(stored.content, stored.redelivered)
                 if stored.key:
                     self._forget(stored)
             else:
                 if stored.key:
-                    self._mark_delivered(stored.position)
+                    self._mark_delivered(stored.key & POSITION_MAX)
                 consumer.deliver(stored)
+        if self._limited or self._expiring:
+            self._trim()
 
     def get(self) -> QueueMessage | None:
         """The first ready message, for basic.get; the caller settles or keeps it."""
-        if self._returned:
-            return heappop(self._returned)[1]
-        if not self._fresh:
+        self.use()
+        if self._expiring:
+            self._expire()
+        if self._head() is None:
             return None
-        stored = self._fresh.popleft()
+        stored = self._pop_head()
         if stored.key:
-            self._mark_delivered(stored.position)
+            self._mark_delivered(stored.key & POSITION_MAX)
         return stored
+
+    def reject(self, stored: QueueMessage) -> None:
+        """A message that was handed out is not wanted, and is not to come back."""
+        if not self.deleted:
+            dead_letter(self._home, self, stored, REJECTED)
+        self.settle(stored)
 
     def settle(self, stored: QueueMessage) -> None:
         """A message that was handed out is done with."""
@@ -189,6 +262,9 @@ class Queue:
             self.settle(stored)
             return
         stored.redelivered = True
+        if self._weighs:
+            self._weight += len(stored.content.body)
+        self._expiring = self._expiring or stored.expires_ms > 0
         heappush(self._returned, (stored.position, stored))
 
     def purge(self) -> int:
@@ -197,6 +273,7 @@ class Queue:
         dropped += self._fresh
         self._returned.clear()
         self._fresh.clear()
+        self._weight = 0
         for stored in dropped:
             if stored.key:
                 self._forget(stored)
@@ -219,10 +296,12 @@ class Queue:
         """A new consumer. Call `dispatch` once its consume-ok is out."""
         self.consumers.add(consumer)
         self.had_consumer = True
+        self.use()
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """The consumer is gone; what it has not settled stays with its channel."""
         self.consumers.remove(consumer)
+        self.use()
         if self.single_active:
             self.dispatch()
 
@@ -232,6 +311,100 @@ class Queue:
             self.consumers.unblock(consumer)
             if self._fresh or self._returned:
                 self.dispatch()
+
+    # -- time, as `amqpd.timers.Timed`
+
+    def use(self) -> None:
+        """Somebody is interested in the queue: its life begins anew (`x-expires`)."""
+        if self.rules.expires_ms is not None:
+            self._used_at = self._effects.now
+            self._effects.timed_queues[self] = None
+
+    def deadline(self) -> float | None:
+        """When the head expires, or the queue itself; in seconds of the runtime's clock."""
+        if self.deleted:
+            return None
+        ends = self._end_of_life()
+        head = self._head() if self._expiring else None
+        if head is None or not head.expires_ms:
+            return ends
+        expires = head.expires_ms / 1000 - self._effects.epoch_s
+        return expires if ends is None else min(expires, ends)
+
+    def handle_timer(self, now: float) -> None:
+        """Drop what has expired, or the queue if it has."""
+        if self.deleted:
+            return
+        ends = self._end_of_life()
+        if ends is not None and now >= ends:
+            self._home.delete_queue(self)
+        else:
+            self._expire()
+
+    def _end_of_life(self) -> float | None:
+        if self.rules.expires_ms is None or len(self.consumers):
+            return None
+        return self._used_at + self.rules.expires_ms / 1000
+
+    def _set_expiry(self, stored: QueueMessage) -> None:
+        """The smaller of the message's own time to live and the queue's."""
+        ttl_ms = self.message_ttl_ms
+        if stored.content.special:
+            own = read_property(stored.content.properties, EXPIRATION)
+            if own is not None:
+                # Checked when it was published.
+                ttl_ms = int(own) if ttl_ms is None else min(int(own), ttl_ms)
+        if ttl_ms is not None:
+            stored.expires_ms = self._effects.epoch_ms() + ttl_ms
+            self._expiring = True
+
+    def _append(self, stored: QueueMessage) -> None:
+        """To the end of the queue."""
+        self._fresh.append(stored)
+
+    def _head(self) -> QueueMessage | None:
+        if self._returned:
+            return self._returned[0][1]
+        return self._fresh[0] if self._fresh else None
+
+    def _pop_head(self) -> QueueMessage:
+        stored = heappop(self._returned)[1] if self._returned else self._fresh.popleft()
+        if self._weighs:
+            self._weight -= len(stored.content.body)
+        return stored
+
+    def _expire(self) -> None:
+        """Drop the head as long as its time has come."""
+        now_ms = self._effects.epoch_ms()
+        while (head := self._head()) is not None and 0 < head.expires_ms <= now_ms:
+            self._bury_head(EXPIRED)
+        if head is None:
+            self._expiring = False
+
+    def _bury_head(self, reason: str) -> None:
+        stored = self._pop_head()
+        dead_letter(self._home, self, stored, reason)
+        if stored.key:
+            self._forget(stored)
+
+    # -- length
+
+    def _over(self, ready: int) -> bool:
+        """Whether so many ready messages are too many, or what they weigh."""
+        rules = self.rules
+        if rules.max_length is not None and ready > rules.max_length:
+            return True
+        return rules.max_length_bytes is not None and self._weight > rules.max_length_bytes
+
+    def _trim(self) -> None:
+        """After the queue grew: drop from its head what has expired or has no room, and set a timer
+        for what is to expire."""
+        if self._expiring:
+            self._expire()
+            self._effects.timed_queues[self] = None
+        if self._limited:
+            while self.ready and self._over(self.ready):
+                self._bury_head(MAXLEN)
 
     # -- the journal
 
@@ -258,3 +431,21 @@ class Queue:
             message.references -= 1
             if message.references == 0 and message.stored:
                 self._effects.entries.append(DropMessage(message.message_id))
+
+
+class PriorityQueue(Queue):
+    """A queue with `x-max-priority`: the highest priority first, and within one in order.
+
+    Every ready message is in `_returned`, the heap, with its priority above its position: what is
+    taken first is what has the lowest number. The mark of what was handed out is a position as
+    ever, so after a crash a message that waited behind later ones of higher priority comes back
+    with `redelivered` set, although nobody saw it.
+    """
+
+    __slots__ = ()
+
+    def _append(self, stored: QueueMessage) -> None:
+        most = max(1, self.arguments["x-max-priority"][1])
+        priority = read_property(stored.content.properties, PRIORITY) or 0
+        stored.position |= (most - min(priority, most)) << POSITION_BITS
+        heappush(self._returned, (stored.position, stored))

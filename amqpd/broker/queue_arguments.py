@@ -2,8 +2,8 @@
 
 RabbitMQ's checks, in its order, and its words (reference: "Argument validation"). Unknown arguments
 are accepted and not compared. Adding one: put its check into `CHECKS`, and, if two declarations
-that differ in it are not the same queue, its name into `COMPARED`; when the broker acts on it, take
-it out of `NOT_APPLIED`.
+that differ in it are not the same queue, its name into `COMPARED`. What they mean is read by
+`queue_rules`.
 """
 
 from __future__ import annotations
@@ -155,17 +155,6 @@ COMPARED: Final = (
     QUEUE_TYPE,
 )
 """Arguments in which two declarations of one queue have to agree."""
-
-NOT_APPLIED: Final = (
-    "x-expires",
-    "x-message-ttl",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-max-priority",
-    "x-overflow",
-    DEAD_LETTER_EXCHANGE,
-)
-"""Checked, kept and compared, but without effect in this version: the log says so."""
 
 
 def check_arguments(arguments: Arguments, queue: str, method: tuple[int, int]) -> None:

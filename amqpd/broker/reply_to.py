@@ -24,6 +24,7 @@ class ReplyConsumer:
     __slots__ = ("channel", "consumer_tag", "prefix", "token")
 
     durable: Final = False
+    message_ttl_ms: Final = None
 
     def __init__(self, channel: Channel, consumer_tag: str, token: str) -> None:
         self.channel = channel
@@ -31,6 +32,13 @@ class ReplyConsumer:
         self.token = token
         encoded = consumer_tag.encode()
         self.prefix = bytes((len(encoded),)) + encoded
+
+    def refuses(self) -> bool:
+        """A reply is never refused."""
+        return False
+
+    def bury_refused(self, message: Message) -> None:
+        """Never called: see `refuses`."""
 
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:
         """Pass a reply on; replies are at most once, as in RabbitMQ.

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 from amqpd.broker import definitions
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord
 from amqpd.broker.exchange import BrokerExchange
-from amqpd.broker.queue import Queue
-from amqpd.broker.queue_arguments import NOT_APPLIED
+from amqpd.broker.queue import PriorityQueue, Queue
 from amqpd.commands import Arguments
 from amqpd.wire.tables import encode_table
 from amqpd_exchanges.exchange import Binding, binding_identity
@@ -46,6 +45,8 @@ class VirtualHost:
         self.router: Router[Queue] = Router(broker.limits.route_cache_max)
         self.exchanges: dict[str, BrokerExchange] = {}
         self.queues: dict[str, Queue] = {}
+        self.refusing_queues = 0
+        """Queues that refuse what they have no room for: publishing asks them first."""
         default = self.router.find("")
         assert default is not None
         self.exchanges[""] = _predeclared("", "direct", default, False)
@@ -115,10 +116,10 @@ class VirtualHost:
         recovering = queue_id != 0
         if journaled and not recovering:
             queue_id = self.broker.take_queue_id()
-        queue = Queue(
+        kind = PriorityQueue if "x-max-priority" in arguments else Queue
+        queue = kind(
             name,
-            self.name,
-            self.effects,
+            self,
             durable=durable,
             auto_delete=auto_delete,
             arguments=arguments,
@@ -127,17 +128,13 @@ class VirtualHost:
         )
         self.queues[name] = queue
         self.router.add_queue(name, queue)
+        queue.use()
+        if queue.rules.refuses_publishes:
+            self.refusing_queues += 1
         if owner is not None:
             owner.exclusive_queues[queue] = None
         if journaled and not recovering:
             self.effects.define(definitions.encode(self._queue_record(queue)))
-        for argument in NOT_APPLIED:
-            if argument in arguments:
-                self.broker.warn_once(
-                    argument,
-                    f"queue argument {argument} is accepted but has no effect in this version"
-                    f" (first seen on {queue!r})",
-                )
         return queue
 
     def delete_queue(self, queue: Queue, answer: Callable[[int], None] | None = None) -> None:
@@ -147,6 +144,9 @@ class VirtualHost:
         hears that it has lost its queue.
         """
         del self.queues[queue.name]
+        self.broker.timers.forget(queue)
+        if queue.rules.refuses_publishes:
+            self.refusing_queues -= 1
         removed = self.router.remove_queue(queue.name, queue)
         for binding in removed:
             self._journal_unbinding(binding, None)

@@ -12,6 +12,9 @@ class Clock(Protocol):
     def now(self) -> float:
         """The time of this turn."""
 
+    def epoch_s(self) -> float:
+        """The time since 1970 at which this clock would have shown 0."""
+
 
 class MonotonicClock:
     """The machine's monotonic clock."""
@@ -19,3 +22,7 @@ class MonotonicClock:
     def now(self) -> float:
         """Seconds since some fixed moment."""
         return time.monotonic()
+
+    def epoch_s(self) -> float:
+        """The time since 1970 at which this clock would have shown 0, as things stand now."""
+        return time.time() - time.monotonic()

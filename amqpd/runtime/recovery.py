@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from amqpd.broker.broker import Broker
@@ -48,12 +49,14 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
         queues = restore_definitions(broker, records)
     except (ValueError, LookupError) as error:
         raise DamagedStore(store.path, str(error)) from error
-    await store.forget_orphans(set(queues))
     for queue_id, below in recovery.delivered.items():
         if queue_id in queues:
             queues[queue_id].restore_mark(below)
     broker.recovered(set(queues), recovery.message_id_max)
-    return await restore_messages(queues, recovery)
+    count = await restore_messages(queues, recovery, store.path)
+    # Shared messages that nothing refers to any more.
+    await store.forget_orphans(set(queues))
+    return count
 
 
 def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queue]:
@@ -103,8 +106,12 @@ def restore_binding(virtual_host: VirtualHost, record: BindingRecord, depth_max:
     )
 
 
-async def restore_messages(queues: dict[int, Queue], recovery: Recovery) -> int:
-    """Put every message into its queue, in order."""
+async def restore_messages(queues: dict[int, Queue], recovery: Recovery, path: Path) -> int:
+    """Put every message into its queue, in order.
+
+    Raises DamagedStore for a message of a queue that is not defined: a queue's definition and its
+    messages go in one transaction, so a definition is missing, and the message must not be dropped.
+    """
     targets: dict[bytes, Target] = {}
     shared: dict[int, Message] = {}
     count = 0
@@ -112,14 +119,16 @@ async def restore_messages(queues: dict[int, Queue], recovery: Recovery) -> int:
         for stored in batch:
             queue = queues.get(stored.key >> POSITION_BITS)
             if queue is None:
-                continue
+                queue_id = stored.key >> POSITION_BITS
+                raise DamagedStore(path, f"messages of queue {queue_id}, which is not defined")
             message = shared.get(stored.message_id) if stored.message_id else None
             if message is None:
                 message = restored_message(stored, targets)
             if stored.message_id:
                 shared[stored.message_id] = message
                 message.references += 1
-            queue.restore(stored.key & POSITION_MAX, message, stored.key)
+            position = stored.key & POSITION_MAX
+            queue.restore(position, message, stored.key, stored.expires_ms)
             count += 1
     return count
 

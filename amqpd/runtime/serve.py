@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import VhostRecord
 from amqpd.config import Config
+from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.logs import configure_logging
@@ -113,12 +114,12 @@ async def run(config: Config) -> None:
     """Open the store, recover, listen, wait for a signal, drain."""
     began = time.monotonic()
     if config.in_memory:
-        broker = make_broker(config, journaling=False)
+        broker = make_broker(config, MonotonicClock(), journaling=False)
         await run_server(config, broker, None, began)
         return
     try:
         async with await open_store(data_directory(config), config.durability) as store:
-            broker = make_broker(config, journaling=True)
+            broker = make_broker(config, MonotonicClock(), journaling=True)
             count = await recover(broker, store)
             if count:
                 logger.info("messages recovered", extra={"count": count})

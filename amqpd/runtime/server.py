@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import math
 import os
 import platform
 import secrets
@@ -36,7 +37,6 @@ from amqpd.runtime.peer import Peer
 from amqpd.runtime.settings import parse_address, show_address
 from amqpd.runtime.tls import server_context
 from amqpd.runtime.tls_layer import TLSLayer
-from amqpd.timers import Timers
 
 logger = logging.getLogger("amqpd.server")
 
@@ -59,7 +59,9 @@ class Server:
         self.broker = broker
         self.clock: Clock = clock or MonotonicClock()
         self.addresses: dict[str, list[str]] = {"amqp": [], "amqps": []}
-        self._timers = Timers()
+        self._timers = broker.timers
+        self._wake_at = math.inf
+        """When the timers are looked at next."""
         self._timers_changed = anyio.Event()
         self._speaking: list[Connection] = []
         self._clients: dict[Connection, ClientSocket] = {}
@@ -78,6 +80,9 @@ class Server:
     def finish_turn(self) -> None:
         """Journal what has to be kept, send what there is to say."""
         entries = self.broker.finish_turn()
+        deadline = self._timers.next_deadline()
+        if deadline is not None and deadline < self._wake_at:
+            self._timers_changed.set()
         if entries:
             assert self._journal is not None
             self._journal.append(entries)
@@ -140,11 +145,12 @@ class Server:
         """Ask everybody when it is time, for ever."""
         while True:
             deadline = self._timers.next_deadline()
+            self._wake_at = math.inf if deadline is None else deadline
             self._timers_changed = anyio.Event()
-            wait_s = None if deadline is None else max(0.0, deadline - self.clock.now())
-            with anyio.move_on_after(wait_s):
+            with anyio.move_on_after(max(0.0, self._wake_at - self.clock.now())):
                 await self._timers_changed.wait()
-            self._timers.advance(self.clock.now())
+            self.broker.now = now = self.clock.now()
+            self._timers.advance(now)
             self.finish_turn()
 
     # -- connections
@@ -251,9 +257,13 @@ class Server:
         unfinished.replace(path)
 
 
-def make_broker(config: Config, *, journaling: bool) -> Broker:
-    """An empty broker with the machine's randomness."""
-    return Broker(config, journaling=journaling, entropy=secrets.token_bytes)
+def make_broker(config: Config, clock: Clock, *, journaling: bool) -> Broker:
+    """An empty broker with the machine's randomness and time."""
+    broker = Broker(
+        config, journaling=journaling, entropy=secrets.token_bytes, epoch_s=clock.epoch_s()
+    )
+    broker.now = clock.now()
+    return broker
 
 
 def read_definitions(broker: Broker, path: Path) -> DefinitionsFile:

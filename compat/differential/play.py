@@ -21,7 +21,7 @@ import re
 import select
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import pack
 from typing import Any, Final
@@ -160,6 +160,8 @@ class ChannelModel:
     """Tag -> queue, no-ack."""
     deliveries: list[tuple[int, int]] = field(default_factory=list)
     """Outstanding, as a pair of delivery tags, in RabbitMQ's order."""
+    tags: dict[tuple[int, int], str] = field(default_factory=dict)
+    """The consumers they went to; none for basic.get."""
     settled: list[tuple[int, int]] = field(default_factory=list)
     """In the transaction that is open."""
     settled_before: tuple[int, int] | None = None
@@ -400,6 +402,8 @@ class _Game:
         queues = {queue for queue, _ in channel.consumers.values()}
         if operation.verb == "basic.qos" and fields["global_"] and fields["prefetch_count"]:
             return len(queues) > 1
+        if operation.verb in ("basic.recover", "basic.recover_async") and fields["requeue"]:
+            return _of_several(channel, channel.deliveries)
         if operation.verb == "basic.consume" and channel.global_prefetch:
             return bool(queues) and queues != {fields["queue"]}
         return False
@@ -501,6 +505,8 @@ class _Game:
             pair = channel.settled_before
         elif fault == "all":
             multiple = fields["how"] != "reject"
+            if multiple and fields["requeue"] and _of_several(channel, deliveries):
+                return False
             if multiple:
                 self._settled(channel, list(deliveries))
             elif not deliveries:
@@ -513,6 +519,7 @@ class _Game:
             if multiple:
                 first = set(deliveries[: index + 1])
                 multiple = first == {one for one in deliveries if one[OURS] <= pair[OURS]}
+                multiple = multiple and not (fields["requeue"] and _of_several(channel, first))
             self._settled(channel, deliveries[: index + 1] if multiple else [pair])
         frame_type = METHODS[f"basic.{fields['how']}"]
         one, other = (
@@ -943,8 +950,9 @@ class _Game:
                     if not next(got) and event.name == "basic.get_ok":
                         found["", counts[""]] = event.values["delivery_tag"]
             tags.append(found)
-        pairs = [(tag, tags[OURS][key]) for key, tag in tags[THEIRS].items()]
+        pairs = {(tag, tags[OURS][key]): key[0] for key, tag in tags[THEIRS].items()}
         channel.deliveries += sorted(pairs)
+        channel.tags |= pairs
         for event in heard[THEIRS].get(at, []):
             if event.name == "basic.cancel":
                 tag = self.sides[THEIRS].symbolic(event.values["consumer_tag"])
@@ -971,6 +979,11 @@ class _Game:
         for exchange in EXCHANGES:
             fields = {"exchange": exchange, "passive": True, "exchange_type": "direct"}
             self.step([Operation(*place, "exchange.declare", fields)])
+
+
+def _of_several(channel: ChannelModel, deliveries: Iterable[tuple[int, int]]) -> bool:
+    """Whether they went to more than one consumer (see rules.LEFT_OUT)."""
+    return len({channel.tags[one] for one in deliveries}) > 1
 
 
 def _heard(event: Event) -> str:

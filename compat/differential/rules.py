@@ -41,6 +41,11 @@ LEFT_OUT: Final[dict[str, str]] = {
         "§5.8: `tag reuse 530`; 3.10 then has two consumers of one tag"
         " (tests/broker/test_reply_to.py)"
     ),
+    "requeueing for several consumers at once": (
+        "basic.recover and nack with multiple: RabbitMQ's channels requeue consumer by consumer, in"
+        " the order of the consumer tags, and its queues hand out in between; amqpd requeues all of"
+        " a queue at once, in order (§5.6: `requeue=1: original position`)"
+    ),
     "features to come": (
         "TTL, length limits, dead letters, priorities, quorum queues and streams have no effect in"
         " amqpd yet: their arguments are declared with values that do nothing, or wrong ones"

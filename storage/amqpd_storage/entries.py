@@ -63,12 +63,17 @@ class Content(Protocol):
 class Enqueue:
     """A persistent message took a place in a durable queue."""
 
-    __slots__ = ("content", "key", "state")
+    __slots__ = ("content", "expires_ms", "key", "state")
 
     def __init__(self, key: int, content: Content) -> None:
         self.key = key
         self.content = content
         self.state = PENDING
+        self.expires_ms = 0
+        """When it is to expire, in milliseconds since 1970; 0 for never.
+
+        It is kept with the bytes of the message: one that expires is not shared between queues.
+        """
 
 
 class Settle(NamedTuple):
@@ -143,6 +148,7 @@ class StoredMessage(NamedTuple):
     envelope: bytes
     properties: bytes
     body: bytes
+    expires_ms: int = 0
 
 
 def storage_key(queue_id: int, position: int) -> int:

@@ -5,6 +5,9 @@
     │ 1    │ 2            │ 4              │ 8          │          │            │      │
     └──────┴──────────────┴────────────────┴────────────┴──────────┴────────────┴──────┘
 
+A message that is to expire has another kind, and after the lengths the time, 8 octets, in
+milliseconds since 1970.
+
 Big-endian. `kind` is the version of this layout; a reader that does not know it refuses the record
 instead of guessing. The lengths must add up to the length of the blob, so that a record which was
 cut or overwritten at its head is noticed. There is no checksum of the body: SQLite checks the
@@ -23,32 +26,39 @@ from amqpd_storage.entries import Content
 from amqpd_storage.errors import DamagedStore
 
 KIND_MESSAGE: Final = 1
+KIND_EXPIRING: Final = 2
 
 _HEAD: Final = struct.Struct(">BHIQ")
 _pack_head = _HEAD.pack
 HEAD_BYTES: Final = _HEAD.size
+_EXPIRING_HEAD: Final = struct.Struct(">BHIQQ")
 
 
 class Message(NamedTuple):
-    """What a record says: the three byte strings of a published message."""
+    """What a record says: the three byte strings of a published message, and when it expires."""
 
     envelope: bytes
     properties: bytes
     body: bytes
+    expires_ms: int = 0
 
 
-def record_pieces(content: Content) -> tuple[bytes, bytes, bytes, bytes]:
+def record_pieces(content: Content, expires_ms: int = 0) -> tuple[bytes, bytes, bytes, bytes]:
     """The record in pieces, for a writer which joins many of them in one go."""
     envelope = content.envelope
     properties = content.properties
     body = content.body
-    head = _pack_head(KIND_MESSAGE, len(envelope), len(properties), len(body))
+    lengths = (len(envelope), len(properties), len(body))
+    if expires_ms:
+        head = _EXPIRING_HEAD.pack(KIND_EXPIRING, *lengths, expires_ms)
+    else:
+        head = _pack_head(KIND_MESSAGE, *lengths)
     return head, envelope, properties, body
 
 
-def encode_record(content: Content) -> bytes:
+def encode_record(content: Content, expires_ms: int = 0) -> bytes:
     """The record of one message."""
-    return b"".join(record_pieces(content))
+    return b"".join(record_pieces(content, expires_ms))
 
 
 def decode_record(record: bytes) -> Message:
@@ -56,9 +66,13 @@ def decode_record(record: bytes) -> Message:
     if len(record) < HEAD_BYTES:
         raise DamagedStore(None, f"a message record of {len(record)} bytes is cut short")
     kind, envelope_bytes, properties_bytes, body_bytes = _HEAD.unpack_from(record)
-    if kind != KIND_MESSAGE:
+    envelope_at, expires_ms = HEAD_BYTES, 0
+    if kind == KIND_EXPIRING and len(record) >= _EXPIRING_HEAD.size:
+        envelope_at = _EXPIRING_HEAD.size
+        expires_ms = _EXPIRING_HEAD.unpack_from(record)[4]
+    elif kind != KIND_MESSAGE:
         raise DamagedStore(None, f"a message record is of the unknown kind {kind}")
-    properties_at = HEAD_BYTES + envelope_bytes
+    properties_at = envelope_at + envelope_bytes
     body_at = properties_at + properties_bytes
     if body_at + body_bytes != len(record):
         raise DamagedStore(
@@ -66,5 +80,8 @@ def decode_record(record: bytes) -> Message:
             f"a message record of {len(record)} bytes announces {body_at + body_bytes}",
         )
     return Message(
-        record[HEAD_BYTES:properties_at], record[properties_at:body_at], record[body_at:]
+        record[envelope_at:properties_at],
+        record[properties_at:body_at],
+        record[body_at:],
+        expires_ms,
     )

@@ -198,7 +198,8 @@ class _Statement:
         if content.message_id:
             self._shared.append(f'"{enqueue.key}":{content.message_id}')
         else:
-            self._entries.append(f'"{enqueue.key}":{self._place(content)}')
+            placed = self._place(content, enqueue.expires_ms)
+            self._entries.append(f'"{enqueue.key}":{placed}')
 
     def arguments(self) -> _Arguments:
         """In the order of the columns of `commit_batch`."""
@@ -215,9 +216,9 @@ class _Statement:
             f"[{','.join(self._definitions)}]",
         )
 
-    def _place(self, content: Content) -> int:
+    def _place(self, content: Content, expires_ms: int = 0) -> int:
         """Append the message's record; its offset and length as one number."""
-        record = record_pieces(content)
+        record = record_pieces(content, expires_ms)
         head, envelope, properties, body = record
         self._pieces += record
         offset = self.size

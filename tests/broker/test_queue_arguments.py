@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from amqpd.commands import Arguments
-from tests.conversation import BrokerUnderTest, Channel
+from tests.conversation import Channel
 
 Q = "queue 'q' in vhost '/'"
 
@@ -223,10 +223,3 @@ def test_integers_of_all_types_are_equal(channel: Channel) -> None:
 def test_equivalent(channel: Channel, current: dict[str, Any], again: dict[str, Any]) -> None:
     channel.queue_declare("q", arguments=current)
     channel.queue_declare("q", arguments=again)
-
-
-def test_arguments_without_effect_are_named_in_a_warning(broker: BrokerUnderTest) -> None:
-    channel = broker.client().channel()
-    channel.queue_declare("q", arguments={"x-message-ttl": 5})
-    channel.queue_declare("q2", arguments={"x-message-ttl": 5})
-    assert len([warning for warning in broker.warnings if "x-message-ttl" in warning]) == 1

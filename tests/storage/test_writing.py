@@ -60,7 +60,7 @@ def test_message_comes_back_byte_for_byte(connection: sqlite3.Connection) -> Non
     commit(connection, enqueue(3, 9, content))
 
     (message,) = all_messages(connection)
-    assert message == (storage_key(3, 9), 0, b"\x00\x01q", b"\xff\x00", bytes(range(256)))
+    assert message == (storage_key(3, 9), 0, b"\x00\x01q", b"\xff\x00", bytes(range(256)), 0)
 
 
 @pytest.mark.parametrize("body", [b"", b"\x00", b"x" * 3_000_000], ids=["empty", "zero", "large"])

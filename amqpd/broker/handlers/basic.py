@@ -32,7 +32,8 @@ def qos(channel: Channel, method: Basic.Qos, arguments: Arguments) -> None:
     """basic.qos, in RabbitMQ's meaning of `global`.
 
     Not global: the window of each consumer that starts later on this channel, and the end of a
-    global one. Global: one window over all consumers of the channel. 4.3 denies the latter and treats it as the former.
+    global one. Global: one window over all consumers of the channel. 4.3 denies the latter and
+    treats it as the former.
     """
     if method.prefetch_size:
         text = f"prefetch_size!=0 ({method.prefetch_size})"

@@ -53,6 +53,7 @@ def declare(channel: Channel, method: Methods.Declare, arguments: Arguments) -> 
         require_access(channel, queue, DECLARE)
     else:
         queue = declare_actively(channel, name, method, arguments)
+    queue.use()
     channel.last_queue = queue.name
     if not method.nowait:
         channel.reply_when_safe(declared(queue.name, queue.ready, len(queue.consumers)))

@@ -29,10 +29,11 @@ def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
     transaction = _transaction(channel, (90, 20))
     messages, settlements = transaction.messages, transaction.settlements
     transaction.clear()
-    for message in messages:
-        publish_committed(channel, message)
+    taken = [publish_committed(channel, message) for message in messages]
     for settlement in settlements:
         channel.settle_deliveries(settlement.deliveries, settlement.outcome)
+    if not all(taken):
+        raise amqp_error(PRECONDITION_FAILED, "partial tx completion", (90, 20))
     channel.committing = channel.reply_when_safe(Tx.CommitOk())
 
 

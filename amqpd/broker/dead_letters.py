@@ -1,0 +1,148 @@
+"""Dead letters: a message that is rejected, expires or has no room goes on to another exchange.
+
+    source queue ──rejected, expired, maxlen──> dead letter exchange ──> target queues
+
+The copy is enqueued before the original is settled, in the same turn, and a turn is one
+transaction of the journal: a crash leaves the message in the source or in the target, never in
+neither and never in both. A publisher's confirm that waited for the source waits for the targets
+instead.
+
+What happened to a message is told in its headers, as RabbitMQ does (reference 7.2): `x-death` has
+an entry for each pair of queue and reason, the most recent first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from amqpd.broker.publishing import Headers, cc_keys, share
+from amqpd.commands import Arguments, Field, Message, Target, make_message
+from amqpd.wire.properties import (
+    EXPIRATION,
+    read_headers,
+    read_property,
+    with_headers,
+    with_property,
+)
+
+if TYPE_CHECKING:
+    from amqpd.broker.messages import QueueMessage
+    from amqpd.broker.queue import Queue
+    from amqpd.broker.virtual_host import VirtualHost
+
+REJECTED: Final = "rejected"
+EXPIRED: Final = "expired"
+MAXLEN: Final = "maxlen"
+
+Death = dict[str, Field]
+"""One entry of x-death."""
+
+
+def dead_letter(virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str) -> None:
+    """Publish a copy where the queue's rules say; the caller settles the original afterwards."""
+    rules = queue.rules
+    if rules.dead_letter_exchange is None:
+        return
+    exchange = virtual_host.exchanges.get(rules.dead_letter_exchange)
+    if exchange is None:
+        return  # looked up at the time of death: nowhere to go
+    depth_max = virtual_host.broker.limits.table_depth_max
+    message = stored.content
+    headers = read_headers(message.properties, depth_max)
+    died = buried(virtual_host, queue, message, headers, reason)
+    routing_key = message.target.routing_key
+    extra: list[str] = []
+    if rules.dead_letter_routing_key is not None:
+        routing_key = rules.dead_letter_routing_key
+    else:
+        extra = cc_keys(headers)
+    properties = with_property(message.properties, EXPIRATION, None)
+    properties = with_headers(properties, died)
+    target = Target(
+        exchange.name,
+        routing_key,
+        short_string(exchange.name) + short_string(routing_key),
+        mandatory=False,
+        immediate=False,
+    )
+    copy = make_message(0, target, properties, message.body, message.persistent, True)
+    reads = Headers(properties, depth_max)
+    queues = virtual_host.router.route(exchange.table, routing_key, reads, extra)
+    deaths = [entry for _, entry in died["x-death"][1]]
+    if reason != REJECTED:
+        queues = tuple(queue for queue in queues if not is_cycle(queue.name, deaths))
+    share(virtual_host, copy, queues)
+    for target_queue in queues:
+        target_queue.publish(copy, stored.confirm)
+
+
+def buried(
+    virtual_host: VirtualHost, queue: Queue, message: Message, headers: Arguments, reason: str
+) -> Arguments:
+    """The headers of the copy: the old ones, and this death on top."""
+    now_s = virtual_host.effects.epoch_ms() // 1000
+    expiration = read_property(message.properties, EXPIRATION)
+    died = dict(headers)
+    history = [] if forgets_history(virtual_host, message) else read_deaths(headers)
+    current: Death | None = None
+    for death in history:
+        if death.get("queue") == ("S", queue.name) and death.get("reason") == ("S", reason):
+            current = death
+            break
+    if current is None:
+        keys = [message.target.routing_key, *cc_keys(headers)]
+        current = {
+            "count": ("l", 1),
+            "reason": ("S", reason),
+            "queue": ("S", queue.name),
+            "time": ("T", now_s),
+            "exchange": ("S", message.target.exchange),
+            "routing-keys": ("A", [("S", key) for key in keys]),
+        }
+        if expiration is not None:
+            current["original-expiration"] = ("S", expiration)
+    else:
+        history.remove(current)
+        _, count = current.get("count", ("l", 0))
+        current = {**current, "count": ("l", count + 1 if isinstance(count, int) else 1)}
+    died["x-death"] = ("A", [("F", death) for death in (current, *history)])
+    for name, value in (
+        ("queue", queue.name),
+        ("reason", reason),
+        ("exchange", message.target.exchange),
+    ):
+        died.setdefault(f"x-first-death-{name}", ("S", value))
+        died[f"x-last-death-{name}"] = ("S", value)
+    return died
+
+
+def forgets_history(virtual_host: VirtualHost, message: Message) -> bool:
+    """From 4.0 on, x-death that a client made up (or republished) is no history.
+
+    What a client published came on a channel; what the broker dead-lettered or restored did not.
+    """
+    return virtual_host.broker.config.compat != "3.13" and message.channel != 0
+
+
+def read_deaths(headers: Arguments) -> list[Death]:
+    """The x-death entries of a message, most recent first; what is none is left out."""
+    octet, entries = headers.get("x-death", ("V", None))
+    if octet != "A":
+        return []
+    return [entry for kind, entry in entries if kind == "F"]
+
+
+def is_cycle(queue_name: str, deaths: list[Death]) -> bool:
+    """Whether the message would come back to a queue without anybody having rejected it since."""
+    for death in deaths:
+        if death.get("reason") == ("S", REJECTED):
+            return False
+        if death.get("queue") == ("S", queue_name):
+            return True
+    return False
+
+
+def short_string(text: str) -> bytes:
+    """`text` as AMQP carries it in an envelope."""
+    encoded = text.encode("utf-8", "surrogateescape")
+    return bytes((len(encoded),)) + encoded
