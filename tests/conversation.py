@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from struct import pack, unpack_from
 from typing import Any, Final, TypeVar, cast
 
@@ -876,7 +877,7 @@ class Channel:
 class MemoryStore:
     """What would be on the disk. Strict: it refuses what the real engine would trip over."""
 
-    path = "memory"
+    path = Path("memory")
 
     def __init__(self) -> None:
         self.definitions: dict[tuple[str, str], bytes] = {}

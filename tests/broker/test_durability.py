@@ -6,6 +6,7 @@ import pytest
 
 from amqpd.commands import Basic, Exchange, Frame, Queue
 from amqpd_storage.entries import Delivered, DropMessage, Enqueue, Settle
+from amqpd_storage.errors import DamagedStore
 from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, Confirmed, Delivery, method
 
 CALLS: list[Frame] = [
@@ -362,3 +363,18 @@ def test_without_a_journal_nothing_is_kept(broker: BrokerUnderTest) -> None:
     channel.tx_commit()
     assert channel.drain("q") == [b"1", b"2"]
     assert broker.core.effects.entries == []
+
+
+def test_messages_whose_queue_is_not_defined_are_not_dropped(durable: Channel) -> None:
+    """Definition and messages go in one transaction: only damage can part them."""
+    broker = durable.client.broker
+    durable.publish("", "q", b"x", PERSISTENT)
+    broker.journal.commit()
+    store = broker.journal.store
+    lost = [key for key in store.definitions if key[0] == "queue" and '"q"' in key[1]]
+    for key in lost:
+        del store.definitions[key]
+    for key in [key for key in store.definitions if key[0] == "binding" and '"q"' in key[1]]:
+        del store.definitions[key]
+    with pytest.raises(DamagedStore, match="queue 1, which is not defined"):
+        broker.crash_and_recover()

@@ -201,7 +201,11 @@ class QueueModel(RuleBasedStateMachine):
 
     def has_room(self, consumer: Consumer) -> bool:
         ledger = self.ledgers[consumer.channel]
-        if not consumer.no_ack and consumer.prefetch and ledger.of(consumer.tag) >= consumer.prefetch:
+        if (
+            not consumer.no_ack
+            and consumer.prefetch
+            and ledger.of(consumer.tag) >= consumer.prefetch
+        ):
             return False
         window = ledger.global_prefetch
         return not window or ledger.of_consumers() < window
