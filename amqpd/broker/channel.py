@@ -32,6 +32,7 @@ class Channel:
     """One open channel of a session."""
 
     __slots__ = (
+        "_left",
         "_settled_through",
         "blocked",
         "broker",
@@ -75,6 +76,8 @@ class Channel:
         self.transaction: Transaction | None = None
         self.committing: Barrier | None = None
         """The barrier that tx.commit-ok waits for."""
+        self._left: dict[Queue, None] = {}
+        """Queues that the consumers of this channel have left while it ends."""
         self.last_queue: str | None = None
         """Stands in for an empty queue name."""
         self.reply_consumer: ReplyConsumer | None = None
@@ -250,8 +253,21 @@ class Channel:
 
     # -- the end
 
+    def withdraw(self) -> None:
+        """Take the consumers out of their queues, and hand nothing out.
+
+        Of a channel that ends, or a connection: no consumer may be served what another one that is
+        going as well gives back. With automatic acknowledgement that would lose it.
+        """
+        for consumer in self.consumers.values():
+            consumer.queue.consumers.remove(consumer)
+            consumer.queue.use()
+            self._left[consumer.queue] = None
+        self.consumers = {}
+
     def end(self) -> None:
         """The channel is closing: cancel, requeue, forget the open transaction."""
+        self.withdraw()
         if self.confirms is not None:
             self.confirms.end()
         transaction = self.transaction
@@ -261,13 +277,8 @@ class Channel:
         if self.reply_consumer is not None:
             self.broker.reply_consumers.pop(self.reply_consumer.token, None)
             self.reply_consumer = None
-        # Consumers leave one by one: none of them may be served what another one gives back.
-        consumers = list(self.consumers.values())
-        for consumer in consumers:
-            consumer.queue.consumers.remove(consumer)
         deliveries, self.unacked = self.unacked, {}
-        self.consumers = {}
-        returned: dict[Queue, None] = {consumer.queue: None for consumer in consumers}
+        returned, self._left = self._left, {}
         for stored, queue, _ in deliveries.values():
             queue.unacked -= 1
             queue.take_back(stored)

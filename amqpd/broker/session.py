@@ -60,6 +60,8 @@ class Session:
 
     def end(self) -> None:
         """The connection is gone: end its channels, then delete its exclusive queues."""
+        for channel in self.channels.values():
+            channel.withdraw()
         for number in list(self.channels):
             self.end_channel(number)
         for queue in list(self.exclusive_queues):

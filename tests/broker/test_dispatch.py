@@ -331,3 +331,20 @@ def test_others_are_served_meanwhile() -> None:
     assert len(publisher.deliveries()) == ready
     publish(publisher, b"1", b"2", b"3")
     assert publisher.bodies() == [b"1", b"2", b"3"]
+
+
+def test_what_a_dying_connection_gives_back_is_not_served_to_itself(
+    broker: BrokerUnderTest,
+) -> None:
+    """With automatic acknowledgement it would be lost; the simulator found it."""
+    client, other = broker.client(), broker.client()
+    first, second = client.channel(), client.channel()
+    first.queue_declare("q")
+    first.qos(1)
+    first.consume("q")
+    first.publish("", "q", b"unacknowledged")
+    second.consume("q", no_ack=True)
+    client.drop()
+    got = other.channel().get("q")
+    assert got is not None
+    assert (got.body, got.redelivered) == (b"unacknowledged", True)

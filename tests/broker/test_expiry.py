@@ -174,3 +174,21 @@ def test_a_deleted_queue_leaves_no_timer_behind() -> None:
     declare(channel, x_expires=3_600_000)
     channel.queue_delete("q")
     assert not broker.core.timers._watched
+
+
+@pytest.mark.parametrize("end", ["channel", "connection"])
+def test_an_unused_queues_time_begins_when_its_consumer_is_gone(end: str) -> None:
+    broker = BrokerUnderTest()
+    client = broker.client()
+    channel = client.channel()
+    declare(channel, x_expires=1000)
+    channel.consume("q")
+    broker.advance(60)
+    if end == "channel":
+        channel.close()
+    else:
+        client.drop()
+    broker.advance(0.9)
+    assert "q" in broker.core.virtual_hosts["/"].queues
+    broker.advance(0.2)
+    assert "q" not in broker.core.virtual_hosts["/"].queues

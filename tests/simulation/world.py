@@ -80,11 +80,11 @@ PROFILES: Final[tuple[list[Mode], ...]] = (
     ["confirm", "tx"],
     ["tx"],
     ["plain", "plain"],
+    ["plain", "confirm"],
     ["admin", "tx"],
+    ["admin", "plain", "tx"],
 )
-"""Channels of a connection. `plain` ones acknowledge automatically, and have a connection of their
-own: as long as `Session.end` ends channels one by one, what one gives back may go to an automatic
-consumer of another, which is about to end as well, and is lost."""
+"""Channels of a connection. `plain` ones acknowledge automatically."""
 
 
 class Bug:
