@@ -403,7 +403,9 @@ class _Game:
         if operation.verb == "basic.qos" and fields["global_"] and fields["prefetch_count"]:
             return len(queues) > 1
         if operation.verb in ("basic.recover", "basic.recover_async") and fields["requeue"]:
-            return _of_several(channel, channel.deliveries)
+            return bool(channel.global_prefetch) or _of_several(channel, channel.deliveries)
+        if operation.verb == "settle" and fields["requeue"] and channel.global_prefetch:
+            return True
         if operation.verb == "basic.consume" and channel.global_prefetch:
             return bool(queues) and queues != {fields["queue"]}
         return False

@@ -57,6 +57,10 @@ LEFT_OUT: Final[dict[str, str]] = {
     "unknown methods": (
         "§3: `reader crashes: TCP reset without close (sending 501/503 first is safe)`"
     ),
+    "requeueing under global qos": (
+        "whether the consumer has room again when its message is handed out once more is a race of"
+        " queue and limiter in RabbitMQ"
+    ),
     "global qos over two queues": (
         "which of the queues gets the credit is a race between processes in RabbitMQ"
     ),

@@ -280,7 +280,7 @@ scenario("error_codes", async (undo) => {
     [403, connection, (c) => c.deleteExchange("amq.direct")],
     [405, stranger, (c) => c.checkQueue(queue)],
     [405, stranger, (c) => c.get(queue)],
-    [406, connection, (c) => c.assertQueue(queue, { exclusive: true, durable: false })],
+    [406, connection, (c) => c.assertQueue(queue, { exclusive: true, autoDelete: true })],
     [406, connection, (c) => c.assertExchange("amq.direct", "topic")],
     [406, connection, (c) => c.assertQueue(unique(), { messageTtl: -1 })],
     [406, connection, (c) => c.ack({ fields: { deliveryTag: 99 } })],
@@ -306,8 +306,10 @@ scenario("an_error_of_the_connection", async (undo) => {
   const error = new Promise((resolve) => connection.on("error", resolve));
   const channel = await connection.createChannel();
   channel.on("error", () => {});
-  channel.assertExchange(unique("x"), "no-such-type").catch(() => {});
-  assert.equal((await within(5_000, error, "the connection's error")).code, 503);
+  const queue = await queueFor(channel);
+  await channel.consume(queue, () => {}, { consumerTag: "twice" });
+  channel.consume(queue, () => {}, { consumerTag: "twice" }).catch(() => {});
+  assert.equal((await within(5_000, error, "the connection's error")).code, 530);
 });
 
 scenario("logins_that_are_refused", async () => {

@@ -1,0 +1,153 @@
+// amqp-connection-manager: amqplib that reconnects, and channels that are set up again.
+
+import assert from "node:assert/strict";
+import manager from "amqp-connection-manager";
+import { Mailbox, Proxy, main, scenario, sleep, unique, until, url, within } from "./scenarios.mjs";
+
+function open(undo, at = [url]) {
+  const connection = manager.connect(at, {
+    heartbeatIntervalInSeconds: 1,
+    reconnectTimeInSeconds: 0.1,
+  });
+  undo(() => connection.close());
+  return connection;
+}
+
+function channelOf(connection, setup, options = {}) {
+  const channel = connection.createChannel({ setup, ...options });
+  channel.on("error", () => {});
+  return channel;
+}
+
+const text = (message) => message.content.toString();
+
+scenario("publish_and_consume_json", async (undo) => {
+  const connection = open(undo);
+  const queue = unique();
+  const box = new Mailbox();
+  const channel = channelOf(connection, (c) => c.assertQueue(queue, { exclusive: true }), {
+    json: true,
+  });
+  await channel.consume(queue, (message) => {
+    channel.ack(message);
+    box.put(JSON.parse(text(message)));
+  });
+  for (let n = 0; n < 50; n++) assert.equal(await channel.sendToQueue(queue, { n }), true);
+  assert.deepEqual(
+    await box.take(50),
+    [...Array(50).keys()].map((n) => ({ n })),
+  );
+});
+
+scenario("setup_added_later", async (undo) => {
+  const connection = open(undo);
+  const [queue, exchange] = [unique(), unique("x")];
+  const box = new Mailbox();
+  const channel = channelOf(connection, (c) =>
+    c.assertExchange(exchange, "topic", { durable: false, autoDelete: true }),
+  );
+  const setup = async (c) => {
+    await c.assertQueue(queue, { exclusive: true, autoDelete: true });
+    await c.bindQueue(queue, exchange, "create");
+    await c.consume(queue, (message) => box.put(text(message)), { noAck: true, consumerTag: "t" });
+  };
+  await channel.addSetup(setup);
+  await channel.publish(exchange, "create", Buffer.from("1"));
+  assert.deepEqual(await box.take(1), ["1"]);
+  await channel.removeSetup(setup, (c) => c.cancel("t"));
+});
+
+scenario("published_while_there_is_no_connection", async (undo) => {
+  const proxy = await Proxy.open();
+  undo(() => proxy.close());
+  proxy.refusing = true;
+  const connection = open(undo, [proxy.url]);
+  const queue = unique();
+  const channel = channelOf(connection, (c) => c.assertQueue(queue, { autoDelete: false }));
+  const sent = [...Array(20).keys()].map((n) => channel.sendToQueue(queue, Buffer.from(`${n}`)));
+  await sleep(300);
+  assert.equal(channel.queueLength(), 20);
+  proxy.refusing = false;
+  await within(10_000, Promise.all(sent), "the confirms");
+  undo(() => channel.deleteQueue(queue));
+  assert.equal((await channel.checkQueue(queue)).messageCount, 20);
+});
+
+scenario("the_next_address_is_tried", async (undo) => {
+  const proxy = await Proxy.open();
+  proxy.close();
+  const connection = open(undo, [proxy.url, url]);
+  const failed = new Promise((resolve) => connection.on("connectFailed", resolve));
+  const connected = new Promise((resolve) => connection.on("connect", resolve));
+  await within(5_000, failed, "the first attempt");
+  await within(5_000, connected, "the second one");
+});
+
+scenario("everything_is_set_up_again_after_a_cut", async (undo) => {
+  const proxy = await Proxy.open();
+  undo(() => proxy.close());
+  const connection = open(undo, [proxy.url]);
+  const seen = { connect: 0, disconnect: 0 };
+  connection.on("connect", () => (seen.connect += 1));
+  connection.on("disconnect", () => (seen.disconnect += 1));
+  const [queue, exchange] = [unique(), unique("x")];
+  const box = new Mailbox();
+  const channel = channelOf(connection, async (c) => {
+    await c.assertExchange(exchange, "fanout", { durable: true });
+    await c.assertQueue(queue, { durable: true });
+    await c.bindQueue(queue, exchange, "");
+    await c.prefetch(5);
+  });
+  await channel.consume(queue, (message) => {
+    channel.ack(message);
+    box.put(text(message));
+  });
+  undo(async () => {
+    await channel.deleteQueue(queue);
+    await channel.deleteExchange(exchange);
+  });
+  const arrived = new Set();
+  for (let round = 1; round <= 3; round++) {
+    await channel.publish(exchange, "", Buffer.from(`before ${round}`), { persistent: true });
+    await channel.checkQueue(queue); // its acknowledgement arrived as well
+    proxy.cut();
+    await until(() => seen.disconnect >= round, "the manager to notice");
+    await channel.publish(exchange, "", Buffer.from(`after ${round}`), { persistent: true });
+    await until(() => {
+      for (const item of box.items) arrived.add(item);
+      return arrived.size === 2 * round;
+    }, "both messages");
+    await channel.waitForConnect();
+  }
+  assert.ok(seen.connect >= 4 && seen.disconnect >= 3, JSON.stringify(seen));
+});
+
+scenario("a_setup_that_fails_is_told", async (undo) => {
+  const connection = open(undo);
+  const channel = connection.createChannel({ setup: (c) => c.checkQueue("no such queue") });
+  const error = new Promise((resolve) => channel.on("error", resolve));
+  assert.equal((await within(5_000, error, "the error")).code, 404);
+});
+
+scenario("a_message_refused_by_the_broker_is_told", async (undo) => {
+  const connection = open(undo);
+  const channel = channelOf(connection, () => Promise.resolve());
+  await channel.waitForConnect();
+  const gone = channel.publish(unique("x"), "k", Buffer.from("x"), { timeout: 2_000 });
+  await assert.rejects(gone, /channel closed|timeout|closed/i);
+});
+
+scenario("nack_and_get", async (undo) => {
+  const connection = open(undo);
+  const queue = unique();
+  const channel = channelOf(connection, (c) => c.assertQueue(queue, { exclusive: true }));
+  for (const body of "12") await channel.sendToQueue(queue, Buffer.from(body));
+  const first = await channel.get(queue);
+  channel.nack(first, false, true);
+  const again = await channel.get(queue);
+  assert.deepEqual([text(again), again.fields.redelivered], ["1", true]);
+  channel.ack(again);
+  assert.deepEqual(await channel.purgeQueue(queue), { messageCount: 1 });
+});
+
+await main();

@@ -1,0 +1,171 @@
+"""What the differential run against RabbitMQ 3.10.8 found (`compat/differential`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from amqpd.commands import Basic, Queue, Tx
+from tests.conversation import (
+    BrokerUnderTest,
+    Channel,
+    Delivery,
+    Returned,
+    method,
+    properties,
+)
+
+
+@pytest.fixture
+def broker() -> BrokerUnderTest:
+    return BrokerUnderTest()
+
+
+@pytest.fixture
+def channel(broker: BrokerUnderTest) -> Channel:
+    return broker.client().channel()
+
+
+def test_line_ends_stay_in_the_names_of_queues_to_be_used(channel: Channel) -> None:
+    channel.queue_declare("q")
+    for said, ids in (
+        (method(Basic.Consume, queue="q\r\n", consumer_tag="t"), (60, 20)),
+        (method(Basic.Get, queue="q\r\n"), (60, 70)),
+        (method(Queue.Purge, queue="q\r\n"), (50, 30)),
+    ):
+        channel.send(said)
+        channel.expect_closed(404, "NOT_FOUND - no queue 'q\r\n' in vhost '/'", ids)
+        channel.open()
+
+
+def test_what_is_no_string_in_cc_is_no_routing_key(channel: Channel) -> None:
+    channel.queue_declare("q")
+    cc = ("A", [("I", 1), ("x", b"q"), ("S", "q"), ("V", None)])
+    channel.publish("", "nope", b"1", properties(headers={"CC": cc}))
+    assert channel.drain("q") == [b"1"]
+
+
+def test_bcc_is_taken_out_though_it_be_empty_and_of_returns_too(channel: Channel) -> None:
+    sent = properties(headers={"a": ("I", 1), "BCC": ("A", [])})
+    channel.publish("", "nope", b"1", sent, mandatory=True)
+    assert channel.take(Returned).properties == properties(headers={"a": ("I", 1)})
+
+
+def test_arguments_are_looked_at_in_rabbitmqs_order(channel: Channel) -> None:
+    def refused(reason: str, **arguments: tuple[str, object]) -> None:
+        named = {name.replace("_", "-"): field for name, field in arguments.items()}
+        channel.send(method(Queue.Declare, queue="q"), named)
+        channel.expect_closed(406, f"PRECONDITION_FAILED - invalid arg {reason}", (50, 10))
+        channel.open()
+
+    queue = "for queue 'q' in vhost '/'"
+    refused(
+        f"'x-dead-letter-routing-key' {queue}: routing_key_but_no_dlx_defined",
+        x_max_priority=("f", 1.0),
+        x_dead_letter_routing_key=("S", "k"),
+    )
+    refused(
+        f"'x-overflow' {queue}: invalid_overflow",
+        x_max_age=("S", "1h"),
+        x_overflow=("S", "zz"),
+    )
+    refused(
+        f"'x-max-age' {queue} of queue type rabbit_classic_queue",
+        x_max_age=("S", "1h"),
+        x_delivery_limit=("I", 5),
+    )
+
+
+def test_a_binding_is_looked_at_before_the_owner_of_its_queue(broker: BrokerUnderTest) -> None:
+    broker.client().channel().queue_declare("q", exclusive=True)
+    channel = broker.client().channel()
+    said = method(Queue.Bind, queue="q", exchange="amq.headers")
+    channel.send(said, {"x-match": ("S", "zz")})
+    text = 'PRECONDITION_FAILED - Invalid x-match field value <<"zz">>; '
+    channel.expect_closed(406, text + "expected all, any, all-with-x, or any-with-x", (50, 20))
+
+
+def test_a_consumers_priority_is_looked_at_before_the_other_consumers(channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.consume("q", "t")
+    said = method(Basic.Consume, queue="q", consumer_tag="u", exclusive=True)
+    channel.send(said, {"x-priority": ("d", 1.0)})
+    text = "PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'q' in vhost '/': "
+    channel.expect_closed(406, text + '"expected integer, got double"', (60, 20))
+
+
+def test_the_queue_is_looked_for_before_the_consumer_tag(broker: BrokerUnderTest) -> None:
+    broker.client().channel().queue_declare("q")
+    channel = broker.client().channel()
+    channel.consume("q", "t")
+    channel.send(method(Basic.Consume, queue="", consumer_tag="t"))
+    channel.expect_closed(404, "NOT_FOUND - no previously declared queue", (60, 20))
+
+
+def test_a_qos_that_is_not_global_ends_the_global_window(channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.qos(1, of_channel=True)
+    channel.consume("q", "t")
+    channel.publish("", "q", b"1")
+    channel.publish("", "q", b"2")
+    assert channel.take(Delivery).body == b"1"
+    channel.expect_nothing()
+    channel.qos(5)
+    assert channel.take(Delivery).body == b"2"
+
+
+def test_a_full_global_window_holds_back_consumers_without_acks(channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.queue_declare("r")
+    channel.qos(1, of_channel=True)
+    channel.consume("q", "t")
+    channel.consume("r", "free", no_ack=True)
+    channel.publish("", "r", b"0")
+    assert channel.take(Delivery).body == b"0"
+    channel.publish("", "q", b"1")
+    channel.publish("", "r", b"2")
+    delivery = channel.take(Delivery)
+    assert delivery.body == b"1"
+    channel.expect_nothing()
+    channel.ack(delivery.delivery_tag)
+    assert channel.take(Delivery).body == b"2"
+
+
+def test_a_reply_consumer_that_would_acknowledge_is_told_so_first(channel: Channel) -> None:
+    channel.consume("amq.rabbitmq.reply-to", "t", no_ack=True)
+    channel.send(method(Basic.Consume, queue="amq.rabbitmq.reply-to", consumer_tag="u"))
+    text = "PRECONDITION_FAILED - reply consumer cannot acknowledge"
+    channel.expect_closed(406, text, (60, 20))
+
+
+def test_publishes_of_a_transaction_are_routed_when_they_come(channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.tx_select()
+    channel.publish("amq.fanout", "", b"1", mandatory=True)
+    channel.queue_bind("q", "amq.fanout")
+    channel.send(method(Tx.Commit))
+    assert channel.take(Returned).body == b"1"
+    channel.take(Tx.CommitOk)
+    channel.publish("amq.fanout", "", b"2")
+    channel.queue_unbind("q", "amq.fanout")
+    channel.tx_commit()
+    assert channel.drain("q") == [b"2"]
+
+
+def test_a_transaction_names_queues_of_the_default_exchange(channel: Channel) -> None:
+    channel.tx_select()
+    channel.publish("", "q", b"1", properties(headers={"BCC": ["r"]}))
+    channel.queue_declare("q")
+    channel.queue_declare("r")
+    channel.tx_commit()
+    assert channel.drain("q") == [b"1"]
+    assert channel.drain("r") == [b"1"]
+
+
+def test_a_queue_that_went_gets_nothing_of_the_transaction(channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.tx_select()
+    channel.publish("", "q", b"1", mandatory=True)
+    channel.queue_delete("q")
+    channel.send(method(Tx.Commit))
+    assert channel.take(Returned).body == b"1"
+    channel.take(Tx.CommitOk)
