@@ -137,20 +137,6 @@ def test_a_reply_consumer_that_would_acknowledge_is_told_so_first(channel: Chann
     channel.expect_closed(406, text, (60, 20))
 
 
-def test_publishes_of_a_transaction_are_routed_when_they_come(channel: Channel) -> None:
-    channel.queue_declare("q")
-    channel.tx_select()
-    channel.publish("amq.fanout", "", b"1", mandatory=True)
-    channel.queue_bind("q", "amq.fanout")
-    channel.send(method(Tx.Commit))
-    assert channel.take(Returned).body == b"1"
-    channel.take(Tx.CommitOk)
-    channel.publish("amq.fanout", "", b"2")
-    channel.queue_unbind("q", "amq.fanout")
-    channel.tx_commit()
-    assert channel.drain("q") == [b"2"]
-
-
 def test_a_transaction_names_queues_of_the_default_exchange(channel: Channel) -> None:
     channel.tx_select()
     channel.publish("", "q", b"1", properties(headers={"BCC": ["r"]}))
