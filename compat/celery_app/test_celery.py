@@ -258,9 +258,20 @@ def test_add_and_cancel_a_consumer(worker: Worker, queue: str) -> None:
     assert "ok" in answers[0][worker.name]
     assert result(scenario.add.apply_async((2, 3), queue=queue)) == 5
     control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
+    wait_without_consumers(queue)
     pending = scenario.add.apply_async((3, 3), queue=queue)
     time.sleep(0.5)
     assert not pending.ready()
+
+
+def wait_without_consumers(queue: str) -> None:
+    """The worker answers before it has cancelled: ask the broker."""
+    until = time.monotonic() + 20
+    with scenario.app.connection_for_read() as connection:
+        channel = connection.channel()
+        while channel.queue_declare(queue, passive=True).consumer_count:
+            assert time.monotonic() < until, "the worker goes on consuming"
+            time.sleep(0.02)
 
 
 class Listener(EventReceiver):
