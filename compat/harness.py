@@ -10,7 +10,7 @@ A suite is a folder `compat/<suite>/` with
 
       [[known]]
       test = "TestSomething/with_a_part"   # exact, or a shell pattern
-      needs = "management"                 # management | rabbitmqctl | feature | broker | client | timing
+      needs = "management"                 # or rabbitmqctl, feature, broker, client, tls, timing
       reason = "drops its own connection through the management API"
       skip = true                          # optional: the runner leaves it out altogether
 
