@@ -713,9 +713,12 @@ class Model:
         if pair not in exchange.bindings:
             exchange.bindings[pair] = False
             self._begin("binding", action.exchange, *pair)
+        binding = ("binding", action.exchange, *pair)
+        begun = self._beginnings.get(binding)
 
         def check(said: Queue.BindOk) -> None:
-            if pair in exchange.bindings:
+            # The answer is for the binding of then: it may have ended and begun anew since.
+            if pair in exchange.bindings and self._beginnings.get(binding) == begun:
                 exchange.bindings[pair] = True
 
         channel.expect(Queue.BindOk, check)
