@@ -236,11 +236,6 @@ class Connection:
             method_ids(method),
         )
 
-    def handle_ending(self, command: MethodCommand) -> None:
-        """A method on channel 0 after the broker closed: only the close handshake counts."""
-        if self.state is State.CLOSING:
-            self._handle_closing(command.method)
-
     # -- the broker's answers
 
     def accept_login(self) -> None:

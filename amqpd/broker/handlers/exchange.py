@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from amqpd.broker.access import Resource
 from amqpd.broker.channel import Channel
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.names import exchange_text, stripped
@@ -28,7 +29,7 @@ def declare(channel: Channel, method: Exchange.Declare, arguments: Arguments) ->
     if method.passive:
         refuse_default(name, DECLARE)
         find(channel, name, DECLARE)
-        require_passive(channel, name)
+        require_passive(channel, "exchange", name, DECLARE)
     else:
         declare_actively(channel, name, method, arguments)
     if not method.nowait:
@@ -183,12 +184,14 @@ def check_binding(
         raise amqp_error(PRECONDITION_FAILED, text, method)
 
 
-def require_passive(channel: Channel, name: str) -> None:
+def require_passive(
+    channel: Channel, resource: Resource, name: str, method: tuple[int, int]
+) -> None:
     """From 4.2 on, a passive declare takes one of the three permissions."""
     if channel.broker.config.compat != "3.13":
         virtual_host = channel.virtual_host
         virtual_host.access.require_any(
-            channel.session.user, virtual_host.name, "exchange", name, DECLARE
+            channel.session.user, virtual_host.name, resource, name, method
         )
 
 

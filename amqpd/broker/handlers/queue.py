@@ -9,6 +9,7 @@ from amqpd.broker.handlers.exchange import (
     check_binding,
     inequivalent_property,
     refuse_default,
+    require_passive,
     require_topic_read,
 )
 from amqpd.broker.handlers.exchange import (
@@ -48,7 +49,7 @@ def declare(channel: Channel, method: Methods.Declare, arguments: Arguments) -> 
         declare_reply_queue(channel, name, method)
         return
     if method.passive:
-        require_passive(channel, name)
+        require_passive(channel, "queue", name, DECLARE)
         queue = find(channel, name, DECLARE)
         require_access(channel, queue, DECLARE)
     else:
@@ -237,15 +238,6 @@ def locked(channel: Channel, name: str, method: tuple[int, int]) -> Exception:
         " match that of the original declaration.",
         method,
     )
-
-
-def require_passive(channel: Channel, name: str) -> None:
-    """From 4.2 on, a passive declare takes one of the three permissions."""
-    if channel.broker.config.compat != "3.13":
-        virtual_host = channel.virtual_host
-        virtual_host.access.require_any(
-            channel.session.user, virtual_host.name, "queue", name, DECLARE
-        )
 
 
 def declared(name: str, ready: int, consumers: int) -> Methods.DeclareOk:
