@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tests.bench import brokers, process, workloads
+from tests.bench import brokers, load, process, wire, workloads
 from tests.bench.brokers import Broker, BrokerError, Starter
 from tests.bench.report import Figure, Report, number
+from tests.bench.scenarios import SCENARIOS, Scenario, Site
 from tests.bench.workloads import Workload
 
 WORKLOAD_SECONDS: Final = 300.0
@@ -42,6 +44,9 @@ class Plan:
     work_dir: Path
     with_start: bool
     with_core: bool
+    scenarios: tuple[Scenario, ...] = ()
+    messages: int | None = None
+    seconds: float | None = None
 
 
 def options() -> argparse.Namespace:
@@ -55,9 +60,16 @@ def options() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        choices=[CORE, START, *(workload.name for workload in workloads.WORKLOADS)],
-        help="one workload of --list; repeatable",
+        choices=[
+            CORE,
+            START,
+            *(workload.name for workload in workloads.WORKLOADS),
+            *(scenario.name for scenario in SCENARIOS),
+        ],
+        help="one workload or scenario of --list; repeatable",
     )
+    parser.add_argument("--messages", type=int, help="how many, in a scenario that counts them")
+    parser.add_argument("--seconds", type=float, help="how long, in a scenario that has a length")
     parser.add_argument("--list", action="store_true", help="the workloads by name")
     parser.add_argument(
         "--against",
@@ -103,6 +115,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
         with_start=not args.only or START in args.only,
         with_core=not (args.url or args.rabbitmq or args.python)
         and (not args.only or CORE in args.only),
+        scenarios=tuple(scenario for scenario in SCENARIOS if scenario.name in args.only),
+        messages=args.messages,
+        seconds=args.seconds,
     )
 
 
@@ -176,7 +191,23 @@ def run(plan: Plan, progress: bool) -> Report:
             for _ in range(plan.rounds):
                 for broker in started:
                     _one(report, workload, broker, plan.quick, progress)
+        labels = [broker.label for broker in started]
+    for scenario in plan.scenarios:
+        for label, starter in zip(labels, plan.starters, strict=True):
+            _stage(report, scenario, label, starter, plan)
     return report
+
+
+def _stage(report: Report, scenario: Scenario, label: str, starter: Starter, plan: Plan) -> None:
+    """A scenario, in a directory of its own. The brokers of the workloads have ended."""
+    home = Path(tempfile.mkdtemp(prefix="amqpd-bench-", dir=plan.work_dir))
+    try:
+        site = Site(home, starter, plan.messages, plan.seconds)
+        report.add(label, scenario.measure(site))
+    except (BrokerError, load.LoadError, wire.ProtocolError, OSError) as error:
+        report.failures.append(f"{scenario.name}, {label}: {type(error).__name__}: {error}")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _distinct(broker: Broker, others: list[Broker]) -> Broker:
@@ -198,11 +229,13 @@ def _one(report: Report, workload: Workload, broker: Broker, quick: bool, progre
 
 
 def _list_workloads() -> None:
-    print(f"{CORE:<14}quick")
-    print(f"{START:<14}quick")
+    print(f"{CORE:<20}quick")
+    print(f"{START:<20}quick")
     for workload in workloads.WORKLOADS:
         mark = "quick" if workload.quick else "" if workload.default else "only when named"
-        print(f"{workload.name:<14}{mark}".rstrip())
+        print(f"{workload.name:<20}{mark}".rstrip())
+    for scenario in SCENARIOS:
+        print(f"{scenario.name:<20}scenario, only when named")
 
 
 def main() -> int:

@@ -142,11 +142,11 @@ def deliver(routing_key: str, body: bytes, props: bytes, channel: int = 1) -> by
     return method(channel, BASIC_DELIVER, arguments) + content(body, props, channel)
 
 
-def acks(count: int, channel: int = 1) -> bytes:
-    """One basic.ack for each delivery tag from 1 to `count`, none of them multiple."""
+def acks(count: int, channel: int = 1, first: int = 1) -> bytes:
+    """One basic.ack for each delivery tag from `first` to `count`, none of them multiple."""
     pack = SETTLE.pack
     return b"".join(
-        [pack(METHOD, channel, 13, 60, 80, t, 0, FRAME_END) for t in range(1, count + 1)]
+        [pack(METHOD, channel, 13, 60, 80, t, 0, FRAME_END) for t in range(first, count + 1)]
     )
 
 

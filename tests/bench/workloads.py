@@ -234,7 +234,7 @@ def large(bench: Bench, size: int, name: str, count: int) -> list[Figure]:
         return _measure(bench, name, _flood(bench, [message], bench.limit(count)))
 
 
-def backlog(bench: Bench) -> list[Figure]:
+def backlog_transient(bench: Bench) -> list[Figure]:
     """A million messages nobody waits for: publish, memory, then consume."""
     limit = Limit(250_000 if bench.quick else 1_000_000, 90)
     message = wire.publish("", QUEUE, b"x" * 100, wire.TRANSIENT)
@@ -259,7 +259,7 @@ def backlog(bench: Bench) -> list[Figure]:
         progress.finish(published.count, 60)
         (began, consumed), cpu = load.solo(Role("consumer", drain), bench.pids, 90)
     count = published.count
-    name = f"backlog of {count:,} x 100 B"
+    name = f"transient backlog of {count:,} x 100 B"
     figures = [
         Figure(
             f"{name}: publish",
@@ -652,7 +652,7 @@ WORKLOADS: Final = (
     Workload("connections", connections),
     Workload("latency", partial(latency, per_second=2000, size=12, seconds=4)),
     Workload("latency-10k", partial(latency, per_second=10_000, size=1024, seconds=4)),
-    Workload("backlog", backlog, default=False),
+    Workload("backlog-transient", backlog_transient, default=False),
     Workload("generator", generator, default=False),
 )
 

@@ -1,0 +1,226 @@
+"""What takes long, restarts the broker, or looks at its memory: each with a broker of its own.
+
+A workload (`workloads`) is run against a broker that is there already. A scenario is given a
+`Site`: a directory and a way to start the broker in it, as often as it likes. While something goes
+on, the site samples the resident memory of the broker's processes.
+
+To add a scenario: a function `(Site) -> list[Figure]`, and a line in SCENARIOS. None of them is
+part of a run that does not name it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tests.bench import load, process, wire
+from tests.bench.brokers import Broker, Starter
+from tests.bench.client import Address, Connection
+from tests.bench.load import Gate, Limit, Role
+from tests.bench.report import Figure
+
+T = TypeVar("T")
+
+QUEUE: Final = "bench-q"
+SAMPLE_SECONDS: Final = 0.1
+"""Between two looks at the memory."""
+SETTLE_SECONDS: Final = 3.0
+"""Before memory at rest is read: brokers tidy up on their own time."""
+PHASE_SECONDS: Final = 3600.0
+"""A phase of a scenario that takes longer hangs."""
+STAGES: Final = 10
+"""A long phase is measured in so many parts, to see whether it slows down."""
+SMALL: Final = 10_000
+"""Messages of the backlog that a large one is compared with."""
+SMALL_ROUNDS: Final = 10
+BACKLOG_BODY: Final = b"x" * 100
+BACKLOG_WINDOW: Final = 1000
+
+
+@dataclass
+class Site:
+    """Where a scenario has its broker, and what it knows of it."""
+
+    home: Path
+    start: Starter
+    messages: int | None = None
+    """How many, where a scenario has a number of messages that one may want to choose."""
+    seconds: float | None = None
+    """How long, where a scenario has a length that one may want to choose."""
+    broker: Broker | None = None
+    memory_max: int = 0
+    """The most resident memory seen since `watch` began, in bytes."""
+    _began: list[float] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Broker]:
+        """The broker, on what its last life left."""
+        (self.home / "ready.json").unlink(missing_ok=True)
+        with self.start(self.home) as broker:
+            self.broker = broker
+            try:
+                yield broker
+            finally:
+                self.broker = None
+
+    @property
+    def address(self) -> Address:
+        """Of the broker that runs."""
+        assert self.broker is not None
+        return Address.of(self.broker.url)
+
+    def memory(self) -> int:
+        """Resident bytes of the broker's processes now."""
+        assert self.broker is not None
+        octets = process.resident_bytes(self.broker.pids)
+        self.memory_max = max(self.memory_max, octets)
+        return octets
+
+    def at_rest(self) -> int:
+        """Resident bytes after a pause."""
+        time.sleep(SETTLE_SECONDS)
+        return self.memory()
+
+    def watch(self, part: Role[T]) -> T:
+        """Let a role do its work, with an eye on the memory, and return its result."""
+        self.memory_max = 0
+        with load.roles(part):
+            part.await_ready()
+            part.go()
+            deadline = time.perf_counter() + PHASE_SECONDS
+            self.memory()
+            while not part.finished(SAMPLE_SECONDS) and time.perf_counter() < deadline:
+                self.memory()
+            return part.result(0)
+
+    def disk_bytes(self) -> int:
+        """What the data directory holds."""
+        return sum(path.stat().st_size for path in (self.home / "data").rglob("*"))
+
+
+def megabytes(name: str, octets: float) -> Figure:
+    """A figure of memory or disk."""
+    return Figure(name, octets / 1e6, "MB")
+
+
+# --- a durable backlog across a restart ------------------------------------------------------
+
+
+def backlog(site: Site) -> list[Figure]:
+    """Durable messages of 100 octets that nobody waits for: publish, restart, consume.
+
+    The rates are compared with those of a queue that never holds more than 10,000.
+    """
+    count = site.messages or 10_000_000
+    count -= count % STAGES
+    name = f"backlog of {count:,}"
+    figures = []
+    with site.running():
+        fresh = site.at_rest()
+        with Connection(site.address) as control:
+            control.declare_queue(QUEUE, durable=True)
+        small = [_fill_and_drain(site) for _ in range(SMALL_ROUNDS)]
+        small_publish = SMALL * SMALL_ROUNDS / sum(filling for filling, _ in small)
+        small_consume = SMALL * SMALL_ROUNDS / sum(draining for _, draining in small)
+        stages = site.watch(Role("publisher", _publish(site.address, count, STAGES)))
+        filling_max, filled = site.memory_max, site.at_rest()
+        figures += [
+            Figure(f"backlogs of {SMALL:,}: publish", small_publish, "msg/s"),
+            Figure(f"{name}: publish", count / sum(stages), "msg/s"),
+            Figure(f"{name}: publish, last tenth", count / STAGES / stages[-1], "msg/s"),
+        ]
+        stopping = time.perf_counter()
+    stopped = time.perf_counter() - stopping
+    disk_full = site.disk_bytes()
+    with site.running() as broker:
+        assert broker.start_seconds is not None
+        restarted = site.memory()
+        with Connection(site.address) as control:
+            found = control.message_count(QUEUE)
+        if found != count:
+            raise load.LoadError(f"{found} messages after the restart, {count} were confirmed")
+        stages = site.watch(Role("consumer", _drain(site.address, count, STAGES)))
+        draining_max, drained = site.memory_max, site.at_rest()
+        with Connection(site.address) as control:
+            left = control.message_count(QUEUE)
+        disk_drained = site.disk_bytes()
+    figures += [
+        Figure(f"{name}: to stop", stopped, "s"),
+        Figure(f"{name}: restart, until AMQP answers", broker.start_seconds, "s"),
+        Figure(f"backlogs of {SMALL:,}: consume", small_consume, "msg/s"),
+        Figure(f"{name}: consume", count / sum(stages), "msg/s"),
+        Figure(f"{name}: consume, last tenth", count / STAGES / stages[-1], "msg/s"),
+        megabytes(f"{name}: memory before", fresh),
+        megabytes(f"{name}: memory while publishing, most", filling_max),
+        megabytes(f"{name}: memory with it, at rest", filled),
+        megabytes(f"{name}: memory when AMQP answers again", restarted),
+        megabytes(f"{name}: memory while consuming, most", draining_max),
+        megabytes(f"{name}: memory afterwards, at rest", drained),
+        megabytes(f"{name}: disk with it", disk_full),
+        Figure(
+            f"{name}: disk afterwards", disk_drained / 1e6, "MB", note=_note_of_left(left, count)
+        ),
+    ]
+    return figures
+
+
+def _note_of_left(left: int, count: int) -> str:
+    return f"{left} of {count} messages are still there" if left else ""
+
+
+def _fill_and_drain(site: Site) -> tuple[float, float]:
+    """Seconds of publishing a small backlog, and of consuming it."""
+    (filling,) = site.watch(Role("publisher", _publish(site.address, SMALL, 1)))
+    (draining,) = site.watch(Role("consumer", _drain(site.address, SMALL, 1)))
+    return filling, draining
+
+
+def _publish(address: Address, count: int, stages: int) -> Callable[[Gate], list[float]]:
+    """Publish and have it confirmed: seconds of each stage."""
+    message = wire.publish("", QUEUE, BACKLOG_BODY, wire.PERSISTENT)
+    limit = Limit(count // stages, PHASE_SECONDS)
+
+    def work(gate: Gate) -> list[float]:
+        seconds = []
+        gate.wait()
+        for _ in range(stages):
+            with Connection(address) as connection:
+                connection.confirm_select()
+                load.make_hot(connection.sock)
+                began = time.perf_counter()
+                done = load.confirmed(connection.sock, message, limit, began, BACKLOG_WINDOW)
+                seconds.append(done.ended - done.began)
+        return seconds
+
+    return work
+
+
+def _drain(address: Address, count: int, stages: int) -> Callable[[Gate], list[float]]:
+    """Consume with an ack for each delivery: seconds of each stage."""
+
+    def work(gate: Gate) -> list[float]:
+        with Connection(address) as connection:
+            gate.wait()
+            began = time.perf_counter()
+            connection.consume(QUEUE, no_ack=False, prefetch=load.WINDOW)
+            return load.drained(connection, count, count // stages, began)
+
+    return work
+
+
+# --- the list --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An entry of the list."""
+
+    name: str
+    measure: Callable[[Site], list[Figure]]
+
+
+SCENARIOS: Final = (Scenario("backlog", backlog),)
