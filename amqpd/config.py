@@ -94,6 +94,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the memory above which publishers are blocked (rabbit: vm_memory_high_watermark)."""
     disk_free_limit_bytes: int = 50_000_000
     """Free space of the data directory below which publishers are blocked."""
+    event_exchange_vhost: str | None = None
+    """Virtual host of `amq.rabbitmq.event`; `default_vhost` if unset (event_exchange.vhost)."""
     anonymous_login_user: str = "guest"
     """Who the mechanism ANONYMOUS of the 4.x profiles logs in as."""
     cluster_name: str = "amqpd@localhost"

@@ -20,6 +20,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+
 from amqpd.broker.definitions import (
     PermissionRecord,
     TopicPermissionRecord,
@@ -27,6 +29,7 @@ from amqpd.broker.definitions import (
     drop,
     encode,
 )
+from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.passwords import check_algorithm, check_hash, check_password
 from amqpd.errors import ACCESS_REFUSED, NOT_ALLOWED, amqp_error
 from amqpd_storage.entries import DropDefinition, PutDefinition
@@ -60,11 +63,14 @@ class Access:
     def __init__(
         self,
         loopback_users: Iterable[str] = (),
+        events: Events | None = None,
         granted_cache_max: int = GRANTED_CACHE_MAX,
     ) -> None:
+        """`events` hears of changes; `by`, with each of them, is the user who asked for it."""
         self.loopback_users: Final = frozenset(loopback_users)
         """Users who may log in from this machine only."""
         self.version: int = 0
+        self._events = events
         self._granted_cache_max: Final = granted_cache_max
         self._granted: set[tuple[str, str, Kind, str]] = set()
         self._users: dict[str, User] = {}
@@ -82,12 +88,23 @@ class Access:
         return self._users.get(name)
 
     def put_user(
-        self, name: str, password_hash: str, hashing_algorithm: str, tags: Iterable[str] = ()
+        self,
+        name: str,
+        password_hash: str,
+        hashing_algorithm: str,
+        tags: Iterable[str] = (),
+        *,
+        by: str = INTERNAL_USER,
     ) -> DefinitionEntries:
         """Create or change a user. Raises ValueError for a hash that could never match."""
-        return self._put_user(UserRecord(name, password_hash, hashing_algorithm, tuple(tags)))
+        before = self._users.get(name)
+        user = UserRecord(name, password_hash, hashing_algorithm, tuple(tags))
+        entries = self._put_user(user)
+        if entries:
+            self._tell_changed(before, user, by)
+        return entries
 
-    def delete_user(self, name: str) -> DefinitionEntries:
+    def delete_user(self, name: str, *, by: str = INTERNAL_USER) -> DefinitionEntries:
         """Delete a user with all permissions; no entries if there is none of that name."""
         user = self._users.pop(name, None)
         if user is None:
@@ -95,6 +112,7 @@ class Access:
         self._changed()
         permissions = [key for key in self._permissions if key[0] == name]
         topics = [key for key in self._topic_permissions if key[0] == name]
+        self._tell("user.deleted", {"name": name}, by)
         return [*self._drop_permissions(permissions, topics), drop(user)]
 
     def authenticate(self, name: str, password: bytes) -> User | None:
@@ -116,20 +134,34 @@ class Access:
         return [permission.record for permission in self._permissions.values()]
 
     def put_permission(
-        self, user: str, vhost: str, configure: str, write: str, read: str
+        self,
+        user: str,
+        vhost: str,
+        configure: str,
+        write: str,
+        read: str,
+        *,
+        by: str = INTERNAL_USER,
     ) -> DefinitionEntries:
         """Let the user enter the virtual host with these rights, in place of those before.
 
         Raises ValueError for an invalid regular expression, LookupError for an unknown user.
         """
         self._require_user(user)
-        return self._put_permission(PermissionRecord(user, vhost, configure, write, read))
+        record = PermissionRecord(user, vhost, configure, write, read)
+        entries = self._put_permission(record)
+        if entries:
+            self._tell("permission.created", msgspec.structs.asdict(record), by)
+        return entries
 
-    def delete_permission(self, user: str, vhost: str) -> DefinitionEntries:
+    def delete_permission(
+        self, user: str, vhost: str, *, by: str = INTERNAL_USER
+    ) -> DefinitionEntries:
         """Let the user no longer enter; topic permissions stay, as in RabbitMQ."""
         if (user, vhost) not in self._permissions:
             return []
         self._changed()
+        self._tell("permission.deleted", {"user": user, "vhost": vhost}, by)
         return self._drop_permissions([(user, vhost)], [])
 
     def topic_permissions(self) -> list[TopicPermissionRecord]:
@@ -137,14 +169,25 @@ class Access:
         return [permission.record for permission in self._topic_permissions.values()]
 
     def put_topic_permission(
-        self, user: str, vhost: str, exchange: str, write: str, read: str
+        self,
+        user: str,
+        vhost: str,
+        exchange: str,
+        write: str,
+        read: str,
+        *,
+        by: str = INTERNAL_USER,
     ) -> DefinitionEntries:
         """Restrict the user to these routing keys of the exchange. Raises as put_permission."""
         self._require_user(user)
-        return self._put_topic_permission(TopicPermissionRecord(user, vhost, exchange, write, read))
+        record = TopicPermissionRecord(user, vhost, exchange, write, read)
+        entries = self._put_topic_permission(record)
+        if entries:
+            self._tell("topic.permission.created", msgspec.structs.asdict(record), by)
+        return entries
 
     def delete_topic_permission(
-        self, user: str, vhost: str, exchange: str | None = None
+        self, user: str, vhost: str, exchange: str | None = None, *, by: str = INTERNAL_USER
     ) -> DefinitionEntries:
         """Lift the restriction for one exchange, or for all of the virtual host."""
         keys = [
@@ -154,14 +197,23 @@ class Access:
         ]
         if keys:
             self._changed()
+            told = {"user": user, "vhost": vhost}
+            if exchange is not None:
+                told["exchange"] = exchange
+            self._tell("topic.permission.deleted", told, by)
         return self._drop_permissions([], keys)
 
-    def drop_vhost(self, vhost: str) -> DefinitionEntries:
+    def drop_vhost(self, vhost: str, *, by: str = INTERNAL_USER) -> DefinitionEntries:
         """Forget every permission in a virtual host that is going away."""
         permissions = [key for key in self._permissions if key[1] == vhost]
         topics = [key for key in self._topic_permissions if key[1] == vhost]
         if permissions or topics:
             self._changed()
+        for user, _ in permissions:
+            self._tell("permission.deleted", {"user": user, "vhost": vhost}, by)
+        for user, _, exchange in topics:
+            told = {"user": user, "vhost": vhost, "exchange": exchange}
+            self._tell("topic.permission.deleted", told, by)
         return self._drop_permissions(permissions, topics)
 
     def restore(self, record: UserRecord | PermissionRecord | TopicPermissionRecord) -> None:
@@ -253,6 +305,20 @@ class Access:
             raise amqp_error(ACCESS_REFUSED, text, method)
 
     # Changes
+
+    def _tell(self, key: str, properties: Properties, by: str) -> None:
+        if self._events is not None:
+            self._events.emit(key, properties, by)
+
+    def _tell_changed(self, before: User | None, user: User, by: str) -> None:
+        """What is new about the user: all of it, the password, the tags."""
+        if before is None:
+            self._tell("user.created", {"name": user.name}, by)
+        elif before.password_hash != user.password_hash:
+            change = "changed" if user.password_hash else "cleared"
+            self._tell(f"user.password.{change}", {"name": user.name}, by)
+        if (before.tags if before is not None else ()) != user.tags:
+            self._tell("user.tags.set", {"name": user.name, "tags": list(user.tags)}, by)
 
     def _put_user(self, record: UserRecord) -> DefinitionEntries:
         check_algorithm(record.hashing_algorithm)

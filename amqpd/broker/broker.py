@@ -19,17 +19,19 @@ from typing import Final
 
 from amqpd.broker import definitions
 from amqpd.broker.access import Access
-from amqpd.broker.alarms import Alarms
+from amqpd.broker.alarms import Alarm, Alarms
 from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
+from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
 from amqpd.broker.reply_to import ReplyConsumer
-from amqpd.broker.session import Session
+from amqpd.broker.session import Origin, Session
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.config import Config
 from amqpd.errors import NOT_ALLOWED, ConnectionException
 from amqpd.timers import Timers
+from amqpd.wire.tables import erlang
 from amqpd_storage.entries import QUEUE_ID_MAX, Barrier, Enqueue, Entry
 
 CONNECTION_OPEN: Final = (10, 40)
@@ -53,7 +55,10 @@ class Broker:
         self.config = config
         self.limits = config.limits
         self.effects = Effects(journaling, epoch_s)
-        self.access = Access(config.loopback_users)
+        self.event_vhost: str = config.event_exchange_vhost or config.default_vhost
+        """Where the event exchange is."""
+        self.events = Events(self, self.event_vhost)
+        self.access = Access(config.loopback_users, self.events)
         self.virtual_hosts: dict[str, VirtualHost] = {}
         self.sessions: dict[Session, None] = {}
         self.reply_consumers: dict[str, ReplyConsumer] = {}
@@ -65,6 +70,12 @@ class Broker:
         self._free_queue_ids: list[int] = []
         self._queue_id_max = 0
         self._message_id_max = 0
+        self._serial_max = 0
+
+    @property
+    def node(self) -> str:
+        """The name of this node."""
+        return self.config.cluster_name
 
     @property
     def now(self) -> float:
@@ -87,6 +98,16 @@ class Broker:
         self._message_id_max += 1
         return self._message_id_max
 
+    def next_serial(self) -> int:
+        """A number for a connection or channel that no other one of this run has."""
+        self._serial_max += 1
+        return self._serial_max
+
+    def pid(self, serial: int) -> str:
+        """A connection's or channel's identity in the form of an Erlang process's, which is what
+        RabbitMQ's events and tools call them by: node, start of the broker, serial number."""
+        return f"<{self.node}.{int(self.effects.epoch_s)}.{serial}.0>"
+
     def take_queue_id(self) -> int:
         """The lowest id that no durable queue has."""
         if self._free_queue_ids:
@@ -107,7 +128,9 @@ class Broker:
 
     # -- virtual hosts, users
 
-    def add_virtual_host(self, record: VhostRecord, *, journal: bool = True) -> VirtualHost:
+    def add_virtual_host(
+        self, record: VhostRecord, *, journal: bool = True, user: str = INTERNAL_USER
+    ) -> VirtualHost:
         """A new virtual host with its predeclared exchanges; the existing one if there is one."""
         existing = self.virtual_hosts.get(record.name)
         if existing is not None:
@@ -116,7 +139,25 @@ class Broker:
         self.virtual_hosts[record.name] = virtual_host
         if journal and self.effects.journaling:
             self.effects.define(definitions.encode(record))
+        if self.events.wanted:
+            for exchange in virtual_host.exchanges.values():
+                virtual_host.tell_created(exchange, user)
+            self.events.emit("vhost.created", self._told(record, user), None)
         return virtual_host
+
+    def _told(self, record: VhostRecord, user: str) -> Properties:
+        """What vhost.created says, in RabbitMQ's order and terms."""
+        return {
+            "name": record.name,
+            "default_queue_type": record.default_queue_type or "undefined",
+            "metadata": f"#{{description => {erlang('S', record.description)},"
+            f"tags => [{','.join(record.tags)}]}}",
+            "tracing": False,
+            "cluster_state": {self.node: "running"},
+            "user_who_performed_action": user,
+            "description": record.description,
+            "tags": list(record.tags) or "",
+        }
 
     def add_defaults(self) -> None:
         """The first user, virtual host and permission of an empty broker."""
@@ -139,7 +180,7 @@ class Broker:
     # -- sessions
 
     def open_session(
-        self, user: str, virtual_host_name: str, name: str, capabilities: frozenset[str]
+        self, user: str, virtual_host_name: str, origin: Origin, capabilities: frozenset[str]
     ) -> Session:
         """connection.open. Raises `ConnectionException` 530 with the reason."""
         virtual_host = self.virtual_hosts.get(virtual_host_name)
@@ -155,15 +196,26 @@ class Broker:
                 f"connection refused: node connection limit ({most}) is reached",
                 CONNECTION_OPEN,
             )
-        session = Session(self, virtual_host, user, name, capabilities)
+        session = Session(self, virtual_host, user, origin, capabilities)
         self.sessions[session] = None
+        session.tell_created()
         return session
+
+    def set_alarm(self, alarm: Alarm, raised: bool) -> bool:
+        """Raise or clear a resource alarm; True if that changed something."""
+        changed = self.alarms.set(alarm, raised)
+        if changed:
+            told = {"source": alarm.value, "node": self.node}
+            self.events.emit("alarm.set" if raised else "alarm.cleared", told, None)
+        return changed
 
     # -- turns
 
     def finish_turn(self) -> list[Entry]:
         """Send the confirms that are due; return what the journal has to keep, in order."""
         effects = self.effects
+        if self.events.pending:
+            self.events.publish()
         if effects.timed_queues:
             for queue in effects.timed_queues:
                 self.timers.watch(queue)

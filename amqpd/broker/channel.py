@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from amqpd.broker.confirms import Confirms
 from amqpd.broker.consumer import Consumer
+from amqpd.broker.events import terms
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.transaction import BufferedSettlement, Transaction
 from amqpd.commands import DISCARD, REQUEUE, Basic, Frame, Outlet, Settle
@@ -33,6 +34,7 @@ class Channel:
 
     __slots__ = (
         "_left",
+        "_serial",
         "_settled_through",
         "blocked",
         "broker",
@@ -57,6 +59,7 @@ class Channel:
         self.number = number
         self.session = session
         self.broker: Broker = session.broker
+        self._serial = self.broker.next_serial()
         self.virtual_host: VirtualHost = session.virtual_host
         self.outlet = outlet
         self.delivery_tag = 0
@@ -81,6 +84,11 @@ class Channel:
         self.last_queue: str | None = None
         """Stands in for an empty queue name."""
         self.reply_consumer: ReplyConsumer | None = None
+
+    @property
+    def pid(self) -> str:
+        """What tells it from all other channels and connections; see `Broker.pid`."""
+        return self.broker.pid(self._serial)
 
     # -- replies
 
@@ -237,8 +245,36 @@ class Channel:
 
     # -- consumers
 
+    def add_consumer(self, consumer: Consumer) -> None:
+        """A new consumer. Its queue dispatches once its consume-ok is out."""
+        self.consumers[consumer.tag] = consumer
+        consumer.queue.add_consumer(consumer)
+        if self.broker.events.wanted:
+            properties = {
+                "consumer_tag": consumer.tag,
+                "exclusive": consumer.exclusive,
+                "ack_required": not consumer.no_ack,
+                "channel": self.pid,
+                "vhost": self.virtual_host.name,
+                "queue": consumer.queue.name,
+                "prefetch_count": consumer.prefetch,
+                "arguments": terms(consumer.arguments),
+            }
+            self.broker.events.emit("consumer.created", properties, self.session.user)
+
+    def tell_consumer_gone(self, consumer: Consumer) -> None:
+        """consumer.deleted, for whoever listens."""
+        properties = {
+            "consumer_tag": consumer.tag,
+            "channel": self.pid,
+            "vhost": self.virtual_host.name,
+            "queue": consumer.queue.name,
+        }
+        self.broker.events.emit("consumer.deleted", properties, self.session.user)
+
     def remove_consumer(self, consumer: Consumer) -> None:
         """The peer cancelled it, or its channel ends."""
+        self.tell_consumer_gone(consumer)
         del self.consumers[consumer.tag]
         queue = consumer.queue
         queue.remove_consumer(consumer)
@@ -260,6 +296,7 @@ class Channel:
         going as well gives back. With automatic acknowledgement that would lose it.
         """
         for consumer in self.consumers.values():
+            self.tell_consumer_gone(consumer)
             consumer.queue.consumers.remove(consumer)
             consumer.queue.use()
             self._left[consumer.queue] = None

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from amqpd.broker.publishing import Headers, cc_keys, share
-from amqpd.commands import Arguments, Field, Message, Target, make_message
+from amqpd.broker.publishing import Headers, cc_keys, internal_target, share
+from amqpd.commands import Arguments, Field, Message, make_message
 from amqpd.wire.properties import (
     EXPIRATION,
     read_headers,
@@ -58,13 +58,7 @@ def dead_letter(virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, r
         extra = cc_keys(headers)
     properties = with_property(message.properties, EXPIRATION, None)
     properties = with_headers(properties, died)
-    target = Target(
-        exchange.name,
-        routing_key,
-        short_string(exchange.name) + short_string(routing_key),
-        mandatory=False,
-        immediate=False,
-    )
+    target = internal_target(exchange.name, routing_key)
     copy = make_message(0, target, properties, message.body, message.persistent, True)
     reads = Headers(properties, depth_max)
     queues = virtual_host.router.route(exchange.table, routing_key, reads, extra)
@@ -140,9 +134,3 @@ def is_cycle(queue_name: str, deaths: list[Death]) -> bool:
         if death.get("queue") == ("S", queue_name):
             return True
     return False
-
-
-def short_string(text: str) -> bytes:
-    """`text` as AMQP carries it in an envelope."""
-    encoded = text.encode("utf-8", "surrogateescape")
-    return bytes((len(encoded),)) + encoded

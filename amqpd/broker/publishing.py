@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.messages import PendingConfirm
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
-from amqpd.commands import Arguments, Message, Oversized
+from amqpd.commands import Arguments, Message, Oversized, Target
 from amqpd.errors import (
     ACCESS_REFUSED,
     NO_ROUTE,
@@ -147,6 +147,31 @@ def share(
         and not (message.special and has_property(message.properties, EXPIRATION))
     ):
         message.message_id = virtual_host.broker.next_message_id()
+
+
+def publish_internally(
+    virtual_host: VirtualHost, exchange: BrokerExchange, message: Message
+) -> None:
+    """Publish what the broker itself has to say: unchecked, unconfirmed, dropped if unroutable."""
+    headers = Headers(message.properties, virtual_host.broker.limits.table_depth_max)
+    routing_key = message.target.routing_key
+    queues: tuple[Queue | ReplyConsumer, ...] = virtual_host.router.route(
+        exchange.table, routing_key, headers
+    )
+    if virtual_host.refusing_queues and queues:
+        queues, _ = sift(virtual_host, message, queues)
+    share(virtual_host, message, queues)
+    for queue in queues:
+        queue.publish(message, None)
+
+
+def internal_target(exchange: str, routing_key: str) -> Target:
+    """Where the broker itself publishes; its strings need not be UTF-8."""
+    envelope = b""
+    for text in (exchange, routing_key):
+        encoded = text.encode("utf-8", "surrogateescape")
+        envelope += bytes((len(encoded),)) + encoded
+    return Target(exchange, routing_key, envelope, mandatory=False, immediate=False)
 
 
 def refuse_oversized(channel: Channel, oversized: Oversized) -> None:

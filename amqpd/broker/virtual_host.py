@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from amqpd.broker import definitions
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord
+from amqpd.broker.events import EVENT_EXCHANGE, INTERNAL_USER, Properties, terms
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.queue import PriorityQueue, Queue
-from amqpd.commands import Arguments
+from amqpd.commands import Arguments, Field
 from amqpd.wire.tables import encode_table
 from amqpd_exchanges.exchange import Binding, binding_identity
 from amqpd_exchanges.exchange import Exchange as RoutingTable
@@ -32,6 +33,7 @@ PREDECLARED: Final = (
     ("amq.rabbitmq.trace", "topic", True),
 )
 """Name, type, internal. They are durable, and there whether the store knows them or not."""
+CLASSIC: Final[Field] = ("S", "classic")
 
 
 class VirtualHost:
@@ -41,6 +43,7 @@ class VirtualHost:
         self.name = name
         self.broker = broker
         self.effects = broker.effects
+        self.events = broker.events
         self.access: Access = broker.access
         self.router: Router[Queue] = Router(broker.limits.route_cache_max)
         self.exchanges: dict[str, BrokerExchange] = {}
@@ -50,7 +53,10 @@ class VirtualHost:
         default = self.router.find("")
         assert default is not None
         self.exchanges[""] = _predeclared("", "direct", default, False)
-        for exchange_name, type, internal in PREDECLARED:
+        predeclared: tuple[tuple[str, str, bool], ...] = PREDECLARED
+        if name == broker.event_vhost:
+            predeclared += ((EVENT_EXCHANGE, "topic", True),)
+        for exchange_name, type, internal in predeclared:
             table = self.router.declare(exchange_name, type)
             self.exchanges[exchange_name] = _predeclared(exchange_name, type, table, internal)
 
@@ -66,6 +72,7 @@ class VirtualHost:
         internal: bool,
         arguments: Arguments,
         journal: bool = True,
+        user: str = INTERNAL_USER,
     ) -> BrokerExchange:
         """A new exchange. KeyError for an unknown type. `journal`: false while recovering."""
         alternate = arguments.get("alternate-exchange")
@@ -82,13 +89,31 @@ class VirtualHost:
         self.exchanges[name] = exchange
         if journal and durable and self.effects.journaling:
             self.effects.define(definitions.encode(self._exchange_record(exchange)))
+        self.tell_created(exchange, user)
         return exchange
 
-    def delete_exchange(self, exchange: BrokerExchange) -> None:
-        """The exchange goes with its bindings; auto-delete exchanges that fed it may go too."""
-        self._delete_unused_sources(self._remove_exchange(exchange))
+    def tell_created(self, exchange: BrokerExchange, user: str) -> None:
+        """exchange.created, for whoever listens."""
+        if self.events.wanted:
+            properties = {
+                "vhost": self.name,
+                "name": exchange.name,
+                "type": exchange.type,
+                "durable": exchange.durable,
+                "auto_delete": exchange.auto_delete,
+                "internal": exchange.internal,
+                "arguments": terms(exchange.arguments),
+                "policy": "",
+            }
+            self.events.emit("exchange.created", properties, user)
 
-    def _remove_exchange(self, exchange: BrokerExchange) -> list[Binding[Queue]]:
+    def delete_exchange(self, exchange: BrokerExchange, user: str = INTERNAL_USER) -> None:
+        """The exchange goes with its bindings; auto-delete exchanges that fed it may go too."""
+        self._delete_unused_sources(self._remove_exchange(exchange, user))
+
+    def _remove_exchange(
+        self, exchange: BrokerExchange, user: str = INTERNAL_USER
+    ) -> list[Binding[Queue]]:
         """Forget the exchange and its bindings; which they were."""
         del self.exchanges[exchange.name]
         removed = self.router.delete(exchange.name)
@@ -97,7 +122,23 @@ class VirtualHost:
             self._journal_unbinding(binding, exchange)
         if exchange.durable and self.effects.journaling:
             self.effects.define(definitions.drop(self._exchange_record(exchange)))
+        self.events.emit("exchange.deleted", {"vhost": self.name, "name": exchange.name}, user)
+        self._tell_unbound(removed, user)
         return removed
+
+    def keep_event_exchange(self) -> None:
+        """The store has a binding of `amq.rabbitmq.event` here: where it was bound it stays, as in
+        RabbitMQ, though another virtual host may have the events now."""
+        if EVENT_EXCHANGE not in self.exchanges:
+            self.declare_exchange(
+                EVENT_EXCHANGE,
+                "topic",
+                durable=True,
+                auto_delete=False,
+                internal=True,
+                arguments={},
+                journal=False,
+            )
 
     # -- queues
 
@@ -110,6 +151,7 @@ class VirtualHost:
         arguments: Arguments,
         owner: Session | None = None,
         queue_id: int = 0,
+        user: str = INTERNAL_USER,
     ) -> Queue:
         """A new queue. `queue_id` is given while recovering; otherwise one is found."""
         journaled = durable and self.effects.journaling
@@ -135,9 +177,26 @@ class VirtualHost:
             owner.exclusive_queues[queue] = None
         if journaled and not recovering:
             self.effects.define(definitions.encode(self._queue_record(queue)))
+        if self.events.wanted:
+            properties = {
+                "vhost": self.name,
+                "name": name,
+                "durable": durable,
+                "auto_delete": auto_delete,
+                "arguments": terms(arguments),
+                "owner_pid": owner.origin.pid if owner is not None else "",
+                "exclusive": owner is not None,
+                "type": f"rabbit_{arguments.get('x-queue-type', CLASSIC)[1]}_queue",
+            }
+            self.events.emit("queue.created", properties, user)
         return queue
 
-    def delete_queue(self, queue: Queue, answer: Callable[[int], None] | None = None) -> None:
+    def delete_queue(
+        self,
+        queue: Queue,
+        answer: Callable[[int], None] | None = None,
+        user: str = INTERNAL_USER,
+    ) -> None:
         """The queue goes with its messages and bindings.
 
         Who asked for it has its `answer`, with how many messages were ready, before any consumer
@@ -156,7 +215,11 @@ class VirtualHost:
             self.broker.release_queue_id(queue.queue_id)
         if queue.owner is not None:
             queue.owner.exclusive_queues.pop(queue, None)
+        for consumer in queue.consumers.members():
+            consumer.channel.tell_consumer_gone(consumer)
         self._delete_unused_sources(removed)
+        self._tell_unbound(removed)
+        self.events.emit("queue.deleted", {"vhost": self.name, "name": queue.name}, user)
         if answer is not None:
             answer(count)
         for consumer in queue.consumers.members():
@@ -177,12 +240,17 @@ class VirtualHost:
         arguments: Arguments,
         *,
         journal: bool = True,
+        user: str = INTERNAL_USER,
     ) -> None:
         """Add a binding, if it is not there. Raises InvalidBinding."""
         end = destination if isinstance(destination, Queue) else destination.table
         binding = self.router.bind(source.name, end, routing_key, arguments)
-        if binding is not None and journal and self._durable(binding, None):
+        if binding is None or not journal:
+            return
+        if self._durable(binding, None):
             self.effects.define(definitions.encode(self._binding_record(binding)))
+        if self.events.wanted:
+            self.events.emit("binding.created", self._told(binding), user)
 
     def is_bound(
         self,
@@ -205,12 +273,14 @@ class VirtualHost:
         destination: Queue | BrokerExchange,
         routing_key: str,
         arguments: Arguments,
+        user: str = INTERNAL_USER,
     ) -> None:
         """Remove a binding, if it is there; its source may go with it."""
         end = destination if isinstance(destination, Queue) else destination.table
         binding = self.router.unbind(source, end, routing_key, arguments)
         if binding is not None:
             self._journal_unbinding(binding, None)
+            self._tell_unbound([binding], user)
             self._delete_unused_sources([binding])
 
     def _delete_unused_sources(self, removed: list[Binding[Queue]]) -> None:
@@ -223,6 +293,25 @@ class VirtualHost:
             exchange = self.exchanges.get(binding.source.name)
             if exchange is not None and exchange.auto_delete and not exchange.table.bindings:
                 ended += self._remove_exchange(exchange)
+
+    def _tell_unbound(self, removed: list[Binding[Queue]], user: str = INTERNAL_USER) -> None:
+        """binding.deleted of each, for whoever listens."""
+        if self.events.wanted:
+            for binding in removed:
+                self.events.emit("binding.deleted", self._told(binding), user)
+
+    def _told(self, binding: Binding[Queue]) -> Properties:
+        """What events say of a binding."""
+        destination = binding.destination
+        return {
+            "source_name": binding.source.name,
+            "source_kind": "exchange",
+            "destination_name": destination.name,
+            "destination_kind": "queue" if isinstance(destination, Queue) else "exchange",
+            "routing_key": binding.routing_key,
+            "arguments": terms(dict(binding.arguments)),
+            "vhost": self.name,
+        }
 
     # -- the journal
 

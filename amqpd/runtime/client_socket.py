@@ -64,6 +64,11 @@ class ClientSocket(asyncio.Protocol):
         self._left_early = False
         """The client went before it said who it is."""
 
+    @property
+    def secure(self) -> bool:
+        """Over TLS."""
+        return self._tls is not None
+
     # -- as asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -14,7 +14,7 @@ from amqpd.broker.access import User
 from amqpd.broker.broker import Broker
 from amqpd.broker.handlers import handle
 from amqpd.broker.publishing import publish, refuse_oversized
-from amqpd.broker.session import Session
+from amqpd.broker.session import Origin, Session
 from amqpd.commands import Channel, Message, MethodCommand, Oversized, Settle
 from amqpd.commands import Connection as Methods
 from amqpd.config import SERVER_VERSIONS
@@ -69,8 +69,9 @@ class Peer:
         now: float,
         speaking: list[Connection],
         pausing: Callable[[float], bool] | None = None,
+        secure: bool = False,
     ) -> None:
-        """`name` is `host:port -> host:port`, as RabbitMQ names connections.
+        """`name` is `host:port -> host:port`, as RabbitMQ names connections; `secure` with TLS.
 
         `speaking` collects the connections, this one and others, that have something to send.
         `pausing(now)` says, in the midst of a chunk, whether to leave the rest of it for `go_on`:
@@ -94,6 +95,11 @@ class Peer:
         self._left: list[Command] = []
         """Commands not handled yet."""
         self._is_loopback = is_loopback
+        self._secure = secure
+        self._pid = broker.pid(broker.next_serial())
+        self._connected_ms = int((broker.effects.epoch_s + now) * 1000)
+        self._gone = False
+        """connection.closed was told."""
         self._user: User | None = None
 
     @property
@@ -105,6 +111,23 @@ class Peer:
     def busy(self) -> bool:
         """Not all that it said was acted on: call `go_on`, and read nothing more before."""
         return not self.closed and (bool(self._left) or self.connection.reader.has_more)
+
+    @property
+    def origin(self) -> Origin:
+        """What the broker knows of the connection so far."""
+        connection = self.connection
+        heartbeat = connection.heartbeat
+        return Origin(
+            name=self.name,
+            pid=self._pid,
+            secure=self._secure,
+            mechanism=connection.mechanism,
+            client_properties=connection.client_properties,
+            frame_bytes_max=connection.reader.frame_bytes_max,
+            channel_max=connection.channel_max,
+            heartbeat_s=0 if heartbeat is None else int(heartbeat.interval_s),
+            connected_ms=self._connected_ms,
+        )
 
     # -- what comes in
 
@@ -300,7 +323,7 @@ class Peer:
         elif isinstance(event, OpenAttempt):
             assert self._user is not None
             self.session = self.broker.open_session(
-                self._user.name, event.virtual_host, self.name, connection.capabilities
+                self._user.name, event.virtual_host, self.origin, connection.capabilities
             )
             connection.accept_open()
             logger.info(
@@ -326,11 +349,13 @@ class Peer:
         if user is not None and access.login_allowed(name, self._is_loopback):
             self._user = user
             self.connection.accept_login()
+            self._tell_login("success", name)
             return
         if user is None:
             reason = "no such user" if access.user(name) is None else "wrong password"
+            told = f"user '{name}' - invalid credentials"
         else:
-            reason = f"user '{name}' can only connect via localhost"
+            reason = told = f"user '{name}' can only connect via localhost"
         logger.warning(
             "login refused",
             extra={
@@ -341,6 +366,17 @@ class Peer:
             },
         )
         self.connection.refuse_login(now)
+        self._tell_login("failure", name, told)
+
+    def _tell_login(self, outcome: str, user: str, error: str | None = None) -> None:
+        """user.authentication.success or .failure, for whoever listens."""
+        events = self.broker.events
+        if events.wanted:
+            properties = self.origin.login(user)
+            if error is not None:
+                # RabbitMQ forgets to make a string of it: an array of code points.
+                properties["error"] = [ord(character) for character in error]
+            events.emit(f"user.authentication.{outcome}", properties, None)
 
     def _update_secret(self, event: SecretUpdate) -> None:
         """The internal backend has no tokens that expire: RabbitMQ accepts any new secret."""
@@ -374,3 +410,8 @@ class Peer:
             self.blocked = False  # its close-ok has to be read
             self.broker.alarms.forget(self)
             session.end()
+        if not self._gone:
+            self._gone = True
+            events = self.broker.events
+            if events.wanted:
+                events.emit("connection.closed", self.origin.closed(self.broker.node), None)

@@ -17,6 +17,7 @@ from amqpd.broker.definitions import (
     VhostRecord,
     decode,
 )
+from amqpd.broker.events import EVENT_EXCHANGE
 from amqpd.broker.queue import Queue
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Message, Target, make_message
@@ -94,6 +95,8 @@ def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queu
 
 def restore_binding(virtual_host: VirtualHost, record: BindingRecord, depth_max: int) -> None:
     """A binding between things that were restored before it."""
+    if EVENT_EXCHANGE in (record.source, record.destination):
+        virtual_host.keep_event_exchange()
     destination = virtual_host.destination(record.destination_type, record.destination)
     if destination is None:
         raise LookupError(f"binding to a missing {record.destination_type} {record.destination!r}")

@@ -127,7 +127,7 @@ class Server:
 
     def set_alarm(self, alarm: Alarm, raised: bool) -> bool:
         """Raise or clear an alarm; True if that changed something."""
-        changed = self.broker.alarms.set(alarm, raised)
+        changed = self.broker.set_alarm(alarm, raised)
         if changed:
             self.finish_turn()
             for client in list(self._clients.values()):
@@ -165,6 +165,7 @@ class Server:
             now=self.clock.now(),
             speaking=self._speaking,
             pausing=client.pausing,
+            secure=client.secure,
         )
         self._clients[peer.connection] = client
         return peer

@@ -89,8 +89,7 @@ def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> No
         priority=level,
         arguments=arguments,
     )
-    channel.consumers[tag] = consumer
-    queue.add_consumer(consumer)
+    channel.add_consumer(consumer)
     if not method.nowait:
         channel.reply(Basic.ConsumeOk(tag))
     queue.dispatch()

@@ -71,6 +71,7 @@ def declare_actively(
         auto_delete=method.auto_delete,
         internal=method.internal,
         arguments=arguments,
+        user=user,
     )
 
 
@@ -106,7 +107,7 @@ def delete(channel: Channel, method: Exchange.Delete, arguments: Arguments) -> N
         if method.if_unused and exchange.table.bindings:
             text = f"{exchange_text(channel, name)} in use"
             raise amqp_error(PRECONDITION_FAILED, text, DELETE)
-        virtual_host.delete_exchange(exchange)
+        virtual_host.delete_exchange(exchange, channel.session.user)
     if not method.nowait:
         channel.reply_when_safe(Exchange.DeleteOk())
 
@@ -119,7 +120,8 @@ def bind(channel: Channel, method: Exchange.Bind, arguments: Arguments) -> None:
     source = find(channel, source_name, BIND)
     destination = find(channel, destination_name, BIND)
     check_binding(channel, source, routing_key, arguments, BIND)
-    channel.virtual_host.bind(source, destination, routing_key, arguments)
+    user = channel.session.user
+    channel.virtual_host.bind(source, destination, routing_key, arguments, user=user)
     if not method.nowait:
         channel.reply_when_safe(Exchange.BindOk())
 
@@ -132,7 +134,8 @@ def unbind(channel: Channel, method: Exchange.Unbind, arguments: Arguments) -> N
     virtual_host = channel.virtual_host
     destination = virtual_host.exchanges.get(destination_name)
     if destination is not None:
-        virtual_host.unbind(source_name, destination, routing_key, arguments)
+        user = channel.session.user
+        virtual_host.unbind(source_name, destination, routing_key, arguments, user)
     if not method.nowait:
         channel.reply_when_safe(Exchange.UnbindOk())
 

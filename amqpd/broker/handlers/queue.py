@@ -108,6 +108,7 @@ def declare_actively(
         auto_delete=bool(method.auto_delete),
         arguments=arguments,
         owner=channel.session if method.exclusive else None,
+        user=user,
     )
 
 
@@ -139,7 +140,8 @@ def bind(channel: Channel, method: Methods.Bind, arguments: Arguments) -> None:
     # In RabbitMQ's order: the binding is looked at before the queue's owner.
     check_binding(channel, exchange, routing_key, arguments, BIND)
     require_access(channel, queue, BIND)
-    channel.virtual_host.bind(exchange, queue, routing_key, arguments)
+    user = channel.session.user
+    channel.virtual_host.bind(exchange, queue, routing_key, arguments, user=user)
     if not method.nowait:
         channel.reply_when_safe(Methods.BindOk())
 
@@ -150,7 +152,8 @@ def unbind(channel: Channel, method: Methods.Unbind, arguments: Arguments) -> No
     queue = channel.virtual_host.queues.get(name)
     if queue is not None and channel.virtual_host.is_bound(source, queue, routing_key, arguments):
         require_access(channel, queue, UNBIND)
-        channel.virtual_host.unbind(source, queue, routing_key, arguments)
+        user = channel.session.user
+        channel.virtual_host.unbind(source, queue, routing_key, arguments, user)
     channel.reply_when_safe(Methods.UnbindOk())
 
 
@@ -212,7 +215,7 @@ def delete(channel: Channel, method: Methods.Delete, arguments: Arguments) -> No
         if method.if_unused and len(queue.consumers):
             text = f"{queue_text(channel, name)} in use"
             raise amqp_error(PRECONDITION_FAILED, text, DELETE)
-        virtual_host.delete_queue(queue, answer)
+        virtual_host.delete_queue(queue, answer, channel.session.user)
 
 
 def find(channel: Channel, name: str, method: tuple[int, int]) -> Queue:
