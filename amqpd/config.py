@@ -50,6 +50,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Connections of the whole broker; further ones are refused in connection.open."""
     consumers_per_channel_max: int = 0
     """Consumers on one channel; 0 is no limit (rabbit: consumer_max_per_channel)."""
+    parameters_max: int = 16384
+    """Runtime parameters, policies among them; and as many global ones."""
+    parameter_bytes_max: int = 64 * KIB
+    """Largest value of a runtime parameter, as JSON."""
     publish_targets_max: int = 1024
     """Different publish methods of a connection that are kept parsed."""
     route_cache_max: int = 16384

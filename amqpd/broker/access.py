@@ -16,7 +16,6 @@ Every changing method returns the entries that make the change durable, none whe
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
@@ -31,6 +30,7 @@ from amqpd.broker.definitions import (
 )
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.passwords import check_algorithm, check_hash, check_password
+from amqpd.broker.patterns import compile_pattern, compile_topic_pattern
 from amqpd.errors import ACCESS_REFUSED, NOT_ALLOWED, amqp_error
 from amqpd_storage.entries import DropDefinition, PutDefinition
 
@@ -371,69 +371,6 @@ class Access:
     def _changed(self) -> None:
         self._granted.clear()
         self.version += 1
-
-
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A permission's regular expression, ready to search. Raises ValueError naming it.
-
-    RabbitMQ's are PCRE. What Python's `re` writes in another way is translated, what it lacks is
-    refused: a right must never mean something else than its author wrote. ASCII, because PCRE's
-    \\w and \\d know no Unicode there.
-    """
-    try:
-        with warnings.catch_warnings():
-            # `[[` and the like may change their meaning some day; today it is PCRE's.
-            warnings.simplefilter("ignore", FutureWarning)
-            return re.compile(_from_pcre(pattern or "^$"), re.ASCII)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"invalid regular expression {pattern!r}: {error}") from None
-
-
-def compile_topic_pattern(pattern: str, user: str, vhost: str) -> re.Pattern[str]:
-    """The same with its variables filled in, which for one row never change."""
-    # Plain replacement, one after the other, as in rabbit_auth_backend_internal.
-    return compile_pattern(pattern.replace("{username}", user).replace("{vhost}", vhost))
-
-
-_POSIX_CLASSES: Final = {
-    "alnum": "a-zA-Z0-9",
-    "alpha": "a-zA-Z",
-    "digit": "0-9",
-    "lower": "a-z",
-    "punct": r"!-/:-@\[-`{-~",
-    "space": r"\s",
-    "upper": "A-Z",
-    "word": r"\w",
-    "xdigit": "0-9a-fA-F",
-}
-
-_POSIX_NAME: Final = re.compile(r"\[:(\^?\w+):\]")
-_PCRE_ONLY: Final = re.compile(
-    r"\\(?P<escape>.)|(?P<set>\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\])", re.DOTALL
-)
-
-
-def _from_pcre(pattern: str) -> str:
-    return _PCRE_ONLY.sub(_translated, pattern)
-
-
-def _translated(found: re.Match[str]) -> str:
-    """The Python form of an escape or of a [set]."""
-    if found["escape"] == "z":  # the very end of the text
-        return r"\Z"
-    if found["escape"] == "Z":  # the end, or before a last line feed
-        return r"(?=\n?\Z)"
-    if found["set"] is None:
-        return found[0]
-    if _POSIX_NAME.fullmatch(found["set"]):
-        raise re.error(f"{found[0]} is allowed within [ ] only")
-    return _POSIX_NAME.sub(_posix_class, found["set"])
-
-
-def _posix_class(found: re.Match[str]) -> str:
-    if found[1] not in _POSIX_CLASSES:
-        raise re.error(f"{found[0]} is not supported")
-    return _POSIX_CLASSES[found[1]]
 
 
 def _refusal(user: str, vhost: str, kind: Kind, resource: Resource, name: str) -> str:

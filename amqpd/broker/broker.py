@@ -24,7 +24,9 @@ from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.messages import QueueMessage
+from amqpd.broker.parameters import Parameters
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
+from amqpd.broker.policies import KINDS, PolicyComponent
 from amqpd.broker.reply_to import ReplyConsumer
 from amqpd.broker.session import Origin, Session
 from amqpd.broker.virtual_host import VirtualHost
@@ -60,6 +62,11 @@ class Broker:
         self.events = Events(self, self.event_vhost)
         self.access = Access(config.loopback_users, self.events)
         self.virtual_hosts: dict[str, VirtualHost] = {}
+        self.parameters = Parameters(
+            config.limits, self.journal, lambda name: name in self.virtual_hosts
+        )
+        for kind in KINDS:
+            self.parameters.register(PolicyComponent(kind, self))
         self.sessions: dict[Session, None] = {}
         self.reply_consumers: dict[str, ReplyConsumer] = {}
         self.alarms = Alarms()

@@ -11,7 +11,7 @@ in `Record` and `_RECORDS`.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -47,6 +47,7 @@ class UserRecord(Struct, frozen=True):
     password_hash: str
     hashing_algorithm: str
     tags: tuple[str, ...] = ()
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class PermissionRecord(Struct, frozen=True):
@@ -124,11 +125,35 @@ class BindingRecord(Struct, frozen=True):
     arguments: bytes
 
 
+class ParameterRecord(Struct, frozen=True):
+    """A runtime parameter, a policy among them; its value is JSON."""
+
+    KIND: ClassVar[str] = "parameter"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("vhost", "component", "name")
+
+    vhost: str
+    component: str
+    name: str
+    value: Any
+
+
+class GlobalParameterRecord(Struct, frozen=True):
+    """A runtime parameter of the whole broker."""
+
+    KIND: ClassVar[str] = "global_parameter"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("name",)
+
+    name: str
+    value: Any
+
+
 Record = (
     VhostRecord
     | UserRecord
     | PermissionRecord
     | TopicPermissionRecord
+    | ParameterRecord
+    | GlobalParameterRecord
     | ExchangeRecord
     | QueueRecord
     | BindingRecord
@@ -141,6 +166,8 @@ _RECORDS: Final[dict[str, type[Record]]] = {
         UserRecord,
         PermissionRecord,
         TopicPermissionRecord,
+        ParameterRecord,
+        GlobalParameterRecord,
         ExchangeRecord,
         QueueRecord,
         BindingRecord,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from amqpd.broker.policies import Governed
 from amqpd.commands import Arguments
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from amqpd.broker.queue import Queue
 
 
-class BrokerExchange:
+class BrokerExchange(Governed):
     """What exchange.declare said. Declared and deleted by `VirtualHost`."""
 
     __slots__ = ("arguments", "auto_delete", "durable", "internal", "name", "table", "type")
@@ -27,6 +28,7 @@ class BrokerExchange:
         internal: bool,
         arguments: Arguments,
     ) -> None:
+        super().__init__()
         self.name = name
         self.type = type
         self.table = table
@@ -34,3 +36,13 @@ class BrokerExchange:
         self.auto_delete = auto_delete
         self.internal = internal
         self.arguments = arguments
+
+    def apply_policies(self) -> None:
+        """The alternate exchange: that of the arguments, or else that of the policies."""
+        declared = self.arguments.get("alternate-exchange")
+        if declared is not None:
+            self.table.alternate = declared[1]
+        elif self.name:  # what the default exchange cannot route goes nowhere, whatever is said
+            self.table.alternate = (self.effective_policy_definition or {}).get(
+                "alternate-exchange"
+            )

@@ -21,11 +21,14 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
 from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, dead_letter
 from amqpd.broker.messages import PendingConfirm, QueueMessage
+from amqpd.broker.policies import Governed
+from amqpd.broker.policy_settings import QueueType
 from amqpd.broker.queue_rules import REJECT_PUBLISH_DLX, read_rules
 from amqpd.commands import Arguments, Message
 from amqpd.timers import Entry as TimerEntry
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from amqpd.broker.virtual_host import VirtualHost
 
 
-class Queue:
+class Queue(Governed):
     """One queue of a virtual host. Declared and deleted by `VirtualHost`."""
 
     __slots__ = (
@@ -92,6 +95,7 @@ class Queue:
         owner: Session | None = None,
         queue_id: int = 0,
     ) -> None:
+        super().__init__()
         self.name = name
         self.virtual_host = home.name
         self.durable = durable
@@ -128,6 +132,12 @@ class Queue:
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} in {self.virtual_host!r}>"
+
+    @property
+    def type(self) -> QueueType:
+        """What `x-queue-type` says."""
+        kind: QueueType = self.arguments.get("x-queue-type", ("S", "classic"))[1]
+        return kind
 
     @property
     def ready(self) -> int:
@@ -289,6 +299,34 @@ class Queue:
         if self._journaled:
             self._effects.entries.append(DropQueue(self.queue_id))
         return count
+
+    # -- policies
+
+    def apply_policies(self) -> None:
+        """Policies came, changed or went: the rules they leave hold at once.
+
+        What is here already keeps the time to live it came with (RabbitMQ's rule for its classic
+        queues). What has no room any more is dropped from the head, unless this queue refuses
+        publishes rather than drop: then the limit holds for what is still to come.
+        """
+        before = self.rules
+        self.rules = rules = read_rules(self.arguments, self.effective_policy_definition)
+        if rules == before:
+            return
+        self._home.refusing_queues += rules.refuses_publishes - before.refuses_publishes
+        self.message_ttl_ms = rules.message_ttl_ms
+        self._limited = rules.limits_length
+        weighed, self._weighs = self._weighs, rules.max_length_bytes is not None
+        if self._weighs and not weighed:
+            self._weight = self._weigh()
+        self.use()
+        self._effects.timed_queues[self] = None
+        if not rules.refuses_publishes:
+            self._trim()
+
+    def _weigh(self) -> int:
+        returned = (stored for _, stored in self._returned)
+        return sum(len(stored.content.body) for stored in chain(self._fresh, returned))
 
     # -- consumers
 

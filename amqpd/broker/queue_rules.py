@@ -1,11 +1,14 @@
-"""What a queue's arguments make of its messages: how long they stay, how many, and where they go.
+"""What arguments and policies make of a queue's messages: how long, how many, and then where to.
 
-Checked by `queue_arguments` before; here they are only read.
+Of a number the lower one holds, of a text that of the arguments (RabbitMQ's classic queues; a queue
+type whose policies win names the texts in `policy_first`). Both were checked before: by
+`queue_arguments` and `policy_settings`. Here they are only read.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NamedTuple
 
 from amqpd.commands import Arguments
 
@@ -37,26 +40,32 @@ class QueueRules(NamedTuple):
         return self.limits_length and self.overflow != DROP_HEAD
 
 
-def read_rules(arguments: Arguments) -> QueueRules:
-    """The rules in a queue's arguments."""
-
-    def value(name: str) -> object:
-        return arguments.get(name, (None, None))[1]
+def read_rules(
+    arguments: Arguments,
+    definition: Mapping[str, Any] | None = None,
+    policy_first: Collection[str] = (),
+) -> QueueRules:
+    """The rules of a queue: from its arguments, and from the definition of its policies."""
+    settings = definition or {}
 
     def number(name: str) -> int | None:
-        found = value(name)
-        return found if isinstance(found, int) else None
+        found = (arguments.get(f"x-{name}", (None, None))[1], settings.get(name))
+        numbers = [value for value in found if isinstance(value, int)]
+        return min(numbers) if numbers else None
 
     def text(name: str) -> str | None:
-        found = value(name)
-        return found if isinstance(found, str) else None
+        found = (arguments.get(f"x-{name}", (None, None))[1], settings.get(name))
+        texts = [value for value in found if isinstance(value, str)]
+        if not texts:
+            return None
+        return texts[-1] if name in policy_first else texts[0]
 
     return QueueRules(
-        message_ttl_ms=number("x-message-ttl"),
-        expires_ms=number("x-expires"),
-        max_length=number("x-max-length"),
-        max_length_bytes=number("x-max-length-bytes"),
-        overflow=text("x-overflow") or DROP_HEAD,
-        dead_letter_exchange=text("x-dead-letter-exchange"),
-        dead_letter_routing_key=text("x-dead-letter-routing-key"),
+        message_ttl_ms=number("message-ttl"),
+        expires_ms=number("expires"),
+        max_length=number("max-length"),
+        max_length_bytes=number("max-length-bytes"),
+        overflow=text("overflow") or DROP_HEAD,
+        dead_letter_exchange=text("dead-letter-exchange"),
+        dead_letter_routing_key=text("dead-letter-routing-key"),
     )

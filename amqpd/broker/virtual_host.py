@@ -12,6 +12,7 @@ from amqpd.broker import definitions
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord
 from amqpd.broker.events import EVENT_EXCHANGE, INTERNAL_USER, Properties, terms
 from amqpd.broker.exchange import BrokerExchange
+from amqpd.broker.policies import PolicyTable
 from amqpd.broker.queue import PriorityQueue, Queue
 from amqpd.commands import Arguments, Field
 from amqpd.wire.tables import encode_table
@@ -46,6 +47,7 @@ class VirtualHost:
         self.events = broker.events
         self.access: Access = broker.access
         self.router: Router[Queue] = Router(broker.limits.route_cache_max)
+        self.policies = PolicyTable()
         self.exchanges: dict[str, BrokerExchange] = {}
         self.queues: dict[str, Queue] = {}
         self.refusing_queues = 0
@@ -87,6 +89,7 @@ class VirtualHost:
             arguments=arguments,
         )
         self.exchanges[name] = exchange
+        self._govern_exchange(exchange)
         if journal and durable and self.effects.journaling:
             self.effects.define(definitions.encode(self._exchange_record(exchange)))
         self.tell_created(exchange, user)
@@ -173,6 +176,7 @@ class VirtualHost:
         queue.use()
         if queue.rules.refuses_publishes:
             self.refusing_queues += 1
+        self._govern_queue(queue)
         if owner is not None:
             owner.exclusive_queues[queue] = None
         if journaled and not recovering:
@@ -312,6 +316,23 @@ class VirtualHost:
             "arguments": terms(dict(binding.arguments)),
             "vhost": self.name,
         }
+
+    # -- policies
+
+    def apply_policies(self) -> None:
+        """Policies changed: everything finds anew which of them hold for it."""
+        for exchange in self.exchanges.values():
+            self._govern_exchange(exchange)
+        for queue in list(self.queues.values()):
+            self._govern_queue(queue)
+
+    def _govern_exchange(self, exchange: BrokerExchange) -> None:
+        if exchange.govern(self.policies.match_exchange(exchange.name)):
+            exchange.apply_policies()
+
+    def _govern_queue(self, queue: Queue) -> None:
+        if queue.govern(self.policies.match_queue(queue.name, queue.type)):
+            queue.apply_policies()
 
     # -- the journal
 

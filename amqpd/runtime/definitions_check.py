@@ -18,6 +18,8 @@ from amqpd.broker.definitions import (
     BindingRecord,
     DamagedDefinition,
     ExchangeRecord,
+    GlobalParameterRecord,
+    ParameterRecord,
     PermissionRecord,
     QueueRecord,
     Record,
@@ -93,7 +95,7 @@ def check_records(records: Iterable[Record]) -> DefinitionsCheck:
 
 def _missing(broker: Broker, record: Record) -> str:
     """What it needs and does not find."""
-    if not isinstance(record, ExchangeRecord | QueueRecord | BindingRecord):
+    if not isinstance(record, ParameterRecord | ExchangeRecord | QueueRecord | BindingRecord):
         return ""
     virtual_host = broker.virtual_hosts.get(record.vhost)
     if virtual_host is None:
@@ -133,6 +135,12 @@ def describe(record: Record) -> str:
             return f"permission of user {user!r} in virtual host {vhost!r}"
         case TopicPermissionRecord(user=user, vhost=vhost, exchange=exchange):
             return f"topic permission of user {user!r} on {exchange!r} in virtual host {vhost!r}"
+        case ParameterRecord(component="policy", name=name, vhost=vhost):
+            return f"policy {name!r} in virtual host {vhost!r}"
+        case ParameterRecord(component=component, name=name, vhost=vhost):
+            return f"parameter {name!r} of {component!r} in virtual host {vhost!r}"
+        case GlobalParameterRecord(name=name):
+            return f"global parameter {name!r}"
         case ExchangeRecord(name=name, vhost=vhost):
             return f"exchange {name!r} in virtual host {vhost!r}"
         case QueueRecord(name=name, vhost=vhost):

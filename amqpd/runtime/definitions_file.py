@@ -19,7 +19,6 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
-from amqpd.broker.access import compile_pattern, compile_topic_pattern
 from amqpd.broker.definitions import (
     DestinationType,
     PermissionRecord,
@@ -27,6 +26,7 @@ from amqpd.broker.definitions import (
     VhostRecord,
 )
 from amqpd.broker.passwords import MD5, SHA256, check_algorithm, check_hash
+from amqpd.broker.patterns import compile_pattern, compile_topic_pattern
 from amqpd.commands import Arguments, Field
 from amqpd.config import Limits
 

@@ -12,6 +12,7 @@ from typing import Final
 from amqpd.broker.definitions import (
     BindingRecord,
     ExchangeRecord,
+    ParameterRecord,
     QueueRecord,
     Record,
     UserRecord,
@@ -71,7 +72,7 @@ class Mended:
         needed = {
             record.vhost
             for record in records
-            if isinstance(record, ExchangeRecord | QueueRecord | BindingRecord)
+            if isinstance(record, ParameterRecord | ExchangeRecord | QueueRecord | BindingRecord)
         }
         for name in sorted(needed - known):
             records.append(VhostRecord(name))

@@ -9,6 +9,8 @@ from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import (
     BindingRecord,
     ExchangeRecord,
+    GlobalParameterRecord,
+    ParameterRecord,
     PermissionRecord,
     QueueRecord,
     Record,
@@ -31,6 +33,8 @@ ORDER: Final[tuple[type[Record], ...]] = (
     UserRecord,
     PermissionRecord,
     TopicPermissionRecord,
+    ParameterRecord,
+    GlobalParameterRecord,
     ExchangeRecord,
     QueueRecord,
     BindingRecord,
@@ -70,6 +74,8 @@ def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queu
                 broker.add_virtual_host(record, journal=False)
             case UserRecord() | PermissionRecord() | TopicPermissionRecord():
                 broker.access.restore(record)
+            case ParameterRecord() | GlobalParameterRecord():
+                broker.parameters.restore(record)
             case ExchangeRecord():
                 broker.virtual_hosts[record.vhost].declare_exchange(
                     record.name,

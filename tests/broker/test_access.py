@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqpd.broker.access import Access, DefinitionEntries, Kind, compile_pattern
+from amqpd.broker.access import Access, DefinitionEntries, Kind
 from amqpd.broker.definitions import (
     PermissionRecord,
     TopicPermissionRecord,
@@ -19,6 +19,7 @@ from amqpd.broker.definitions import (
     encode,
 )
 from amqpd.broker.passwords import SHA256, hash_password
+from amqpd.broker.patterns import compile_pattern
 from amqpd.errors import AMQPException, ChannelException, ConnectionException
 
 HASH = hash_password("secret", b"salt")

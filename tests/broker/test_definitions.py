@@ -11,6 +11,8 @@ from amqpd.broker.definitions import (
     BindingRecord,
     DamagedDefinition,
     ExchangeRecord,
+    GlobalParameterRecord,
+    ParameterRecord,
     PermissionRecord,
     QueueRecord,
     Record,
@@ -27,13 +29,24 @@ from amqpd.broker.definitions import (
 names = st.text(alphabet='ab,"[]\\/\0é😀', max_size=4) | st.text(max_size=8)
 tables = st.binary(max_size=4)
 flags = st.booleans()
+values = st.recursive(
+    st.none()
+    | flags
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | names,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),
+    max_leaves=4,
+)
 tags = st.lists(names, max_size=2).map(tuple)
 
 records: st.SearchStrategy[Record] = st.one_of(
     st.builds(VhostRecord, names, names, tags, st.none() | names),
-    st.builds(UserRecord, names, names, names, tags),
+    st.builds(UserRecord, names, names, names, tags, st.dictionaries(names, st.integers(-1, 9))),
     st.builds(PermissionRecord, names, names, names, names, names),
     st.builds(TopicPermissionRecord, names, names, names, names, names),
+    st.builds(ParameterRecord, names, names, names, values),
+    st.builds(GlobalParameterRecord, names, values),
     st.builds(ExchangeRecord, names, names, names, flags, flags, flags, tables),
     st.builds(QueueRecord, names, names, flags, tables, st.integers(0, 1 << 23)),
     st.builds(
