@@ -73,7 +73,7 @@ class Broker:
         self._warned: set[str] = set()
         self.timers = Timers()
         """All deadlines: of the queues here, and of whatever the runtime enters."""
-        self._entropy = entropy
+        self.random_octets = entropy
         self._free_queue_ids: list[int] = []
         self._queue_id_max = 0
         self._message_id_max = 0
@@ -97,7 +97,7 @@ class Broker:
 
     def generate_name(self, prefix: str) -> str:
         """A name for a queue, consumer or reply token that its user left to the broker."""
-        octets = urlsafe_b64encode(self._entropy(NAME_OCTETS))
+        octets = urlsafe_b64encode(self.random_octets(NAME_OCTETS))
         return prefix + octets.rstrip(b"=").decode()
 
     def next_message_id(self) -> int:
@@ -170,7 +170,7 @@ class Broker:
         """The first user, virtual host and permission of an empty broker."""
         config = self.config
         self.add_virtual_host(VhostRecord(name=config.default_vhost))
-        password_hash = hash_password(config.default_pass, self._entropy(SALT_BYTES))
+        password_hash = hash_password(config.default_pass, self.random_octets(SALT_BYTES))
         self.journal(
             self.access.put_user(config.default_user, password_hash, SHA256, ("administrator",))
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from amqpd.broker.publishing import Headers, cc_keys, internal_target, share
+from amqpd.broker.publishing import RoutedContent, cc_keys, internal_target, share
 from amqpd.commands import Arguments, Field, Message, make_message
 from amqpd.wire.properties import (
     EXPIRATION,
@@ -60,8 +60,8 @@ def dead_letter(virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, r
     properties = with_headers(properties, died)
     target = internal_target(exchange.name, routing_key)
     copy = make_message(0, target, properties, message.body, message.persistent, True)
-    reads = Headers(properties, depth_max)
-    queues = virtual_host.router.route(exchange.table, routing_key, reads, extra)
+    content = RoutedContent(properties, depth_max)
+    queues = virtual_host.router.route(exchange.table, routing_key, content, extra)
     deaths = [entry for _, entry in died["x-death"][1]]
     if reason != REJECTED:
         queues = tuple(queue for queue in queues if not is_cycle(queue.name, deaths))

@@ -21,7 +21,10 @@ from amqpd.errors import (
     amqp_error,
 )
 from amqpd.wire.properties import (
+    CORRELATION_ID,
     EXPIRATION,
+    MESSAGE_ID,
+    TIMESTAMP,
     USER_ID,
     has_property,
     read_headers,
@@ -42,6 +45,12 @@ if TYPE_CHECKING:
 PUBLISH: Final = (60, 40)
 EXPIRATION_MAX: Final = 315_360_000_000
 """Ten years in milliseconds, RabbitMQ's limit for every time to live."""
+ROUTED_PROPERTIES: Final = {
+    "correlation_id": CORRELATION_ID,
+    "message_id": MESSAGE_ID,
+    "timestamp": TIMESTAMP,
+}
+"""What an exchange may route by, beside the routing key and headers."""
 ROUTE_KEPT_QUEUES_MAX: Final = 64
 """Queues in a result that each target keeps for itself: a peer has many targets."""
 
@@ -153,10 +162,10 @@ def publish_internally(
     virtual_host: VirtualHost, exchange: BrokerExchange, message: Message
 ) -> None:
     """Publish what the broker itself has to say: unchecked, unconfirmed, dropped if unroutable."""
-    headers = Headers(message.properties, virtual_host.broker.limits.table_depth_max)
+    content = RoutedContent(message.properties, virtual_host.broker.limits.table_depth_max)
     routing_key = message.target.routing_key
     queues: tuple[Queue | ReplyConsumer, ...] = virtual_host.router.route(
-        exchange.table, routing_key, headers
+        exchange.table, routing_key, content
     )
     if virtual_host.refusing_queues and queues:
         queues, _ = sift(virtual_host, message, queues)
@@ -292,7 +301,6 @@ def route(
     """The queues that get the message; kept on its target where they depend on that alone."""
     target = message.target
     virtual_host = channel.virtual_host
-    headers = Headers(message.properties, channel.broker.limits.table_depth_max)
     extra = extra_keys(channel, message)
     if message.special:
         # Neither who gets the message nor who gets it back sees whom else it went to.
@@ -300,9 +308,9 @@ def route(
     replies: tuple[ReplyConsumer, ...] = ()
     if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
         replies = reply_consumers(channel, target.routing_key, *extra)
-    queues = virtual_host.router.route(exchange.table, target.routing_key, headers, extra)
-    lasting = not extra and not replies and not headers.were_read
-    if lasting and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
+    content = RoutedContent(message.properties, channel.broker.limits.table_depth_max)
+    queues = virtual_host.router.route(exchange.table, target.routing_key, content, extra)
+    if content.lasting and not replies and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
         target.route = queues
         target.route_version = virtual_host.router.version + virtual_host.access.version
     if not replies:
@@ -319,16 +327,24 @@ def reply_consumers(channel: Channel, *routing_keys: str) -> tuple[ReplyConsumer
     return tuple(known[key] for key in dict.fromkeys(routing_keys) if key in known)
 
 
-class Headers:
-    """A message's headers for the router, decoded if it asks: then its answer is not for keeps."""
+class RoutedContent:
+    """What exchanges may look at in a message: `amqpd_exchanges.exchange.Content`."""
 
-    __slots__ = ("_depth_max", "_properties", "were_read")
+    __slots__ = ("_depth_max", "_headers", "_properties", "lasting")
 
     def __init__(self, properties: bytes, depth_max: int) -> None:
+        self.lasting = True
         self._properties = properties
         self._depth_max = depth_max
-        self.were_read = False
+        self._headers: Arguments | None = None
 
-    def __call__(self) -> Arguments:
-        self.were_read = True
-        return read_headers(self._properties, self._depth_max)
+    def headers(self) -> Arguments:
+        """The headers, decoded once."""
+        if self._headers is None:
+            self._headers = read_headers(self._properties, self._depth_max)
+        return self._headers
+
+    def property(self, name: str) -> str | int | None:
+        """One of `ROUTED_PROPERTIES`, by its name."""
+        value: str | int | None = read_property(self._properties, ROUTED_PROPERTIES[name])
+        return value

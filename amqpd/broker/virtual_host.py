@@ -37,6 +37,9 @@ PREDECLARED: Final = (
 CLASSIC: Final[Field] = ("S", "classic")
 
 
+ROUTER_SEED_OCTETS: Final = 8
+
+
 class VirtualHost:
     """One name space of exchanges and queues."""
 
@@ -46,7 +49,8 @@ class VirtualHost:
         self.effects = broker.effects
         self.events = broker.events
         self.access: Access = broker.access
-        self.router: Router[Queue] = Router(broker.limits.route_cache_max)
+        seed = int.from_bytes(broker.random_octets(ROUTER_SEED_OCTETS), "little")
+        self.router: Router[Queue] = Router(broker.limits.route_cache_max, seed)
         self.policies = PolicyTable()
         self.exchanges: dict[str, BrokerExchange] = {}
         self.queues: dict[str, Queue] = {}
@@ -76,9 +80,12 @@ class VirtualHost:
         journal: bool = True,
         user: str = INTERNAL_USER,
     ) -> BrokerExchange:
-        """A new exchange. KeyError for an unknown type. `journal`: false while recovering."""
+        """A new exchange, whose type has accepted the arguments. KeyError for an unknown type.
+
+        `journal`: false while recovering.
+        """
         alternate = arguments.get("alternate-exchange")
-        table = self.router.declare(name, type, alternate[1] if alternate else None)
+        table = self.router.declare(name, type, alternate[1] if alternate else None, arguments)
         exchange = BrokerExchange(
             name,
             type,

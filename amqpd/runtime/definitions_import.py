@@ -14,7 +14,9 @@ from typing import Final
 
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import PermissionRecord, TopicPermissionRecord
+from amqpd.broker.handlers.exchange import is_known_type
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
+from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import check_arguments
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Field
@@ -109,9 +111,10 @@ class DefinitionsImport:
 
     def _exchange(self, exchange: ExchangeDefinition) -> None:
         virtual_host = self._virtual_host(exchange.vhost)
-        if exchange.type not in KINDS:
+        if not is_known_type(exchange.type, self._broker.config.compat):
             raise ValueError(f"unknown exchange type '{exchange.type}'")
         if exchange.name not in virtual_host.exchanges:
+            KINDS[exchange.type].check_arguments(exchange.arguments)
             virtual_host.declare_exchange(
                 exchange.name,
                 exchange.type,
@@ -157,7 +160,9 @@ class DefinitionsImport:
         if bound is None:
             kind, name = binding.destination_type, binding.destination
             raise LookupError(f"no {kind} '{name}' in vhost '{binding.vhost}'")
+        end = bound if isinstance(bound, Queue) else bound.table
         try:
+            source.table.validate(end, binding.routing_key, binding.arguments)
             virtual_host.bind(source, bound, binding.routing_key, binding.arguments)
         except InvalidBinding as problem:
             raise ValueError(str(problem)) from problem

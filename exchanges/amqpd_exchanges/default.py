@@ -7,10 +7,10 @@ no alternate exchange: the broker sets none, not even by policy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
-from amqpd_exchanges.exchange import Arguments, Binding, Destination, Exchange, Q
+from amqpd_exchanges.exchange import Binding, Content, Declaration, Destination, Exchange, Q
 
 __all__ = ["DefaultExchange"]
 
@@ -22,10 +22,8 @@ class DefaultExchange(Exchange[Q]):
 
     kind: ClassVar[str] = "direct"
 
-    def __init__(
-        self, name: str, alternate: str | None = None, on_change: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__(name, alternate, on_change)
+    def __init__(self, declaration: Declaration) -> None:
+        super().__init__(declaration)
         # As one-element tuples, so that a routing result need not be made for each message.
         self.queues: dict[str, tuple[Q, ...]] = {}
 
@@ -35,5 +33,5 @@ class DefaultExchange(Exchange[Q]):
     def unbind(self, binding: Binding[Q]) -> None:
         raise AssertionError("the default exchange has no bindings")
 
-    def route(self, routing_key: str, headers: Arguments) -> Iterable[Destination[Q]]:
+    def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
         return self.queues.get(routing_key, ())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
 from amqpd_exchanges.exchange import (
-    Arguments,
     Binding,
+    Content,
+    Declaration,
     Destination,
     Destinations,
     Exchange,
@@ -26,10 +27,8 @@ class DirectExchange(Exchange[Q]):
 
     kind: ClassVar[str] = "direct"
 
-    def __init__(
-        self, name: str, alternate: str | None = None, on_change: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__(name, alternate, on_change)
+    def __init__(self, declaration: Declaration) -> None:
+        super().__init__(declaration)
         self._by_key: dict[str, Destinations[Q]] = {}
 
     def bind(self, binding: Binding[Q]) -> None:
@@ -43,5 +42,5 @@ class DirectExchange(Exchange[Q]):
         if not destinations:
             del self._by_key[binding.routing_key]
 
-    def route(self, routing_key: str, headers: Arguments) -> Iterable[Destination[Q]]:
+    def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
         return self._by_key.get(routing_key, ())

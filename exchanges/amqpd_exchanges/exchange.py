@@ -4,9 +4,9 @@ The rules that all types keep:
 
 - The router calls `bind` once for each new binding and `unbind` once, with the very same object,
   for each binding that goes. An exchange never sees a duplicate.
-- `route` changes nothing, and its answer depends on nothing but the bindings, the routing key and,
-  where `reads_headers` says so, the headers. It may name a destination more than once. The answer
-  may be the exchange's own index, so use it before the next `bind` or `unbind`.
+- The answer of `route` depends on nothing but the bindings and the routing key, unless `remembered`
+  is False. It may name a destination more than once. It may be the exchange's own index, so use it
+  before the next `bind` or `unbind`.
 - `bind` and `unbind` cost the same however many bindings there are.
 """
 
@@ -14,18 +14,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable
-from typing import ClassVar, Generic, TypeVar, Union
+from typing import ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar, Union
 
+from amqpd_exchanges.chance import Chance
 from amqpd_exchanges.fields import Arguments, Field, canonical_table
 
 __all__ = [
     "Arguments",
     "Binding",
+    "Content",
+    "Declaration",
     "Destination",
     "Destinations",
     "Exchange",
     "Field",
+    "InvalidArguments",
     "InvalidBinding",
+    "NO_ARGUMENTS",
     "Q",
     "binding_identity",
     "drop_destination",
@@ -40,8 +45,44 @@ Destinations = dict[Destination[Q], int]
 """Destinations in the order they came, with how many bindings lead to each."""
 
 
+NO_ARGUMENTS: Final[Arguments] = {}
+
+
 class InvalidBinding(ValueError):
     """The exchange refuses these arguments; `str()` is the explanation for 406."""
+
+
+class InvalidArguments(ValueError):
+    """No exchange of this type has such arguments; `str()` is the explanation for 406."""
+
+
+class Content(Protocol):
+    """The message that is being routed, as far as an exchange may look at it.
+
+    Nothing of it is decoded before it is asked for.
+    """
+
+    lasting: bool
+    """True at first. The router makes it False when the next message with the same exchange and
+    routing key may go elsewhere."""
+
+    def headers(self) -> Arguments:
+        """Its headers; no headers are an empty table."""
+        ...
+
+    def property(self, name: str) -> str | int | None:
+        """`message_id`, `correlation_id` or `timestamp` (in seconds); None if it is not set."""
+        ...
+
+
+class Declaration(NamedTuple):
+    """What an exchange is made of."""
+
+    name: str
+    arguments: Arguments = NO_ARGUMENTS
+    alternate: str | None = None
+    on_change: Callable[[], None] | None = None
+    chance: Chance = Chance(0)
 
 
 def binding_identity(
@@ -54,7 +95,14 @@ def binding_identity(
 class Binding(Generic[Q]):
     """One binding. Never changed; the router has one object for each."""
 
-    __slots__ = ("arguments", "destination", "identity", "routing_key", "source")
+    __slots__ = (
+        "arguments",
+        "destination",
+        "destination_name",
+        "identity",
+        "routing_key",
+        "source",
+    )
 
     def __init__(
         self,
@@ -63,9 +111,12 @@ class Binding(Generic[Q]):
         routing_key: str,
         arguments: Arguments,
         identity: Hashable,
+        destination_name: str = "",
     ) -> None:
         self.source = source
         self.destination: Destination[Q] = destination
+        self.destination_name = destination_name
+        """What outlives the object: the exchange's name, or the one the queue was added under."""
         self.routing_key = routing_key
         self.arguments = arguments
         self.identity = identity
@@ -79,19 +130,24 @@ class Exchange(ABC, Generic[Q]):
     kind: ClassVar[str]
     """The type as exchange.declare names it."""
 
-    reads_key: ClassVar[bool] = True
-    """False: a message is routed once, however many keys CC and BCC add."""
+    routes_once: ClassVar[bool] = False
+    """True: a message passes once, by its own routing key, however many CC and BCC add."""
 
-    reads_headers: ClassVar[bool] = False
-    """True: the result may differ for the same key, so it is never remembered."""
+    remembered: bool = True
+    """False: the next message with the same key may go elsewhere, by its headers or by chance."""
 
-    def __init__(
-        self, name: str, alternate: str | None = None, on_change: Callable[[], None] | None = None
-    ) -> None:
-        self.name = name
-        self._alternate = alternate
-        self._on_change = on_change
+    def __init__(self, declaration: Declaration) -> None:
+        self.name = declaration.name
+        self._alternate = declaration.alternate
+        self._on_change = declaration.on_change
         self._bindings: dict[Hashable, Binding[Q]] = {}
+
+    @classmethod
+    def check_arguments(cls, arguments: Arguments) -> None:
+        """Raises InvalidArguments for what the type can not be declared with.
+
+        Called before the exchange is made; `__init__` relies on it.
+        """
 
     @property
     def alternate(self) -> str | None:
@@ -117,8 +173,8 @@ class Exchange(ABC, Generic[Q]):
         """The binding with this identity, if there is one."""
         return self._bindings.get(identity)
 
-    def validate(self, arguments: Arguments) -> None:
-        """Raises InvalidBinding for arguments that `bind` would refuse."""
+    def validate(self, destination: Destination[Q], routing_key: str, arguments: Arguments) -> None:
+        """Raises InvalidBinding for a binding that `bind` would refuse."""
 
     def bind(self, binding: Binding[Q]) -> None:
         """Add a binding. Raises InvalidBinding before anything is changed."""
@@ -129,7 +185,7 @@ class Exchange(ABC, Generic[Q]):
         del self._bindings[binding.identity]
 
     @abstractmethod
-    def route(self, routing_key: str, headers: Arguments) -> Iterable[Destination[Q]]:
+    def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
         """The destinations whose bindings match, in a deterministic order."""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
 from amqpd_exchanges.exchange import (
-    Arguments,
     Binding,
+    Content,
+    Declaration,
     Destination,
     Destinations,
     Exchange,
@@ -25,12 +26,10 @@ class FanoutExchange(Exchange[Q]):
     __slots__ = ("_destinations",)
 
     kind: ClassVar[str] = "fanout"
-    reads_key: ClassVar[bool] = False
+    routes_once: ClassVar[bool] = True
 
-    def __init__(
-        self, name: str, alternate: str | None = None, on_change: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__(name, alternate, on_change)
+    def __init__(self, declaration: Declaration) -> None:
+        super().__init__(declaration)
         self._destinations: Destinations[Q] = {}
 
     def bind(self, binding: Binding[Q]) -> None:
@@ -41,5 +40,5 @@ class FanoutExchange(Exchange[Q]):
         super().unbind(binding)
         drop_destination(self._destinations, binding.destination)
 
-    def route(self, routing_key: str, headers: Arguments) -> Iterable[Destination[Q]]:
+    def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
         return self._destinations

@@ -12,10 +12,19 @@ one, with the others to be checked when that one is met.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from typing import ClassVar
 
-from amqpd_exchanges.exchange import Arguments, Binding, Destination, Exchange, InvalidBinding, Q
+from amqpd_exchanges.exchange import (
+    Arguments,
+    Binding,
+    Content,
+    Declaration,
+    Destination,
+    Exchange,
+    InvalidBinding,
+    Q,
+)
 from amqpd_exchanges.fields import TYPE_NAMES, comparable, rendered
 
 __all__ = ["HeadersExchange"]
@@ -32,17 +41,15 @@ class HeadersExchange(Exchange[Q]):
     __slots__ = ("_by_criterion", "_unconditional")
 
     kind: ClassVar[str] = "headers"
-    reads_key: ClassVar[bool] = False
-    reads_headers: ClassVar[bool] = True
+    routes_once: ClassVar[bool] = True
+    remembered: bool = False
 
-    def __init__(
-        self, name: str, alternate: str | None = None, on_change: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__(name, alternate, on_change)
+    def __init__(self, declaration: Declaration) -> None:
+        super().__init__(declaration)
         self._by_criterion: dict[_Criterion, dict[Binding[Q], frozenset[_Criterion]]] = {}
         self._unconditional: dict[Binding[Q], None] = {}
 
-    def validate(self, arguments: Arguments) -> None:
+    def validate(self, destination: Destination[Q], routing_key: str, arguments: Arguments) -> None:
         _x_match(arguments)
 
     def bind(self, binding: Binding[Q]) -> None:
@@ -68,12 +75,12 @@ class HeadersExchange(Exchange[Q]):
             if not bindings:
                 self._by_criterion.pop(criterion, None)
 
-    def route(self, routing_key: str, headers: Arguments) -> Iterable[Destination[Q]]:
+    def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
         found = [binding.destination for binding in self._unconditional]
         if not self._by_criterion:
             return found
         met: dict[_Criterion, None] = {}
-        for name, field in headers.items():
+        for name, field in content.headers().items():
             met[name, _PRESENT] = None
             met[name, comparable(field)] = None
         for criterion in met:

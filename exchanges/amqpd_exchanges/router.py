@@ -17,14 +17,19 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Generic
 
+from amqpd_exchanges.chance import Chance
+from amqpd_exchanges.consistent_hash import ConsistentHashExchange
 from amqpd_exchanges.default import DefaultExchange
 from amqpd_exchanges.direct import DirectExchange
 from amqpd_exchanges.exchange import (
+    NO_ARGUMENTS,
     Arguments,
     Binding,
+    Content,
+    Declaration,
     Destination,
     Exchange,
     Q,
@@ -32,32 +37,43 @@ from amqpd_exchanges.exchange import (
 )
 from amqpd_exchanges.fanout import FanoutExchange
 from amqpd_exchanges.headers import HeadersExchange
+from amqpd_exchanges.local_random import LocalRandomExchange
+from amqpd_exchanges.modulus_hash import ModulusHashExchange
+from amqpd_exchanges.random import RandomExchange
 from amqpd_exchanges.topic import TopicExchange
 
 __all__ = ["KINDS", "Router"]
 
 KINDS: Final[dict[str, type[Exchange[Any]]]] = {
     exchange.kind: exchange
-    for exchange in (DirectExchange, FanoutExchange, HeadersExchange, TopicExchange)
+    for exchange in (
+        DirectExchange,
+        FanoutExchange,
+        HeadersExchange,
+        TopicExchange,
+        ConsistentHashExchange,
+        LocalRandomExchange,
+        ModulusHashExchange,
+        RandomExchange,
+    )
 }
 """The types that exchange.declare may ask for.
 
-To add one: a file of its own with a subclass of Exchange; `reads_headers = True` if anything but
-the routing key has a part in its answers (headers, chance, a turn taken), so that they are not
-remembered; `reads_key = False` if a message with CC must pass it only once; InvalidBinding from
-`bind`, before anything is changed, with RabbitMQ's text; an entry here; and a line in the model of
-tests/exchanges/test_router_model.py. Arguments of exchange.declare are not passed on yet: the first
-type that needs them adds the parameter to `declare`. The default exchange is no entry on purpose:
-nobody may declare another one.
+To add one: a file of its own with a subclass of Exchange; `remembered = False` if anything but the
+routing key has a part in its answers (headers, chance, a turn taken); `routes_once = True` if a
+message with CC must pass it only once; `check_arguments` for what exchange.declare may say;
+InvalidBinding from `bind` and `validate`, before anything is changed, with RabbitMQ's text; an
+entry here; and, if its answers are a matter of bindings alone, a line in the model of
+tests/exchanges/test_router_model.py. The default exchange is no entry on purpose: nobody may
+declare another one.
 """
-
-_NO_HEADERS: Final[dict[str, Any]] = {}
 
 
 class Router(Generic[Q]):
     """Exchanges and bindings of one virtual host. `Q` is whatever object the broker calls a queue.
 
     `cache_max` bounds the remembered results: the number of keys and of queues in them, together.
+    `seed` begins the numbers by which random exchanges choose.
     """
 
     __slots__ = (
@@ -65,25 +81,42 @@ class Router(Generic[Q]):
         "_cache",
         "_cache_max",
         "_cache_size",
+        "_chance",
         "_default",
         "_exchanges",
+        "_queue_names",
         "version",
     )
 
-    def __init__(self, cache_max: int = 16384) -> None:
+    def __init__(self, cache_max: int = 16384, seed: int = 0) -> None:
         self.version = 0
+        self._chance = Chance(seed)
         self._cache_max = cache_max
         self._cache_size = 0
         # By exchange object rather than by name: one that was deleted can't answer for its heir.
         self._cache: dict[tuple[Exchange[Q], str], tuple[Q, ...]] = {}
         self._bindings_to: dict[Destination[Q], dict[Binding[Q], None]] = {}
-        self._default: DefaultExchange[Q] = DefaultExchange("", None, self._changed)
+        self._queue_names: dict[Q, str] = {}
+        self._default: DefaultExchange[Q] = DefaultExchange(
+            Declaration("", on_change=self._changed)
+        )
         self._exchanges: dict[str, Exchange[Q]] = {"": self._default}
 
-    def declare(self, name: str, kind: str, alternate: str | None = None) -> Exchange[Q]:
-        """Make an exchange that does not exist yet. An unknown kind is a KeyError."""
+    def declare(
+        self,
+        name: str,
+        kind: str,
+        alternate: str | None = None,
+        arguments: Arguments = NO_ARGUMENTS,
+    ) -> Exchange[Q]:
+        """Make an exchange that does not exist yet. An unknown kind is a KeyError.
+
+        The arguments have passed the kind's `check_arguments`.
+        """
         assert name not in self._exchanges, "declared twice"
-        exchange: Exchange[Q] = KINDS[kind](name, alternate, self._changed)
+        exchange: Exchange[Q] = KINDS[kind](
+            Declaration(name, arguments, alternate, self._changed, self._chance)
+        )
         self._exchanges[name] = exchange
         self._changed()
         return exchange
@@ -113,11 +146,13 @@ class Router(Generic[Q]):
         """The default exchange routes to `queue` by this name from now on."""
         assert name not in self._default.queues, "added twice"
         self._default.queues[name] = (queue,)
+        self._queue_names[queue] = name
         self._changed()
 
     def remove_queue(self, name: str, queue: Q) -> list[Binding[Q]]:
         """Forget a queue, and return the explicit bindings that led to it."""
         self._default.queues.pop(name, None)
+        self._queue_names.pop(queue, None)
         removed = self._remove_bindings_to(queue)
         self._changed()
         return removed
@@ -130,7 +165,9 @@ class Router(Generic[Q]):
         identity = binding_identity(exchange, destination, routing_key, arguments)
         if exchange.binding(identity) is not None:
             return None
-        binding = Binding(exchange, destination, routing_key, arguments, identity)
+        binding = Binding(
+            exchange, destination, routing_key, arguments, identity, self._name_of(destination)
+        )
         exchange.bind(binding)
         self._bindings_to.setdefault(destination, {})[binding] = None
         self._changed()
@@ -165,53 +202,55 @@ class Router(Generic[Q]):
         self,
         exchange: Exchange[Q],
         routing_key: str,
-        headers: Callable[[], Arguments],
+        content: Content,
         extra_keys: Sequence[str] = (),
     ) -> tuple[Q, ...]:
         """The queues that get a message published to `exchange`, each once.
 
-        `headers` is called at most once, and only when some exchange on the way reads headers.
+        Whether the next message with this key gets to them too is left in `content.lasting`.
         `extra_keys` are those of the message's CC and BCC headers.
         """
         if extra_keys:
-            return self._walk(exchange, dict.fromkeys((routing_key, *extra_keys)), headers)[0]
+            content.lasting = False
+            return self._walk(exchange, dict.fromkeys((routing_key, *extra_keys)), content)
         if exchange is self._default:
             return self._default.queues.get(routing_key, ())
         queues = self._cache.get((exchange, routing_key))
         if queues is None:
-            queues, lasting = self._walk(exchange, (routing_key,), headers)
-            if lasting:
+            queues = self._walk(exchange, (routing_key,), content)
+            if content.lasting:
                 self._remember(exchange, routing_key, queues)
         return queues
 
-    def _walk(
-        self, start: Exchange[Q], keys: Collection[str], headers: Callable[[], Arguments]
-    ) -> tuple[tuple[Q, ...], bool]:
-        """The queues, and whether the same key will lead to them again."""
+    def _walk(self, start: Exchange[Q], keys: Collection[str], content: Content) -> tuple[Q, ...]:
         queues: dict[Q, None] = {}
-        table: Arguments | None = None
         path = [start]  # grows while it is walked
         seen = {start}
         for exchange in path:
-            if exchange.reads_headers and table is None:
-                table = headers()
+            if not exchange.remembered:
+                content.lasting = False
             matched = False
             for key in keys:
-                for destination in exchange.route(key, _NO_HEADERS if table is None else table):
+                for destination in exchange.route(key, content):
                     matched = True
                     if not isinstance(destination, Exchange):
                         queues[destination] = None
                     elif destination not in seen:
                         seen.add(destination)
                         path.append(destination)
-                if not exchange.reads_key:
+                if exchange.routes_once:
                     break
             if not matched and exchange.alternate:
                 alternate = self._exchanges.get(exchange.alternate)
                 if alternate is not None and alternate not in seen:
                     seen.add(alternate)
                     path.append(alternate)
-        return tuple(queues), table is None
+        return tuple(queues)
+
+    def _name_of(self, destination: Destination[Q]) -> str:
+        if isinstance(destination, Exchange):
+            return destination.name
+        return self._queue_names.get(destination, "")
 
     def _remember(self, exchange: Exchange[Q], routing_key: str, queues: tuple[Q, ...]) -> None:
         # The queues count as well: keys are a peer's choice, and a thousand new ones through a

@@ -19,12 +19,13 @@ the trie, however many `#` a peer has put into its keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Generic
 
 from amqpd_exchanges.exchange import (
-    Arguments,
     Binding,
+    Content,
+    Declaration,
     Destination,
     Destinations,
     Exchange,
@@ -48,10 +49,8 @@ class TopicExchange(Exchange[Q]):
 
     kind: ClassVar[str] = "topic"
 
-    def __init__(
-        self, name: str, alternate: str | None = None, on_change: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__(name, alternate, on_change)
+    def __init__(self, declaration: Declaration) -> None:
+        super().__init__(declaration)
         self._by_key: dict[str, Destinations[Q]] = {}
         self._patterns: TopicTrie[Q] = TopicTrie()
 
@@ -76,7 +75,7 @@ class TopicExchange(Exchange[Q]):
         if not destinations:
             del self._by_key[key]
 
-    def route(self, routing_key: str, headers: Arguments) -> Iterable[Destination[Q]]:
+    def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
         exact = self._by_key.get(routing_key)
         if self._patterns.is_empty():
             return exact if exact is not None else ()

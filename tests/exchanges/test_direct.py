@@ -6,10 +6,11 @@ import pytest
 
 from amqpd_exchanges.exchange import Exchange
 from amqpd_exchanges.router import Router
+from tests.exchanges.content import Content
 
 
 def reached(exchange: Exchange[str], key: str) -> list[object]:
-    return list(exchange.route(key, {}))
+    return list(exchange.route(key, Content()))
 
 
 def test_direct_matches_the_whole_key_only() -> None:

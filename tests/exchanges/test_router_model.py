@@ -7,7 +7,6 @@ queues of the model, each once, and when an answer changes, so has `version`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from amqpd_exchanges.exchange import Arguments, Exchange
 from amqpd_exchanges.router import Router
+from tests.exchanges.content import Content
 
 QUEUES = ["q1", "q2", "q3"]
 NAMES = ["x1", "x2", "x3", "x4"]
@@ -184,7 +184,7 @@ class RouterMachine(RuleBasedStateMachine):
         self, data: st.DataObject, keys: list[str], headers: Arguments
     ) -> None:
         name = data.draw(st.sampled_from(["", *sorted(self.model.kinds)]))
-        found = self.router.route(self.exchange(name), keys[0], lambda: headers, keys[1:])
+        found = self.router.route(self.exchange(name), keys[0], Content(headers), keys[1:])
         assert len(found) == len(set(found))
         assert set(found) == self.model.route(name, keys, headers)
 
@@ -194,7 +194,7 @@ class RouterMachine(RuleBasedStateMachine):
         for name in ["", *self.model.kinds]:
             for key in KEYS:
                 for number, headers in enumerate(HEADERS):
-                    found = self.router.route(self.exchange(name), key, partial(dict, headers))
+                    found = self.router.route(self.exchange(name), key, Content(headers))
                     assert len(found) == len(set(found))
                     assert set(found) == self.model.route(name, [key], headers)
                     answers[name, key, number] = set(found)

@@ -11,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from amqpd_exchanges.router import Router
 from amqpd_exchanges.topic import TopicTrie, split_words
+from tests.exchanges.content import Content
 
 
 def matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
@@ -75,10 +76,10 @@ def test_edge_table(binding_key: str, routing_key: str, matched: bool) -> None:
     router: Router[str] = Router()
     topic = router.declare("t", "topic")
     router.bind("t", "q", binding_key, {})
-    assert list(topic.route(routing_key, {})) == ["q"] * matched
+    assert list(topic.route(routing_key, Content())) == ["q"] * matched
     assert matches(split_words(binding_key), split_words(routing_key)) is matched
     router.unbind("t", "q", binding_key, {})
-    assert list(topic.route(routing_key, {})) == []
+    assert list(topic.route(routing_key, Content())) == []
 
 
 @pytest.mark.parametrize("key", ["a.a.a", ".".join("a" * 40)])
@@ -148,7 +149,7 @@ class TrieMachine(RuleBasedStateMachine):
     def route(self, key: str) -> None:
         words = split_words(key)
         expected = {queue for queue, bound in self.bindings if matches(split_words(bound), words)}
-        assert set(self.exchange.route(key, {})) == expected
+        assert set(self.exchange.route(key, Content())) == expected
 
     @rule(queue=st.sampled_from(["q1", "q2", "q3"]))
     def remove_queue(self, queue: str) -> None:

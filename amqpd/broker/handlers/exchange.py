@@ -8,11 +8,14 @@ from amqpd.broker.access import Resource
 from amqpd.broker.channel import Channel
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.names import exchange_text, stripped
+from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import check_equivalent
 from amqpd.commands import Arguments, Exchange
+from amqpd.config import Compat
 from amqpd.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, AMQPException, amqp_error
 from amqpd.wire.tables import type_name
-from amqpd_exchanges.exchange import InvalidBinding
+from amqpd_exchanges.exchange import Destination, InvalidArguments, InvalidBinding
+from amqpd_exchanges.local_random import LocalRandomExchange
 from amqpd_exchanges.router import KINDS
 
 DECLARE: Final = (40, 10)
@@ -41,7 +44,7 @@ def declare_actively(
 ) -> None:
     """Create the exchange, or find it to be the same."""
     type = method.exchange_type or ""
-    if type not in KINDS:
+    if not is_known_type(type, channel.broker.config.compat):
         text = f"unknown exchange type '{type}'" if type else "invalid exchange type ''"
         raise amqp_error(PRECONDITION_FAILED, text, DECLARE)
     refuse_default(name, DECLARE)
@@ -64,6 +67,10 @@ def declare_actively(
             raise amqp_error(PRECONDITION_FAILED, text, DECLARE)
         access.require(user, virtual_host.name, "read", "exchange", name, DECLARE)
         access.require(user, virtual_host.name, "write", "exchange", alternate_name, DECLARE)
+    try:
+        KINDS[type].check_arguments(arguments)
+    except InvalidArguments as reason:
+        raise amqp_error(PRECONDITION_FAILED, str(reason), DECLARE) from reason
     virtual_host.declare_exchange(
         name,
         type,
@@ -73,6 +80,11 @@ def declare_actively(
         arguments=arguments,
         user=user,
     )
+
+
+def is_known_type(type: str, compat: Compat) -> bool:
+    """Whether that version of RabbitMQ has it, with all the plug-ins that are offered here."""
+    return type in KINDS and not (type == LocalRandomExchange.kind and compat == "3.13")
 
 
 def check_same(
@@ -119,7 +131,7 @@ def bind(channel: Channel, method: Exchange.Bind, arguments: Arguments) -> None:
     require_binding(channel, source_name, destination_name, routing_key, BIND)
     source = find(channel, source_name, BIND)
     destination = find(channel, destination_name, BIND)
-    check_binding(channel, source, routing_key, arguments, BIND)
+    check_binding(channel, source, destination.table, routing_key, arguments, BIND)
     user = channel.session.user
     channel.virtual_host.bind(source, destination, routing_key, arguments, user=user)
     if not method.nowait:
@@ -168,13 +180,14 @@ def require_topic_read(
 def check_binding(
     channel: Channel,
     source: BrokerExchange,
+    destination: Destination[Queue],
     routing_key: str,
     arguments: Arguments,
     method: tuple[int, int],
 ) -> None:
     """406 for what the exchange's type cannot make a binding of."""
     try:
-        source.table.validate(arguments)
+        source.table.validate(destination, routing_key, arguments)
     except InvalidBinding as reason:
         raise amqp_error(PRECONDITION_FAILED, str(reason), method) from reason
     # 4.3 takes two `#` in a topic binding key and no more.

@@ -138,7 +138,7 @@ def bind(channel: Channel, method: Methods.Bind, arguments: Arguments) -> None:
     exchange = find_exchange(channel, source, BIND)
     queue = find(channel, name, BIND)
     # In RabbitMQ's order: the binding is looked at before the queue's owner.
-    check_binding(channel, exchange, routing_key, arguments, BIND)
+    check_binding(channel, exchange, queue, routing_key, arguments, BIND)
     require_access(channel, queue, BIND)
     user = channel.session.user
     channel.virtual_host.bind(exchange, queue, routing_key, arguments, user=user)
