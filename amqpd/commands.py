@@ -152,7 +152,6 @@ class Message:
         "message_id",
         "persistent",
         "properties",
-        "references",
         "special",
         "stored",
         "target",
@@ -167,7 +166,6 @@ class Message:
     special: bool
     """Has headers, reply-to, expiration or user-id, for which the broker has rules."""
     message_id: int
-    references: int
     stored: bool
 
     @property
@@ -188,7 +186,6 @@ def make_message(
     message.persistent = persistent
     message.special = special
     message.message_id = 0
-    message.references = 0
     message.stored = False
     return message
 

@@ -54,11 +54,14 @@ from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover
 from amqpd.wire.tables import encode_table
 from amqpd_storage.entries import (
+    POSITION_BITS,
+    POSITION_MAX,
+    Backlog,
     Barrier,
     Delivered,
     DropDefinition,
-    DropMessage,
     DropQueue,
+    DropRange,
     Enqueue,
     Entry,
     PutDefinition,
@@ -912,20 +915,31 @@ class MemoryStore:
                     entry.expires_ms,
                 )
             case Settle():
-                del self.rows[entry.key]
-            case DropMessage():
-                self.shared.remove(entry.message_id)
-                assert all(row.message_id != entry.message_id for row in self.rows.values())
+                row = self.rows.pop(entry.key)
+                assert (len(row.body), row.message_id) == (entry.body_bytes, entry.message_id)
+                self._release(row.message_id)
+            case DropRange():
+                gone = [key for key in self.rows if entry.first <= key <= entry.last]
+                rows = [self.rows.pop(key) for key in gone]
+                assert len(rows) == entry.messages
+                assert sum(len(row.body) for row in rows) == entry.body_bytes
+                for row in rows:
+                    self._release(row.message_id)
             case Delivered():
                 assert entry.below >= self.delivered.get(entry.queue_id, 0)
                 self.delivered[entry.queue_id] = entry.below
             case DropQueue():
                 self.delivered.pop(entry.queue_id, None)
-                self.rows = {
-                    key: row for key, row in self.rows.items() if key >> 40 != entry.queue_id
-                }
+                gone = [key for key in self.rows if key >> POSITION_BITS == entry.queue_id]
+                for key in gone:
+                    self._release(self.rows.pop(key).message_id)
             case Barrier():
                 raise AssertionError("barriers are not written")
+
+    def _release(self, message_id: int) -> None:
+        """A row that referred to this message is gone."""
+        if message_id and all(row.message_id != message_id for row in self.rows.values()):
+            self.shared.discard(message_id)
 
     # -- as `SQLiteStore`, for recovery
 
@@ -934,16 +948,18 @@ class MemoryStore:
         definitions = [(kind, key, value) for (kind, key), value in self.definitions.items()]
         highest = max(self.shared, default=0)
         store = cast(SQLiteStore, self)
-        return Recovery(store, sorted(definitions), dict(self.delivered), highest)
+        backlogs: dict[int, Backlog] = {}
+        for key, row in sorted(self.rows.items()):
+            queue_id = key >> POSITION_BITS
+            before = backlogs.get(queue_id, Backlog(0, 0, 0))
+            backlogs[queue_id] = Backlog(
+                before.messages + 1, before.body_bytes + len(row.body), key & POSITION_MAX
+            )
+        return Recovery(store, sorted(definitions), dict(self.delivered), backlogs, set(), highest)
 
     async def read_messages(self, after: int, last: int = (1 << 63) - 1) -> list[StoredMessage]:
         """All messages between two keys."""
         return [row for key, row in sorted(self.rows.items()) if after < key <= last]
-
-    async def forget_orphans(self, known_queue_ids: set[int]) -> tuple[int, int]:
-        """There are none: a DropQueue is in the same batch as its DropDefinition."""
-        assert {key >> 40 for key in self.rows} <= known_queue_ids
-        return 0, 0
 
 
 class HandJournal:

@@ -34,7 +34,7 @@ from amqpd.config import Config
 from amqpd.errors import NOT_ALLOWED, ConnectionException
 from amqpd.timers import Timers
 from amqpd.wire.tables import erlang
-from amqpd_storage.entries import QUEUE_ID_MAX, Barrier, Enqueue, Entry
+from amqpd_storage.entries import PASSING_QUEUE_ID_MIN, SAFE, Barrier, Enqueue, Entry
 
 CONNECTION_OPEN: Final = (10, 40)
 NAME_OCTETS: Final = 16
@@ -119,7 +119,7 @@ class Broker:
         """The lowest id that no durable queue has."""
         if self._free_queue_ids:
             return heappop(self._free_queue_ids)
-        assert self._queue_id_max < QUEUE_ID_MAX, "no queue id is left"
+        assert self._queue_id_max < PASSING_QUEUE_ID_MIN - 1, "no queue id is left"
         self._queue_id_max += 1
         return self._queue_id_max
 
@@ -239,6 +239,7 @@ class Broker:
         """The journal wrote and flushed these: confirm, and let replies out."""
         for enqueue in enqueues:
             assert isinstance(enqueue, QueueMessage)
+            enqueue.state = SAFE
             confirm = enqueue.confirm
             if confirm is not None:
                 enqueue.confirm = None

@@ -39,7 +39,6 @@ from amqpd_storage.entries import (
     POSITION_BITS,
     POSITION_MAX,
     Delivered,
-    DropMessage,
     DropQueue,
     Settle,
     storage_key,
@@ -165,8 +164,6 @@ class Queue(Governed):
             if confirm is not None:
                 stored.confirm = confirm
                 confirm.remaining += 1
-            if message.message_id:
-                message.references += 1
             self._effects.entries.append(stored)
         if consumer is None:
             self._append(stored)
@@ -463,12 +460,8 @@ class Queue(Governed):
             if stored.confirm is not None:
                 stored.confirm.safe()
         elif not self.deleted:
-            self._effects.entries.append(Settle(stored.key))
-        message = stored.content
-        if message.message_id:
-            message.references -= 1
-            if message.references == 0 and message.stored:
-                self._effects.entries.append(DropMessage(message.message_id))
+            message = stored.content
+            self._effects.entries.append(Settle(stored.key, len(message.body), message.message_id))
 
 
 class PriorityQueue(Queue):

@@ -315,7 +315,6 @@ class FrameReader:
         message.properties, message.persistent, message.special = shape
         message.body = body
         message.message_id = 0
-        message.references = 0
         message.stored = False
         commands.append(message)
         return position

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from amqpd.broker.broker import Broker
@@ -26,7 +25,7 @@ from amqpd.commands import Message, Target, make_message
 from amqpd.wire.tables import decode_table
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, StoredMessage
 from amqpd_storage.errors import DamagedStore
-from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
+from amqpd_storage.sqlite_engine import SQLiteStore
 
 ORDER: Final[tuple[type[Record], ...]] = (
     VhostRecord,
@@ -57,11 +56,8 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
     for queue_id, below in recovery.delivered.items():
         if queue_id in queues:
             queues[queue_id].restore_mark(below)
-    broker.recovered(set(queues), recovery.message_id_max)
-    count = await restore_messages(queues, recovery, store.path)
-    # Shared messages that nothing refers to any more.
-    await store.forget_orphans(set(queues))
-    return count
+    broker.recovered(set(queues) | recovery.dropped_queues, recovery.message_id_max)
+    return await restore_messages(queues, store)
 
 
 def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queue]:
@@ -115,7 +111,7 @@ def restore_binding(virtual_host: VirtualHost, record: BindingRecord, depth_max:
     )
 
 
-async def restore_messages(queues: dict[int, Queue], recovery: Recovery, path: Path) -> int:
+async def restore_messages(queues: dict[int, Queue], store: SQLiteStore) -> int:
     """Put every message into its queue, in order.
 
     Raises DamagedStore for a message of a queue that is not defined: a queue's definition and its
@@ -124,18 +120,21 @@ async def restore_messages(queues: dict[int, Queue], recovery: Recovery, path: P
     targets: dict[bytes, Target] = {}
     shared: dict[int, Message] = {}
     count = 0
-    async for batch in recovery.messages():
+    after = -1
+    while batch := await store.read_messages(after):
+        after = batch[-1].key
         for stored in batch:
             queue = queues.get(stored.key >> POSITION_BITS)
             if queue is None:
                 queue_id = stored.key >> POSITION_BITS
-                raise DamagedStore(path, f"messages of queue {queue_id}, which is not defined")
+                raise DamagedStore(
+                    store.path, f"messages of queue {queue_id}, which is not defined"
+                )
             message = shared.get(stored.message_id) if stored.message_id else None
             if message is None:
                 message = restored_message(stored, targets)
             if stored.message_id:
                 shared[stored.message_id] = message
-                message.references += 1
             position = stored.key & POSITION_MAX
             queue.restore(position, message, stored.key, stored.expires_ms)
             count += 1

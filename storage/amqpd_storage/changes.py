@@ -5,7 +5,7 @@ each row counts. `net_changes` walks the entries backwards and keeps, for every 
 entry it meets says about it. What remains has no order left in it, and an engine applies it with
 one statement a table:
 
-    1. drop the queues          2. delete the gone rows          3. insert the new rows
+    1. drop the queues     2. delete the gone rows     3. insert the new rows     4. add up
 
     Enqueue k, DropQueue q      nothing of k remains             (k lies in q)
     DropQueue q, Enqueue k      q's old rows go, k is new
@@ -14,17 +14,22 @@ one statement a table:
 
 Two Enqueues of one key without a Settle between them are a bug of the broker; both are kept, so
 that the engine's primary key refuses the batch.
+
+What a queue gains and loses is added up here, so that nobody ever has to count its rows: `backlogs`
+holds the difference to what the store knew before.
 """
 
 from __future__ import annotations
 
 from amqpd_storage.entries import (
     POSITION_BITS,
+    POSITION_MAX,
+    Backlog,
     Content,
     Delivered,
     DropDefinition,
-    DropMessage,
     DropQueue,
+    DropRange,
     Enqueue,
     PutDefinition,
     Settle,
@@ -36,21 +41,33 @@ class Changes:
     """The rows that go and the rows that come, table by table."""
 
     __slots__ = (
+        "backlogs",
         "definitions",
         "delivered",
         "dropped_queues",
+        "dropped_ranges",
         "enqueues",
         "gone_keys",
-        "gone_messages",
+        "long_queues",
         "messages",
+        "released",
     )
 
     def __init__(self) -> None:
         self.dropped_queues: set[int] = set()
+        """Queues that are gone; those of `long_queues` are among them."""
+        self.long_queues: set[int] = set()
+        """Queues whose rows are deleted later."""
+        self.dropped_ranges: list[tuple[int, int]] = []
+        """First and last key of rows that are deleted later."""
         self.gone_keys: set[int] = set()
-        self.gone_messages: set[int] = set()
         self.enqueues: list[Enqueue] = []
         self.messages: list[Content] = []
+        self.released: set[int] = set()
+        """Shared messages that some row no longer refers to: those without any row go."""
+        self.backlogs: dict[int, Backlog] = {}
+        """For each queue how many messages more it has, how many bytes more, and its last position
+        if it grew."""
         self.delivered: dict[int, int] = {}
         self.definitions: dict[tuple[str, str], bytes | None] = {}
         """The new value of a definition; None when it is gone."""
@@ -62,26 +79,58 @@ def net_changes(batch: Batch) -> Changes:
     dropped = changes.dropped_queues
     gone = changes.gone_keys
     insert = changes.enqueues.append
+    sums: dict[int, list[int]] = {}
+    total = [0, 0, 0]
+    total_of = -1
     for entry in reversed(batch.entries):
         if isinstance(entry, Enqueue):
             key = entry.key
-            if key not in gone and not (dropped and key >> POSITION_BITS in dropped):
+            queue_id = key >> POSITION_BITS
+            if dropped and queue_id in dropped:
+                if entry.content.message_id:
+                    changes.released.add(entry.content.message_id)
+                continue
+            if queue_id != total_of:
+                total, total_of = sums.setdefault(queue_id, [0, 0, 0]), queue_id
+            total[0] += 1
+            total[1] += len(entry.content.body)
+            if (position := key & POSITION_MAX) > total[2]:
+                total[2] = position
+            if key in gone:
+                gone.remove(key)  # it never was in the store: nothing comes, and nothing goes
+            else:
                 insert(entry)
         elif isinstance(entry, Settle):
-            if not (dropped and entry.key >> POSITION_BITS in dropped):
-                gone.add(entry.key)
-        elif isinstance(entry, DropMessage):
-            changes.gone_messages.add(entry.message_id)
+            key, body_bytes, message_id = entry
+            if message_id:
+                changes.released.add(message_id)
+            queue_id = key >> POSITION_BITS
+            if dropped and queue_id in dropped:
+                continue
+            gone.add(key)
+            if queue_id != total_of:
+                total, total_of = sums.setdefault(queue_id, [0, 0, 0]), queue_id
+            total[0] -= 1
+            total[1] -= body_bytes
         elif isinstance(entry, Delivered):
             if entry.queue_id not in dropped:
                 changes.delivered.setdefault(entry.queue_id, entry.below)
+        elif isinstance(entry, DropRange):
+            queue_id = entry.first >> POSITION_BITS
+            if queue_id not in dropped:
+                changes.dropped_ranges.append((entry.first, entry.last))
+                total, total_of = sums.setdefault(queue_id, [0, 0, 0]), queue_id
+                total[0] -= entry.messages
+                total[1] -= entry.body_bytes
         elif isinstance(entry, DropQueue):
             dropped.add(entry.queue_id)
+            if entry.is_long:
+                changes.long_queues.add(entry.queue_id)
         elif isinstance(entry, PutDefinition):
             changes.definitions.setdefault((entry.kind, entry.key), entry.value)
         elif isinstance(entry, DropDefinition):
             changes.definitions.setdefault((entry.kind, entry.key), None)
     changes.enqueues.reverse()  # rows of one queue in ascending order: the B-tree appends
-    gone_messages = changes.gone_messages
-    changes.messages = [c for c in batch.shared if c.message_id not in gone_messages]
+    changes.messages = batch.shared
+    changes.backlogs = {queue_id: Backlog(*total) for queue_id, total in sums.items()}
     return changes

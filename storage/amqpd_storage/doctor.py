@@ -27,6 +27,7 @@ from amqpd_storage.salvage import (
     SharedMessage,
 )
 from amqpd_storage.sqlite_file import MAGIC, TABLES, check_identity
+from amqpd_storage.sqlite_reading import count_backlogs, read_backlogs
 from amqpd_storage.untouched import log_bytes, open_untouched
 
 PROBLEMS_MAX: Final = 20
@@ -63,6 +64,8 @@ class Examination:
         """Queue ids that have a mark of how far they were handed out."""
         self.unreferenced = 0
         """Shared messages that no row refers to."""
+        self.miscounted: list[int] = []
+        """Queue ids of which the store says other numbers than there are messages and bytes."""
 
     @property
     def first_problem(self) -> str | None:
@@ -72,7 +75,11 @@ class Examination:
         if self.lost:
             return self.lost[0].reason
         dangling = sum(queue.dangling for queue in self.queues.values())
-        return f"{dangling} rows refer to a shared message that is missing" if dangling else None
+        if dangling:
+            return f"{dangling} rows refer to a shared message that is missing"
+        if self.miscounted:
+            return f"it is wrong about how much is in queue {self.miscounted[0]}"
+        return None
 
 
 def examine(path: Path) -> Examination:
@@ -113,6 +120,8 @@ def _structure(examination: Examination) -> None:
             for (verdict,) in connection.execute(f"PRAGMA integrity_check({PROBLEMS_MAX})"):
                 if verdict != "ok":
                     problems += [line for line in str(verdict).splitlines() if line]
+            if not problems:
+                _backlogs(examination, connection)
     except DamagedStore as error:
         problems.append(error.reason)
     except sqlite3.Error as error:
@@ -128,6 +137,16 @@ def _length(examination: Examination, connection: sqlite3.Connection) -> None:
         examination.problems.append(
             f"it is {examination.file_bytes} bytes long and should be {pages * page_bytes}"
         )
+
+
+def _backlogs(examination: Examination, connection: sqlite3.Connection) -> None:
+    known = {queue: backlog for queue, backlog in read_backlogs(connection).items() if backlog[0]}
+    counted = count_backlogs(connection)
+    examination.miscounted = sorted(
+        queue_id
+        for queue_id in known.keys() | counted.keys()
+        if known.get(queue_id, (0, 0))[:2] != counted.get(queue_id, (0, 0))[:2]
+    )
 
 
 def _rows(examination: Examination, salvage: Salvage) -> None:

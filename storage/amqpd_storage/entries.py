@@ -6,7 +6,7 @@ wait for that, through `Enqueue.state` and `Barrier`.
 
 An `Enqueue` goes through these states, and only in this order:
 
-    PENDING ──take()──> TAKEN ──commit──> (safe)
+    PENDING ──take()──> TAKEN ──commit──> SAFE
        └────settle()──> ELIDED            settled before it was written: never written at all
 
 Storage sees ids and bytes. `Enqueue` and `Content` are what it needs to see of a queue's message
@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, Protocol
 PENDING: Final = 0
 TAKEN: Final = 1
 ELIDED: Final = 2
+SAFE: Final = 3
 
 POSITION_BITS: Final = 40
 """A stored message's key is `queue_id << 40 | position`: rows of one queue lie together, in order.
@@ -31,17 +32,20 @@ ids of deleted queues are used again."""
 POSITION_MAX: Final = (1 << POSITION_BITS) - 1
 QUEUE_ID_MAX: Final = (1 << (63 - POSITION_BITS)) - 1
 
+PASSING_QUEUE_ID_MIN: Final = 1 << 22
+"""From here on queue ids are for messages that are on disk only to be out of memory: transient
+ones. What lies under such an id is of no use to the next owner of the store."""
+
 
 class Content(Protocol):
     """The bytes of a published message, exactly as they came in.
 
     `message_id` is 0 while the message lives in one queue only (it is then stored inside that
-    queue's row) and a positive id when several rows share it. `references` counts the rows that
-    still need it; `stored` tells whether its shared row was handed to the engine.
+    queue's row) and a positive id when several rows share it. `stored` tells whether its shared row
+    was handed to the engine.
     """
 
     message_id: int
-    references: int
     stored: bool
 
     @property
@@ -80,12 +84,22 @@ class Settle(NamedTuple):
     """The message stored under `key` is gone: acknowledged, dropped or purged."""
 
     key: int
+    body_bytes: int
+    """What its body weighed: the store keeps the sum for each queue."""
+    message_id: int = 0
+    """The shared message its row refers to, which goes with the last such row; 0 if none."""
 
 
-class DropMessage(NamedTuple):
-    """No row refers to the shared message any more."""
+class DropRange(NamedTuple):
+    """The messages stored under `first` to `last` are gone: a purge of what is not in memory.
 
-    message_id: int
+    They are never read again. Their rows are deleted bit by bit, when there is time.
+    """
+
+    first: int
+    last: int
+    messages: int
+    body_bytes: int
 
 
 class Delivered(NamedTuple):
@@ -99,9 +113,14 @@ class Delivered(NamedTuple):
 
 
 class DropQueue(NamedTuple):
-    """The queue is gone with all its messages; its id may be used again by a later entry."""
+    """The queue is gone with all its messages; its id may be used again by a later entry.
+
+    Unless `is_long`: then the rows are deleted bit by bit, when there is time, and the id must not
+    be used again before the store was opened anew.
+    """
 
     queue_id: int
+    is_long: bool = False
 
 
 class PutDefinition(NamedTuple):
@@ -129,19 +148,21 @@ class Barrier:
 
 
 Entry = (
-    Enqueue
-    | Settle
-    | DropMessage
-    | Delivered
-    | DropQueue
-    | PutDefinition
-    | DropDefinition
-    | Barrier
+    Enqueue | Settle | DropRange | Delivered | DropQueue | PutDefinition | DropDefinition | Barrier
 )
 
 
+class Backlog(NamedTuple):
+    """What the store knows of a queue's messages without reading them."""
+
+    messages: int
+    body_bytes: int
+    last: int
+    """No message has a position above this one."""
+
+
 class StoredMessage(NamedTuple):
-    """A message as recovery finds it: its place in its queue, and its bytes."""
+    """A message as it is read back: its place in its queue, and its bytes."""
 
     key: int
     message_id: int

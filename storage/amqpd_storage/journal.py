@@ -24,8 +24,6 @@ write is that of an elided message: somebody acknowledged it, so that nothing re
 - `content.message_id` does not change once an Enqueue of it was appended, and message ids are never
   used twice. `content.envelope`, `properties` and `body` never change: the writer's thread reads
   them while the event loop goes on.
-- A DropMessage is appended when nothing refers to the message any more and `content.stored` is set;
-  for messages of a deleted queue that may be just before the DropQueue that takes the rows.
 """
 
 from __future__ import annotations

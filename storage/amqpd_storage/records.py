@@ -20,9 +20,10 @@ A row of a queue holds either such a blob, or the id of a shared message whose b
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from amqpd_storage.entries import Content
+from amqpd_storage.entries import Content, StoredMessage
 from amqpd_storage.errors import DamagedStore
 
 KIND_MESSAGE: Final = 1
@@ -59,6 +60,42 @@ def record_pieces(content: Content, expires_ms: int = 0) -> tuple[bytes, bytes, 
 def encode_record(content: Content, expires_ms: int = 0) -> bytes:
     """The record of one message."""
     return b"".join(record_pieces(content, expires_ms))
+
+
+def decode_records(
+    octets: bytes, keys: Iterable[int], message_ids: Iterable[int]
+) -> list[StoredMessage]:
+    """The messages in a row of records, one a key. Raises DamagedStore when they are not."""
+    messages: list[StoredMessage] = []
+    end = len(octets)
+    at = 0
+    for key, message_id in zip(keys, message_ids, strict=True):
+        if at + HEAD_BYTES > end:
+            raise DamagedStore(None, f"the record of row {key} is cut short")
+        kind, envelope_bytes, properties_bytes, body_bytes = _HEAD.unpack_from(octets, at)
+        expires_ms = 0
+        envelope_at = at + HEAD_BYTES
+        if kind == KIND_EXPIRING and at + _EXPIRING_HEAD.size <= end:
+            envelope_at = at + _EXPIRING_HEAD.size
+            expires_ms = _EXPIRING_HEAD.unpack_from(octets, at)[4]
+        elif kind != KIND_MESSAGE:
+            raise DamagedStore(None, f"the record of row {key} is of the unknown kind {kind}")
+        properties_at = envelope_at + envelope_bytes
+        body_at = properties_at + properties_bytes
+        at = body_at + body_bytes
+        messages.append(
+            StoredMessage(
+                key,
+                message_id,
+                octets[envelope_at:properties_at],
+                octets[properties_at:body_at],
+                octets[body_at:at],
+                expires_ms,
+            )
+        )
+    if at != end:
+        raise DamagedStore(None, f"records of {end} bytes announce {at}")
+    return messages
 
 
 def decode_record(record: bytes) -> Message:

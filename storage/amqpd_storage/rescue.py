@@ -24,7 +24,7 @@ from amqpd_storage.salvage import (
     SharedMessage,
 )
 from amqpd_storage.sqlite_file import explained, open_connection, sync_directory
-from amqpd_storage.sqlite_reading import read_queue_counts
+from amqpd_storage.sqlite_reading import fill_backlogs, read_backlogs
 
 TRANSACTION_BYTES: Final = 32 * 1024 * 1024
 ROW_BYTES: Final = 32
@@ -103,7 +103,10 @@ def rescue(salvage: Salvage, connection: sqlite3.Connection) -> Rescued:
         "UPDATE meta SET value = ? WHERE name = ?",
         [(salvage.meta[name], name) for name in ("broker_id", "created") if name in salvage.meta],
     )
-    queues = {queue: count for queue, (count, _, _) in read_queue_counts(connection).items()}
+    connection.execute("BEGIN IMMEDIATE")
+    fill_backlogs(connection)
+    connection.execute("COMMIT")
+    queues = {queue: backlog.messages for queue, backlog in read_backlogs(connection).items()}
     return Rescued(definitions, queues, salvage.lost, dangling, salvage.found_again, placeless)
 
 
@@ -113,6 +116,8 @@ def place(connection: sqlite3.Connection, queue_id: int) -> None:
         f"INSERT INTO entry SELECT {queue_id} << {POSITION_BITS} | row_number() OVER "
         f"(ORDER BY message_id), message_id FROM message WHERE {_UNREFERENCED}"
     )
+    connection.execute("DELETE FROM backlog")
+    fill_backlogs(connection)
 
 
 def put_definitions(connection: sqlite3.Connection, definitions: Iterable[PutDefinition]) -> None:

@@ -15,8 +15,9 @@ Tables are told apart by what their rows look like, if the schema cannot be read
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -42,13 +43,26 @@ from amqpd_storage.sqlite_file import SCHEMA_VERSION, TABLES
 Table = Literal["meta", "definition", "message", "delivered", "entry"]
 
 ROOTS: Final[dict[str, int]] = {
+    "meta": 3,
+    "entry": 4,
+    "message": 5,
+    "dropped": 8,
+    "delivered": 9,
+    "definition": 10,
+}
+"""Where the trees begin in a file whose schema cannot be read: in the order of their creation.
+
+Page 2 says who refers to which page, for the sake of giving pages back. Page 6 is the
+index, and 7 the table that only adds up what the rows say."""
+
+ROOTS_1: Final[dict[str, int]] = {
     "meta": 2,
     "entry": 3,
     "message": 4,
     "delivered": 5,
     "definition": 6,
 }
-"""Where the trees begin in a file whose schema cannot be read: in the order of their creation."""
+"""The same for a file of version 1."""
 
 KEY_MIN: Final = 1 << POSITION_BITS
 KEY_MAX: Final = (1 << 63) - 1
@@ -153,6 +167,7 @@ class Salvage:
             row.name: row.value for row in self._index("meta") if isinstance(row, Meta)
         }
         self._check_version()
+        self._dropped = self._read_dropped()
 
     def rows(self) -> Iterator[Found]:
         """Definitions, messages, marks and places, each in order of their keys; then finds."""
@@ -183,13 +198,38 @@ class Salvage:
                 whole = False
         if whole and not found.keys() & TABLES:
             raise DamagedStore(self.path, "it is an SQLite database, but not amqpd's")
-        return ROOTS | found
+        return (ROOTS_1 if self._is_of_version_1() else ROOTS) | found
+
+    def _is_of_version_1(self) -> bool:
+        """Page 2 is the root of meta, then, and otherwise none of a tree."""
+        try:
+            return self.pages.read(2)[0] in (INDEX_INTERIOR, INDEX_LEAF)
+        except BadPage:
+            return False
 
     def _check_version(self) -> None:
         text = self.meta.get("schema_version", "")
         version = int(text) if text.isascii() and text.isdigit() else 0
         if version > SCHEMA_VERSION:
             raise StoreTooNew(self.path, version, SCHEMA_VERSION)
+
+    def _read_dropped(self) -> list[tuple[int, int]]:
+        """First and last key of rows that are to be deleted: they are not lost, but gone."""
+        ranges: list[tuple[int, int]] = []
+        if "dropped" in self.roots:
+            for row in self._trees.table(self.roots["dropped"], 0, KEY_MAX):
+                if isinstance(row, Row):
+                    with suppress(BadCell):
+                        match columns(row.payload):
+                            case [None, int(last)]:
+                                ranges.append((row.rowid, last))
+        return ranges
+
+    def _is_dropped(self, row: Found) -> bool:
+        if not isinstance(row, Place):
+            return False
+        place = bisect_right(self._dropped, (row.key, KEY_MAX)) - 1
+        return place >= 0 and row.key <= self._dropped[place][1]
 
     # -- what the trees lead to
 
@@ -198,7 +238,9 @@ class Salvage:
             match row:
                 case Row(rowid, payload):
                     try:
-                        yield understood(rowid, payload, table)
+                        found = understood(rowid, payload, table)
+                        if not (self._dropped and self._is_dropped(found)):
+                            yield found
                     except (BadCell, DamagedStore) as error:
                         reason = error.reason if isinstance(error, DamagedStore) else str(error)
                         self.lost.append(LostKeys(table, rowid, rowid, reason))

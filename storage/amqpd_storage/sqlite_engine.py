@@ -2,7 +2,7 @@
 
     store = await open_store(directory, "full")
     recovery = await store.recover()
-    async for messages in recovery.messages(): ...
+    messages = await store.read_messages(after, last)
     await store.write(batch)          # returns when the batch is on the disk
     await store.close()
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar, cast
 import aiosqlite
 
 from amqpd_storage import sqlite_file, sqlite_reading
-from amqpd_storage.entries import StoredMessage
+from amqpd_storage.entries import Backlog, StoredMessage
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -41,6 +41,7 @@ from amqpd_storage.errors import (
 from amqpd_storage.journal import Batch
 from amqpd_storage.ownership import DirectoryLock
 from amqpd_storage.sqlite_file import FILE_NAME, Durability
+from amqpd_storage.sqlite_tidying import tidy
 from amqpd_storage.sqlite_writing import write_batch
 
 __all__ = [
@@ -86,15 +87,12 @@ class Recovery(NamedTuple):
     """Kind, key and value, ordered by kind and key."""
     delivered: dict[int, int]
     """For each queue id, the position below which everything was handed out."""
+    backlogs: dict[int, Backlog]
+    """For each queue id with messages, what it has."""
+    dropped_queues: set[int]
+    """Queue ids that are not to be used: rows of theirs are still to be deleted."""
     message_id_max: int
     """The highest id of a shared message; 0 when there is none."""
-
-    async def messages(self) -> AsyncIterator[list[StoredMessage]]:
-        """All messages in key order, in batches. Raises DamagedStore rather than skip one."""
-        after = -1
-        while messages := await self.store.read_messages(after):
-            yield messages
-            after = messages[-1].key
 
 
 class SQLiteStore:
@@ -108,14 +106,20 @@ class SQLiteStore:
         self.created = meta["created"]
         self._connection = connection
         self._lock = lock
+        self._reader: JournalConnection | None = None
+        """A second connection with a thread of its own, made when somebody reads messages: they
+        need not wait for the commit under way."""
         self._failed = False
 
     async def recover(self) -> Recovery:
-        """Definitions and numbers. The messages are read by iterating `Recovery.messages()`."""
+        """Definitions and numbers; no messages. What was not worth keeping is dropped."""
+        await self._read(sqlite_reading.forget_passing)
         return Recovery(
             self,
             await self._read(sqlite_reading.read_definitions),
             await self._read(sqlite_reading.read_delivered),
+            await self._read(sqlite_reading.read_backlogs),
+            await self._read(sqlite_reading.read_dropped_queues),
             await self._read(sqlite_reading.read_message_id_max),
         )
 
@@ -123,21 +127,26 @@ class SQLiteStore:
         self, after: int, last: int = sqlite_reading.LAST_KEY
     ) -> list[StoredMessage]:
         """The next few messages with a key above `after`, up to `last`, in order; [] at the end."""
-        return await self._read(partial(sqlite_reading.read_messages, after=after, last=last))
+        if self._reader is None:
+            self._reader = JournalConnection(partial(_open_reader, self.path), _ITER_CHUNK_ROWS)
+            with sqlite_file.explained(self.path):
+                await self._reader
+        with sqlite_file.explained(self.path):
+            return await self._reader.run(
+                partial(sqlite_reading.read_messages, after=after, last=last)
+            )
 
-    async def queue_counts(self) -> dict[int, tuple[int, int, int]]:
-        """For each queue id with messages: how many, the first and the last position."""
-        return await self._read(sqlite_reading.read_queue_counts)
+    async def tidy(self) -> bool:
+        """Delete some of what is gone, or give some disk space back; whether there is more to do.
 
-    async def forget_orphans(self, known_queue_ids: set[int]) -> tuple[int, int]:
-        """Delete rows of queues that are not known, then shared messages nothing refers to.
-
-        Call it after recovery, with the ids of all durable queues. Returns how many rows and how
-        many messages are gone.
+        One small transaction in the writer's thread: for moments when nothing is to be written.
+        Raises JournalFailed.
         """
-        return await self._read(
-            partial(sqlite_reading.forget_orphans, known_queue_ids=known_queue_ids)
-        )
+        try:
+            return await self._connection.run(tidy)
+        except (sqlite3.Error, OSError, MemoryError) as error:
+            disk_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            raise JournalFailed(self.path, str(error), disk_full=disk_full) from error
 
     async def write(self, batch: Batch) -> None:
         """Commit the batch, whole or not at all; returns when it is on the disk.
@@ -159,6 +168,8 @@ class SQLiteStore:
     async def close(self) -> None:
         """Write the log back into the file, close it, and give the directory up. Idempotent."""
         try:
+            if self._reader is not None:
+                await self._reader.close()
             # A checkpoint that fails loses nothing: the next owner reads the log. ValueError is
             # what aiosqlite says when the connection is closed already.
             with contextlib.suppress(sqlite3.Error, ValueError):
@@ -209,6 +220,16 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
         lock.release()
         raise
     return SQLiteStore(path, connection, lock, meta)
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro",
+        uri=True,
+        timeout=sqlite_file.BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:

@@ -3,9 +3,14 @@
     entry       key      queue_id << 40 | position      one row per message in a durable queue
                 record   BLOB: the message itself; INTEGER: the id of a shared message
     message     message_id, record                      a message that several rows share
+    backlog     queue_id, messages, body_bytes, last    what a queue has, without counting rows
+    dropped     first, last                             keys of rows gone, and not deleted yet
     delivered   queue_id, below                         see entries.Delivered
     definition  kind, key, value                        durable things other than messages
     meta        name, value                             schema version, broker id, time of creation
+
+The index `shared_entry` finds the rows that refer to a shared message. Pages that become free can
+be given back (`auto_vacuum = INCREMENTAL`, sqlite_tidying).
 
 A new file is made under another name and renamed when it is complete, so a file that is empty, cut
 or lacks a table is never "new": it is damaged, and refused.
@@ -30,6 +35,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from amqpd_storage.errors import DamagedStore, StoreTooNew, StoreUnwritable
+from amqpd_storage.sqlite_reading import fill_backlogs
 from amqpd_storage.sqlite_writing import create_commit_view
 
 Durability = Literal["full", "normal"]
@@ -39,22 +45,44 @@ FILE_NAME: Final = "amqpd.sqlite3"
 APPLICATION_ID: Final = 0x616D7170
 """`amqp` in ASCII, in the header of the file: tells our file from any other SQLite database."""
 
-SCHEMA_VERSION: Final = 1
-
-UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {}
-"""From which version an upgrade starts, and what it does. Empty while there is one version."""
+SCHEMA_VERSION: Final = 2
 
 SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE entry (key INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE message (message_id INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE INDEX shared_entry ON entry (record) WHERE typeof(record) = 'integer';
+CREATE TABLE backlog (
+    queue_id INTEGER PRIMARY KEY, messages INTEGER NOT NULL, body_bytes INTEGER NOT NULL,
+    last INTEGER NOT NULL
+);
+CREATE TABLE dropped (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
 CREATE TABLE delivered (queue_id INTEGER PRIMARY KEY, below INTEGER NOT NULL);
 CREATE TABLE definition (
     kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key)
 ) WITHOUT ROWID;
 """
 
-TABLES: Final = frozenset({"meta", "entry", "message", "delivered", "definition"})
+TABLES: Final = frozenset(
+    {"meta", "entry", "message", "backlog", "dropped", "delivered", "definition"}
+)
+
+
+def _upgrade_from_1(connection: sqlite3.Connection) -> None:
+    """Version 2 knows what a queue has, and which rows share a message."""
+    connection.execute(
+        "CREATE INDEX shared_entry ON entry (record) WHERE typeof(record) = 'integer'"
+    )
+    connection.execute(
+        "CREATE TABLE backlog (queue_id INTEGER PRIMARY KEY, messages INTEGER NOT NULL,"
+        " body_bytes INTEGER NOT NULL, last INTEGER NOT NULL)"
+    )
+    connection.execute("CREATE TABLE dropped (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)")
+    fill_backlogs(connection)
+
+
+UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {1: _upgrade_from_1}
+"""From which version an upgrade starts, and what it does."""
 
 PAGE_BYTES: Final = 8192
 """Measured with 1 KB rows, 500 a commit: 83,000 rows/s at 4096, 117,000 at 8192, 127,000 at 16384.
@@ -132,6 +160,7 @@ def _create(path: Path) -> None:
     os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _fill(connection)
@@ -209,6 +238,12 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
 
         # Also when there is one already: a crash may have come between that copy and the upgrade.
         copy_store(connection, path, path.with_name(f"{path.name}.before-v{SCHEMA_VERSION}"))
+        if _pragma(connection, "auto_vacuum") == 0:
+            # Version 1 had none. Only a file that is written anew can have it.
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA journal_mode = WAL")
     while (version := _pragma(connection, "user_version")) < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -1,36 +1,63 @@
-"""What a new owner reads from the store. Synchronous; runs in the writer's thread."""
+"""What a new owner reads from the store, and what is read back later. Synchronous.
+
+CPython's sqlite3 gives the interpreter lock away in every step of a statement, a row a step, and
+beside a busy event loop it takes milliseconds to get it back (see sqlite_writing). So small
+messages are read by two statements of one row each: where to stop, and everything up to there,
+joined. Large ones are few, and are read one by one.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from typing import Final
 
-from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, StoredMessage
+from amqpd_storage.entries import (
+    PASSING_QUEUE_ID_MIN,
+    POSITION_BITS,
+    POSITION_MAX,
+    Backlog,
+    StoredMessage,
+)
 from amqpd_storage.errors import DamagedStore
-from amqpd_storage.records import decode_record
+from amqpd_storage.records import decode_record, decode_records
 
 READ_ROWS_MAX: Final = 2000
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
 """A batch of messages ends with the row that reaches one of these."""
 
-_ENTRIES: Final = """
-SELECT e.key, e.record, m.record
-FROM entry AS e LEFT JOIN message AS m
+JOINED_BYTES_MAX: Final = 16 * 1024
+"""Messages that are larger on average are read one by one, and are not copied to be joined."""
+
+_ROWS: Final = """
+FROM entry AS e NOT INDEXED LEFT JOIN message AS m
     ON typeof(e.record) = 'integer' AND m.message_id = e.record
-WHERE e.key > ? AND e.key <= ? ORDER BY e.key
+WHERE e.key > ? AND e.key <= ?
+    AND NOT EXISTS (SELECT 1 FROM dropped AS d WHERE e.key BETWEEN d.first AND d.last)
+ORDER BY e.key
 """
 
-# Jumps from queue to queue instead of walking all rows.
-_QUEUE_IDS: Final = f"""
-WITH RECURSIVE queue (id) AS (
-    SELECT (SELECT min(key) >> {POSITION_BITS} FROM entry)
-    UNION ALL
-    SELECT (SELECT min(key) >> {POSITION_BITS} FROM entry
-            WHERE key > (queue.id << {POSITION_BITS} | {POSITION_MAX}))
-    FROM queue WHERE queue.id IS NOT NULL
-)
-SELECT id FROM queue WHERE id IS NOT NULL
+_END: Final = f"""
+SELECT max(key), count(*), max(total), sum(is_missing) FROM (
+    SELECT key, size, is_missing, sum(size) OVER (ORDER BY key ROWS UNBOUNDED PRECEDING) AS total
+    FROM (
+        SELECT e.key AS key,
+            length(CASE WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END) AS size,
+            typeof(e.record) = 'integer' AND m.record IS NULL AS is_missing
+        {_ROWS} LIMIT ?
+    )
+) WHERE total - size < {READ_BYTES_MAX} OR is_missing
 """
+
+_JOINED: Final = f"""
+SELECT group_concat(key), group_concat(message_id), group_concat(octets, '') FROM (
+    SELECT e.key AS key,
+        CASE WHEN typeof(e.record) = 'integer' THEN e.record ELSE 0 END AS message_id,
+        hex(CASE WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END) AS octets
+    {_ROWS}
+)
+"""
+
+_EACH: Final = f"SELECT e.key, e.record, m.record {_ROWS}"
 
 LAST_KEY: Final = (1 << 63) - 1
 
@@ -47,48 +74,87 @@ def read_delivered(connection: sqlite3.Connection) -> dict[int, int]:
     return dict(connection.execute("SELECT queue_id, below FROM delivered"))
 
 
+def read_backlogs(connection: sqlite3.Connection) -> dict[int, Backlog]:
+    """For each queue id that ever had messages: what it has."""
+    return {
+        queue_id: Backlog(messages, body_bytes, last)
+        for queue_id, messages, body_bytes, last in connection.execute(
+            "SELECT queue_id, messages, body_bytes, last FROM backlog"
+        )
+    }
+
+
+def read_dropped_queues(connection: sqlite3.Connection) -> set[int]:
+    """Ids of queues with rows that are still to be deleted: not to be used again."""
+    return {first >> POSITION_BITS for (first,) in connection.execute("SELECT first FROM dropped")}
+
+
 def read_message_id_max(connection: sqlite3.Connection) -> int:
     """The highest id of a shared message; 0 when there is none."""
     ((highest,),) = connection.execute("SELECT max(message_id) FROM message").fetchall()
     return highest or 0
 
 
+def forget_passing(connection: sqlite3.Connection) -> None:
+    """Drop what an earlier owner had on disk for want of memory only. Its rows go later."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        passing = f"FROM backlog WHERE queue_id >= {PASSING_QUEUE_ID_MIN}"
+        connection.execute(
+            f"INSERT INTO dropped SELECT queue_id << {POSITION_BITS},"
+            f" queue_id << {POSITION_BITS} | {POSITION_MAX} {passing}"
+        )
+        connection.execute(f"DELETE {passing}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def read_messages(
-    connection: sqlite3.Connection, after: int, last: int = LAST_KEY
+    connection: sqlite3.Connection,
+    after: int,
+    last: int = LAST_KEY,
+    rows_max: int = READ_ROWS_MAX,
 ) -> list[StoredMessage]:
     """The next messages in key order, above the key `after`, up to `last`; [] at the end.
 
     The bytes of a shared message are the same objects in every row of the batch that refers to it.
+    Raises DamagedStore rather than skip one.
     """
+    ((end, count, size, missing),) = connection.execute(_END, (after, last, rows_max)).fetchall()
+    if end is None:
+        return []
+    if missing or size > JOINED_BYTES_MAX * count:
+        return _read_each(connection, after, end)
+    ((keys, message_ids, octets),) = connection.execute(_JOINED, (after, end)).fetchall()
+    messages = decode_records(
+        bytes.fromhex(octets), map(int, keys.split(",")), map(int, message_ids.split(","))
+    )
+    return _share(messages) if message_ids.strip("0,") else messages
+
+
+def _read_each(connection: sqlite3.Connection, after: int, last: int) -> list[StoredMessage]:
     messages: list[StoredMessage] = []
+    for key, record, shared_record in connection.execute(_EACH, (after, last)).fetchall():
+        if isinstance(record, int):
+            if shared_record is None:
+                raise DamagedStore(None, f"row {key} refers to message {record}, which is missing")
+            messages.append(StoredMessage(key, record, *decode_record(_blob(key, shared_record))))
+        else:
+            messages.append(StoredMessage(key, 0, *decode_record(_blob(key, record))))
+    return _share(messages)
+
+
+def _share(messages: list[StoredMessage]) -> list[StoredMessage]:
     shared: dict[int, StoredMessage] = {}
-    size = 0
-    cursor = connection.execute(_ENTRIES, (after, last))
-    try:
-        for key, record, shared_record in cursor:
-            if isinstance(record, int):
-                message = shared.get(record)
-                if message is None:
-                    message = _shared_message(key, record, shared_record)
-                    shared[record] = message
-                    size += len(shared_record)
-                else:
-                    message = message._replace(key=key)
-            else:
-                message = StoredMessage(key, 0, *decode_record(_blob(key, record)))
-                size += len(record)
-            messages.append(message)
-            if len(messages) >= READ_ROWS_MAX or size >= READ_BYTES_MAX:
-                break
-    finally:
-        cursor.close()  # an open read would keep the write-ahead log from being written back
-    return messages
-
-
-def _shared_message(key: int, message_id: int, record: object) -> StoredMessage:
-    if record is None:
-        raise DamagedStore(None, f"row {key} refers to message {message_id}, which is missing")
-    return StoredMessage(key, message_id, *decode_record(_blob(key, record)))
+    return [
+        shared.setdefault(message.message_id, message)._replace(key=message.key)
+        if message.message_id
+        else message
+        for message in messages
+    ]
 
 
 def _blob(key: int, record: object) -> bytes:
@@ -97,46 +163,28 @@ def _blob(key: int, record: object) -> bytes:
     return record
 
 
-def read_queue_counts(connection: sqlite3.Connection) -> dict[int, tuple[int, int, int]]:
-    """For each queue id with messages: how many, and the first and the last position.
+def count_backlogs(connection: sqlite3.Connection) -> dict[int, Backlog]:
+    """What table `backlog` should hold, counted anew: reads the head of every row."""
+    sums: dict[int, list[int]] = {}
+    for key, head in connection.execute(
+        """SELECT e.key, substr(coalesce(m.record, e.record), 1, 15)
+        FROM entry AS e NOT INDEXED LEFT JOIN message AS m
+            ON typeof(e.record) = 'integer' AND m.message_id = e.record
+        WHERE NOT EXISTS (SELECT 1 FROM dropped AS d WHERE e.key BETWEEN d.first AND d.last)
+        ORDER BY e.key"""
+    ):
+        if not isinstance(head, bytes):
+            continue  # its shared message is missing
+        total = sums.setdefault(key >> POSITION_BITS, [0, 0, 0])
+        total[0] += 1
+        total[1] += int.from_bytes(head[7:15], "big")
+        total[2] = key & POSITION_MAX
+    return {queue_id: Backlog(*total) for queue_id, total in sums.items()}
 
-    Counting walks the leaves of the table, but reads no record that has pages of its own.
-    """
-    counts = {}
-    for (queue_id,) in connection.execute(_QUEUE_IDS).fetchall():
-        first = queue_id << POSITION_BITS
-        ((count, lowest, highest),) = connection.execute(
-            "SELECT count(*), min(key), max(key) FROM entry WHERE key BETWEEN ? AND ?",
-            (first, first | POSITION_MAX),
-        ).fetchall()
-        counts[queue_id] = (count, lowest & POSITION_MAX, highest & POSITION_MAX)
-    return counts
 
-
-def forget_orphans(connection: sqlite3.Connection, known_queue_ids: set[int]) -> tuple[int, int]:
-    """Delete rows of unknown queues, then shared messages nothing refers to; how many of each."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        rows = 0
-        for (queue_id,) in connection.execute(_QUEUE_IDS).fetchall():
-            if queue_id not in known_queue_ids:
-                first = queue_id << POSITION_BITS
-                rows += connection.execute(
-                    "DELETE FROM entry WHERE key BETWEEN ? AND ?", (first, first | POSITION_MAX)
-                ).rowcount
-        marks = read_delivered(connection).keys() - known_queue_ids
-        connection.executemany(
-            "DELETE FROM delivered WHERE queue_id = ?", [(queue_id,) for queue_id in marks]
-        )
-        messages = 0
-        if read_message_id_max(connection):  # else there is no need to walk through all rows
-            messages = connection.execute(
-                "DELETE FROM message WHERE message_id NOT IN "
-                "(SELECT record FROM entry WHERE typeof(record) = 'integer')"
-            ).rowcount
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return rows, messages
+def fill_backlogs(connection: sqlite3.Connection) -> None:
+    """Count all rows into an empty table `backlog`, in the caller's transaction."""
+    connection.executemany(
+        "INSERT INTO backlog VALUES (?, ?, ?, ?)",
+        [(queue_id, *backlog) for queue_id, backlog in count_backlogs(connection).items()],
+    )

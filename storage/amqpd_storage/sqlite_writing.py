@@ -34,34 +34,48 @@ from collections.abc import Iterator
 from typing import Final
 
 from amqpd_storage.changes import Changes, net_changes
-from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Content, Enqueue
+from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Content, Enqueue, storage_key
 from amqpd_storage.journal import Batch
 from amqpd_storage.records import record_pieces
 
 DATA_BYTES_MAX: Final = 8 * 1024 * 1024
 """Joining and binding copies this much while the event loop stands still: 2 ms a copy."""
 
+UNREFERENCED: Final = """NOT EXISTS (
+    SELECT 1 FROM entry WHERE typeof(record) = 'integer' AND record = message.message_id)"""
+"""Of a row of `message`: no place in any queue refers to it. The index `shared_entry` answers."""
+
 _LENGTH_BITS: Final = 32
 _LENGTH_MASK: Final = (1 << _LENGTH_BITS) - 1
 
 # An upsert is written as DELETE and INSERT, because within a trigger the conflict clause of the
 # outer statement rules: OR ROLLBACK, which spares SQLite the journal it would need to undo one
-# statement.
+# statement. `released` collects shared messages that lost a row without anybody here knowing their
+# ids; it has no unique column for the same reason.
 _COMMIT_VIEW: Final = f"""
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE released (message_id INTEGER);
 CREATE TEMP VIEW commit_batch AS SELECT
-    NULL AS data, NULL AS dropped_queues, NULL AS settled, NULL AS entries, NULL AS shared,
-    NULL AS dropped_messages, NULL AS messages, NULL AS delivered,
-    NULL AS definition_keys, NULL AS definitions
+    NULL AS data, NULL AS dropped_queues, NULL AS short_queues, NULL AS dropped_ranges,
+    NULL AS settled, NULL AS entries, NULL AS shared, NULL AS messages, NULL AS released_messages,
+    NULL AS backlogs, NULL AS delivered, NULL AS definition_keys, NULL AS definitions
 WHERE 0;
 
 CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
+    INSERT INTO released
+        SELECT e.record FROM json_each(new.short_queues) AS q CROSS JOIN entry AS e NOT INDEXED
+        WHERE e.key BETWEEN q.value << {POSITION_BITS}
+                        AND (q.value << {POSITION_BITS} | {POSITION_MAX})
+            AND typeof(e.record) = 'integer';
     DELETE FROM entry WHERE key IN (
-        SELECT e.key FROM json_each(new.dropped_queues) AS q CROSS JOIN entry AS e
+        SELECT e.key FROM json_each(new.short_queues) AS q CROSS JOIN entry AS e NOT INDEXED
         WHERE e.key BETWEEN q.value << {POSITION_BITS}
                         AND (q.value << {POSITION_BITS} | {POSITION_MAX}));
     DELETE FROM delivered WHERE queue_id IN (SELECT value FROM json_each(new.dropped_queues));
+    DELETE FROM backlog WHERE queue_id IN (SELECT value FROM json_each(new.dropped_queues));
+    INSERT INTO dropped SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')
+        FROM json_each(new.dropped_ranges);
     DELETE FROM entry WHERE key IN (SELECT value FROM json_each(new.settled));
-    DELETE FROM message WHERE message_id IN (SELECT value FROM json_each(new.dropped_messages));
 
     INSERT INTO entry SELECT CAST(key AS INTEGER),
         substr(new.data, (value >> {_LENGTH_BITS}) + 1, value & {_LENGTH_MASK})
@@ -70,6 +84,19 @@ CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
     INSERT INTO message SELECT CAST(key AS INTEGER),
         substr(new.data, (value >> {_LENGTH_BITS}) + 1, value & {_LENGTH_MASK})
         FROM json_each(new.messages);
+
+    INSERT INTO released SELECT value FROM json_each(new.released_messages);
+    DELETE FROM message WHERE message_id IN (SELECT message_id FROM released)
+        AND {UNREFERENCED};
+    DELETE FROM released;
+
+    INSERT INTO backlog SELECT CAST(key AS INTEGER), 0, 0, 0 FROM json_each(new.backlogs)
+        WHERE CAST(key AS INTEGER) NOT IN (SELECT queue_id FROM backlog);
+    UPDATE backlog SET
+        messages = messages + json_extract(sums.value, '$[0]'),
+        body_bytes = body_bytes + json_extract(sums.value, '$[1]'),
+        last = max(last, json_extract(sums.value, '$[2]'))
+        FROM json_each(new.backlogs) AS sums WHERE queue_id = CAST(sums.key AS INTEGER);
 
     DELETE FROM delivered WHERE queue_id IN (
         SELECT CAST(key AS INTEGER) FROM json_each(new.delivered));
@@ -89,7 +116,8 @@ CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
 END;
 """
 
-_COMMIT: Final = "INSERT OR ROLLBACK INTO commit_batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS: Final = 13
+_COMMIT: Final = f"INSERT OR ROLLBACK INTO commit_batch VALUES (?{', ?' * (_COLUMNS - 1)})"
 
 _Arguments = tuple[bytes | str, ...]
 
@@ -142,6 +170,7 @@ def _statements(changes: Changes) -> Iterator[_Arguments]:
             yield statement.arguments()
             statement = _Statement()
         statement.put_entry(enqueue)
+    statement.sum_up(changes)
     yield statement.arguments()
 
 
@@ -149,16 +178,19 @@ class _Statement:
     """The arguments of one statement in the making: joined bytes, and where in them things lie."""
 
     __slots__ = (
+        "_backlogs",
         "_definition_keys",
         "_definitions",
         "_delivered",
-        "_dropped_messages",
         "_dropped_queues",
+        "_dropped_ranges",
         "_entries",
         "_messages",
         "_pieces",
+        "_released",
         "_settled",
         "_shared",
+        "_short_queues",
         "size",
     )
 
@@ -171,19 +203,36 @@ class _Statement:
         self._definitions: list[str] = []
         self._definition_keys: list[str] = []
         self._delivered: list[str] = []
-        self._dropped_messages: list[str] = []
         self._dropped_queues: list[str] = []
+        self._short_queues: list[str] = []
+        self._dropped_ranges: list[str] = []
         self._settled: list[str] = []
+        self._released: list[str] = []
+        self._backlogs: list[str] = []
 
     def delete(self, changes: Changes) -> None:
         """Whatever goes, and what is deleted to be inserted anew."""
+        long = changes.long_queues
         self._dropped_queues = [str(queue_id) for queue_id in changes.dropped_queues]
+        self._short_queues = [str(queue_id) for queue_id in changes.dropped_queues - long]
+        self._dropped_ranges = [f"[{first},{last}]" for first, last in changes.dropped_ranges]
+        self._dropped_ranges += [
+            f"[{storage_key(queue_id, 0)},{storage_key(queue_id, POSITION_MAX)}]"
+            for queue_id in long
+        ]
         self._settled = [str(key) for key in changes.gone_keys]
-        self._dropped_messages = [str(message_id) for message_id in changes.gone_messages]
         self._delivered = [f'"{queue}":{below}' for queue, below in changes.delivered.items()]
         self._definition_keys = [
             f"[{self._span(kind.encode())},{self._span(key.encode())}]"
             for kind, key in changes.definitions
+        ]
+
+    def sum_up(self, changes: Changes) -> None:
+        """Once all rows are there: what the queues have now, and shared messages none has."""
+        self._released = [str(message_id) for message_id in changes.released]
+        self._backlogs = [
+            f'"{queue_id}":[{backlog.messages},{backlog.body_bytes},{backlog.last}]'
+            for queue_id, backlog in changes.backlogs.items()
         ]
 
     def put_definition(self, kind: str, key: str, value: bytes) -> None:
@@ -206,11 +255,14 @@ class _Statement:
         return (
             b"".join(self._pieces),
             f"[{','.join(self._dropped_queues)}]",
+            f"[{','.join(self._short_queues)}]",
+            f"[{','.join(self._dropped_ranges)}]",
             f"[{','.join(self._settled)}]",
             f"{{{','.join(self._entries)}}}",
             f"{{{','.join(self._shared)}}}",
-            f"[{','.join(self._dropped_messages)}]",
             f"{{{','.join(self._messages)}}}",
+            f"[{','.join(self._released)}]",
+            f"{{{','.join(self._backlogs)}}}",
             f"{{{','.join(self._delivered)}}}",
             f"[{','.join(self._definition_keys)}]",
             f"[{','.join(self._definitions)}]",

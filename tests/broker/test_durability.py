@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from amqpd.commands import Basic, Exchange, Frame, Queue
-from amqpd_storage.entries import Delivered, DropMessage, Enqueue, Settle
+from amqpd_storage.entries import Delivered, Enqueue, Settle
 from amqpd_storage.errors import DamagedStore
 from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, Confirmed, Delivery, method
 
@@ -319,7 +319,7 @@ def test_a_shared_message_half_of_which_was_settled_before_it_was_written(
     assert [isinstance(entry, Enqueue) for entry in written(durable)].count(True) == 1
     channel = restarted(durable)
     assert channel.drain("r") == [b"1"]
-    assert DropMessage in [type(entry) for entry in written(channel)]
+    assert Settle in [type(entry) for entry in written(channel)]
     assert (store.shared, store.rows) == (set(), {})
 
 

@@ -43,7 +43,6 @@ from amqpd.errors import CHANNEL_SCOPED, REPLY_NAMES
 from amqpd.protocol.connection import State
 from amqpd.protocol.methods import encode_method
 from amqpd.wire.tables import encode_table
-from amqpd_storage.entries import DropMessage, Entry
 from amqpd_storage.journal import Batch
 from tests.conversation import (
     PERSISTENT,
@@ -554,22 +553,13 @@ _WHOLE_FRAMES: Final = (
 
 
 class Store(MemoryStore):
-    """Asks of a batch as a whole what `MemoryStore` asks of each entry.
-
-    A queue's messages may be dropped before the queue that refers to them: it is one transaction.
-    """
+    """Checks after each batch that no row lost its message."""
 
     def write(self, batch: Batch) -> None:
         """One transaction."""
         super().write(batch)
         for row in self.rows.values():
             assert not row.message_id or row.message_id in self.shared, "a row lost its message"
-
-    def _apply(self, entry: Entry) -> None:
-        if isinstance(entry, DropMessage):
-            self.shared.remove(entry.message_id)
-        else:
-            super()._apply(entry)
 
 
 class Arena:

@@ -377,7 +377,7 @@ def test_recover_shared_messages_whose_places_are_lost(
     )
     path = tmp_path / "data" / "amqpd.sqlite3"
     octets = bytearray(path.read_bytes())
-    octets[2 * PAGE_BYTES : 3 * PAGE_BYTES] = bytes(PAGE_BYTES)
+    octets[3 * PAGE_BYTES : 4 * PAGE_BYTES] = bytes(PAGE_BYTES)
     path.write_bytes(octets)
 
     said = recover(tmp_path / "data", tmp_path / "new", capsys)

@@ -40,7 +40,7 @@ from amqpd_storage import sqlite_file, sqlite_reading
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
-from amqpd_storage.sqlite_writing import write_batch
+from amqpd_storage.sqlite_writing import UNREFERENCED, write_batch
 from tests.conversation import (
     CAPABILITIES,
     HEARTBEAT,
@@ -197,7 +197,6 @@ class StoreToRecover:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.orphans = (0, 0)
 
     async def recover(self) -> Recovery:
         """Definitions and numbers."""
@@ -205,6 +204,8 @@ class StoreToRecover:
             cast(SQLiteStore, self),
             sqlite_reading.read_definitions(self.connection),
             sqlite_reading.read_delivered(self.connection),
+            sqlite_reading.read_backlogs(self.connection),
+            sqlite_reading.read_dropped_queues(self.connection),
             sqlite_reading.read_message_id_max(self.connection),
         )
 
@@ -213,15 +214,6 @@ class StoreToRecover:
     ) -> list[StoredMessage]:
         """The next few."""
         return sqlite_reading.read_messages(self.connection, after, last)
-
-    async def queue_counts(self) -> dict[int, tuple[int, int, int]]:
-        """How many, first and last position."""
-        return sqlite_reading.read_queue_counts(self.connection)
-
-    async def forget_orphans(self, known_queue_ids: set[int]) -> tuple[int, int]:
-        """What nobody refers to."""
-        self.orphans = sqlite_reading.forget_orphans(self.connection, known_queue_ids)
-        return self.orphans
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -259,7 +251,6 @@ class World:
         self._writing: State | None = None
         """What it may hold in addition: a write is under way."""
         self._had_defaults = False
-        self._stopped_clean = False
         self._batch: tuple[Batch, State] | None = None
         """Taken, and not reported as committed; with what the store holds afterwards."""
         self._written = False
@@ -386,7 +377,15 @@ class World:
         self._had_defaults = True
 
     def _check_recovered(self, recovering: StoreToRecover) -> None:
-        require(recovering.orphans[0] == 0, "rows of unknown queues", recovering.orphans)
+        orphans = self.store.execute(
+            f"SELECT message_id FROM message WHERE {UNREFERENCED}"
+        ).fetchall()
+        require(not orphans, "shared messages that nobody refers to", orphans)
+        known = sqlite_reading.read_backlogs(self.store)
+        counted = sqlite_reading.count_backlogs(self.store)
+        for queue_id in known.keys() | counted.keys():
+            says, has = (of.get(queue_id, (0, 0))[:2] for of in (known, counted))
+            require(says == has, "the store is wrong about a backlog", queue_id, says, has)
         records = [decode(*row) for row in sqlite_reading.read_definitions(self.store)]
         marks = sqlite_reading.read_delivered(self.store)
         bodies: dict[int, list[tuple[bytes, bool]]] = {}
@@ -408,8 +407,6 @@ class World:
                 "the store is not what any batch left: "
                 + "; or: ".join(difference(found, state) for state in candidates)
             )
-        if self._stopped_clean:
-            require(recovering.orphans == (0, 0), "orphans after a stop", recovering.orphans)
         for name, uids in found.queues.items():
             queue = self.broker.virtual_hosts["/"].queues[name]
             require(queue.ready == len(uids), "not all was recovered", name)
@@ -435,7 +432,6 @@ class World:
         self._end_life()
 
     def _end_life(self) -> None:
-        self._stopped_clean = False
         self._ended = True
         self._close_store()
 
@@ -475,7 +471,6 @@ class World:
             self.store = None
             self.disk.cut_at = None
             self._ended = True
-            self._stopped_clean = True
         except PowerCut:
             self._counts["power_cuts"] += 1
             self._after_cut()

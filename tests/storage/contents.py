@@ -8,10 +8,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from amqpd_storage.entries import Enqueue, Entry, StoredMessage, storage_key
+from amqpd_storage.entries import Backlog, Enqueue, Entry, StoredMessage, storage_key
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import SQLiteStore, open_store
-from amqpd_storage.sqlite_reading import read_messages
+from amqpd_storage.sqlite_reading import count_backlogs, read_backlogs, read_messages
 from amqpd_storage.sqlite_writing import write_batch
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ class PublishedContent:
         properties: bytes = b"\x10\x00\x02",
     ) -> None:
         self.message_id = message_id
-        self.references = 1
         self.stored = False
         self.envelope = envelope
         self.properties = properties
@@ -64,13 +63,26 @@ def all_messages(connection: sqlite3.Connection) -> list[StoredMessage]:
     return found
 
 
+def backlogs(connection: sqlite3.Connection) -> dict[int, Backlog]:
+    """What the store says of its queues that have messages; it has to be what there is."""
+    known = {queue: backlog for queue, backlog in read_backlogs(connection).items() if backlog[0]}
+    counted = count_backlogs(connection)
+    assert {queue: backlog[:2] for queue, backlog in known.items()} == {
+        queue: backlog[:2] for queue, backlog in counted.items()
+    }
+    assert all(known[queue].last >= backlog.last for queue, backlog in counted.items())
+    return known
+
+
 def bodies(connection: sqlite3.Connection) -> dict[int, bytes]:
     return {message.key: message.body for message in all_messages(connection)}
 
 
 async def stored_messages(store: SQLiteStore) -> list[StoredMessage]:
-    recovery = await store.recover()
-    return [message async for batch in recovery.messages() for message in batch]
+    found: list[StoredMessage] = []
+    while more := await store.read_messages(found[-1].key if found else -1):
+        found += more
+    return found
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from amqpd_storage.entries import Delivered, DropMessage, Entry, PutDefinition, Settle
+from amqpd_storage.entries import Delivered, Entry, PutDefinition, Settle
 from amqpd_storage.journal import Journal
 from amqpd_storage.sqlite_engine import open_store
 from tests.storage.contents import PublishedContent, enqueue
@@ -33,9 +33,12 @@ def entries_of(number: int) -> list[Entry]:
     entries += [Delivered(1, number), PutDefinition("last", "batch", b"%d" % number)]
     if number > LAG:
         old = number - LAG
-        entries += [Settle(enqueue(1, old * COPIES + copy).key) for copy in range(COPIES)]
-        entries += [Settle(enqueue(queue_id, old).key) for queue_id in (2, 3, 4)]
-        entries.append(DropMessage(old))
+        entries += [
+            Settle(enqueue(1, old * COPIES + copy).key, len(own_body(old, copy)))
+            for copy in range(COPIES)
+        ]
+        size = len(b"shared %d" % old * 1000)
+        entries += [Settle(enqueue(queue_id, old).key, size, old) for queue_id in (2, 3, 4)]
     return entries
 
 

@@ -63,7 +63,7 @@ def test_whole_store(path: Path) -> None:
         2: (199, 4 + 198 * 400),
     }
     assert [tuple(definition) for definition in found.definitions] == [("queue", "jobs", b"{}")]
-    assert found.meta["schema_version"] == "1"
+    assert found.meta["schema_version"] == "2"
     assert found.marked == {1}
     assert found.unreferenced == 0
     assert snapshot(path.parent) == before
@@ -160,12 +160,25 @@ def test_missing_shared_message(path: Path) -> None:
 
 
 def test_shared_message_that_nobody_needs_is_no_damage(path: Path) -> None:
-    edit(path, "DELETE FROM entry WHERE typeof(record) = 'integer'")
+    edit(
+        path,
+        "DELETE FROM entry WHERE typeof(record) = 'integer'",
+        "UPDATE backlog SET messages = messages - 1, body_bytes = body_bytes - 4",
+    )
 
     found = examine(path)
 
     assert found.first_problem is None
     assert found.unreferenced == 1
+
+
+def test_wrong_sums(path: Path) -> None:
+    edit(path, "UPDATE backlog SET body_bytes = body_bytes + 1 WHERE queue_id = 2")
+
+    found = examine(path)
+
+    assert found.miscounted == [2]
+    assert found.first_problem == "it is wrong about how much is in queue 2"
 
 
 def test_record_that_cannot_be_decoded(path: Path) -> None:
@@ -179,8 +192,8 @@ def test_record_that_cannot_be_decoded(path: Path) -> None:
 def test_newer_store(path: Path) -> None:
     edit(
         path,
-        "UPDATE meta SET value = '2' WHERE name = 'schema_version'",
-        "PRAGMA user_version = 2",
+        "UPDATE meta SET value = '3' WHERE name = 'schema_version'",
+        "PRAGMA user_version = 3",
     )
 
     with pytest.raises(StoreTooNew):

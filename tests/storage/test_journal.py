@@ -16,7 +16,7 @@ from tests.storage.contents import ENVELOPE, PublishedContent, enqueue
 def test_takes_everything_pending_in_order() -> None:
     journal = Journal()
     first, second = enqueue(1, 1), enqueue(1, 2)
-    settle, drop = Settle(7), DropQueue(3)
+    settle, drop = Settle(7, 4), DropQueue(3)
     journal.append_all([first, settle])
     journal.append_all([drop, second])
 
@@ -124,7 +124,7 @@ def test_shared_message_that_is_elided_everywhere_is_never_stored() -> None:
 def test_pending_bytes_fall_when_the_batch_is_committed() -> None:
     journal = Journal()
     message = PublishedContent(b"x" * 1000)
-    journal.append_all([enqueue(1, 1, message), Settle(1)])
+    journal.append_all([enqueue(1, 1, message), Settle(1, 4)])
     whole = 1000 + len(message.properties) + len(ENVELOPE) + 2 * ENTRY_OVERHEAD_BYTES
     assert journal.pending_bytes == whole
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from amqpd_storage.entries import POSITION_BITS
 from amqpd_storage.sqlite_engine import open_store
 from tests.storage.contents import enqueue, run, stored_messages
 from tests.storage.crash_child import COPIES, LAG, own_body
@@ -58,5 +59,8 @@ async def check(directory: Path, reported: int) -> int:
         assert found == expected
         assert recovery.delivered == {1: last}
         assert recovery.message_id_max == last
-        assert await store.forget_orphans({1, 2, 3, 4}) == (0, 0)
+        assert {queue: backlog.messages for queue, backlog in recovery.backlogs.items()} == {
+            queue_id: sum(key >> POSITION_BITS == queue_id for key in expected)
+            for queue_id in (1, 2, 3, 4)
+        }
     return last

@@ -24,15 +24,17 @@ from hypothesis.stateful import (
     rule,
 )
 
-from amqpd_storage import sqlite_file, sqlite_writing
+from amqpd_storage import sqlite_file, sqlite_tidying, sqlite_writing
 from amqpd_storage.entries import (
     ELIDED,
     PENDING,
     POSITION_BITS,
+    POSITION_MAX,
+    TAKEN,
     Delivered,
     DropDefinition,
-    DropMessage,
     DropQueue,
+    DropRange,
     Enqueue,
     PutDefinition,
     Settle,
@@ -40,12 +42,11 @@ from amqpd_storage.entries import (
 )
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_reading import (
-    forget_orphans,
     read_definitions,
     read_delivered,
-    read_queue_counts,
 )
-from tests.storage.contents import PublishedContent, all_messages
+from amqpd_storage.sqlite_writing import UNREFERENCED
+from tests.storage.contents import PublishedContent, all_messages, backlogs
 
 QUEUE_IDS = st.integers(1, 5)
 
@@ -55,6 +56,8 @@ class Model:
     """What the broker would find if it started again."""
 
     messages: dict[int, bytes] = field(default_factory=dict)
+    shared: dict[int, int] = field(default_factory=dict)
+    """Which message was last put under each key; 0 for one that no other row shares."""
     delivered: dict[int, int] = field(default_factory=dict)
     definitions: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
@@ -68,6 +71,8 @@ class Broker(RuleBasedStateMachine):
         self.path = self.directory / sqlite_file.FILE_NAME
         self.connection = sqlite_file.open_connection(self.path, "normal")
         self.message_ids = itertools.count(1)
+        self.first_position: dict[int, int] = {}
+        """Positions below are not used again, since a purge from the disk."""
         self.now = Model()
         self.safe = Model()
         self.begin()
@@ -84,35 +89,29 @@ class Broker(RuleBasedStateMachine):
             sqlite_writing.DATA_BYTES_MAX = self.whole_statement  # type: ignore[misc]
 
     def next_key(self, queue_id: int) -> int:
-        """The position after the last; 1 when the queue is empty."""
+        """The position after the last; the lowest ever when the queue is empty."""
         keys = [key for key in self.now.messages if key >> POSITION_BITS == queue_id]
-        return max(keys, default=storage_key(queue_id, 0)) + 1
+        lowest = storage_key(queue_id, self.first_position.get(queue_id, 1))
+        return max([*keys, lowest - 1]) + 1
 
     @rule(queue_ids=st.lists(QUEUE_IDS, min_size=1, unique=True), body=st.binary(max_size=300))
     def publish(self, queue_ids: list[int], body: bytes) -> None:
         message_id = next(self.message_ids) if len(queue_ids) > 1 else 0
         content = PublishedContent(body, message_id=message_id)
-        content.references = len(queue_ids)
         enqueues = [Enqueue(self.next_key(queue_id), content) for queue_id in queue_ids]
         self.journal.append_all([*enqueues])
         for entry in enqueues:
+            self.now.shared[entry.key] = message_id
             self.live[entry.key] = entry
             self.now.messages[entry.key] = body
 
     def settle_key(self, key: int) -> None:
-        self.now.messages.pop(key)
+        body = self.now.messages.pop(key)
         entry = self.live.pop(key, None)
-        if entry is None:  # recovered: the shared row is left to forget_orphans
-            self.journal.append_all([Settle(key)])
-            return
-        content = entry.content
-        content.references -= 1
-        if entry.state == PENDING:
+        if entry is not None and entry.state == PENDING:
             entry.state = ELIDED
         else:
-            self.journal.append_all([Settle(key)])
-        if content.message_id and content.stored and content.references == 0:
-            self.journal.append_all([DropMessage(content.message_id)])
+            self.journal.append_all([Settle(key, len(body), self.now.shared.get(key, 0))])
 
     @precondition(lambda self: self.now.messages)
     @rule(data=st.data())
@@ -130,6 +129,33 @@ class Broker(RuleBasedStateMachine):
                 self.live.pop(key, None)
         self.now.delivered.pop(queue_id, None)
         self.journal.append_all([DropQueue(queue_id)])
+
+    @rule(queue_id=QUEUE_IDS, data=st.data())
+    def purge_from_the_disk(self, queue_id: int, data: st.DataObject) -> None:
+        """Some neighbours that are written go at once. Nothing in their place ever comes again."""
+        written = [
+            key
+            for key in sorted(self.now.messages)
+            if key >> POSITION_BITS == queue_id
+            and (key not in self.live or self.live[key].state == TAKEN)
+        ]
+        if not written:
+            return
+        first, last = sorted(data.draw(st.tuples(*[st.sampled_from(written)] * 2)))
+        if any(first <= key <= last and key not in written for key in self.now.messages):
+            return
+        gone = [self.now.messages.pop(key) for key in written if first <= key <= last]
+        self.live = {key: entry for key, entry in self.live.items() if key in self.now.messages}
+        self.first_position[queue_id] = max(
+            self.first_position.get(queue_id, 1), (last & POSITION_MAX) + 1
+        )
+        self.journal.append_all([DropRange(first, last, len(gone), sum(map(len, gone)))])
+
+    @precondition(lambda self: self.under_way is None)
+    @rule()
+    def tidy(self) -> None:
+        while sqlite_tidying.tidy(self.connection):
+            pass
 
     @rule(queue_id=QUEUE_IDS, below=st.integers(1, 1000))
     def deliver(self, queue_id: int, below: int) -> None:
@@ -168,8 +194,6 @@ class Broker(RuleBasedStateMachine):
         self.connection = sqlite_file.open_connection(self.path, "normal")
         self.now = copy.deepcopy(self.safe)
         self.begin()
-        queue_ids = {key >> POSITION_BITS for key in self.safe.messages} | set(self.safe.delivered)
-        assert forget_orphans(self.connection, queue_ids)[0] == 0
 
     @invariant()
     def store_is_the_model(self) -> None:
@@ -181,8 +205,8 @@ class Broker(RuleBasedStateMachine):
         assert {(k, n): v for k, n, v in read_definitions(self.connection)} == (
             self.safe.definitions
         )
-        counts = read_queue_counts(self.connection)
-        assert sum(rows for rows, _, _ in counts.values()) == len(self.safe.messages)
+        assert sum(queue.messages for queue in backlogs(self.connection).values()) == len(stored)
+        assert not self.connection.execute(f"SELECT 1 FROM message WHERE {UNREFERENCED}").fetchall()
 
 
 TestBroker = Broker.TestCase

@@ -16,8 +16,9 @@ import pytest
 
 from amqpd_storage import sqlite_file
 from amqpd_storage.entries import (
+    POSITION_MAX,
     Delivered,
-    DropMessage,
+    DropRange,
     Entry,
     PutDefinition,
     Settle,
@@ -35,7 +36,7 @@ from amqpd_storage.salvage import (
     Salvage,
     SharedMessage,
 )
-from tests.storage.contents import PublishedContent, commit, enqueue
+from tests.storage.contents import PublishedContent, commit, enqueue, fill_store
 
 PAGE = sqlite_file.PAGE_BYTES
 
@@ -124,14 +125,10 @@ class Live:
         return entries
 
     def _settle(self, key: int) -> list[Entry]:
-        del self.bodies[key]
-        entries: list[Entry] = [Settle(key)]
-        for message_id, keys in list(self._shared.items()):
-            keys.discard(key)
-            if not keys:
-                del self._shared[message_id]
-                entries.append(DropMessage(message_id))
-        return entries
+        body = self.bodies.pop(key)
+        position = key & POSITION_MAX
+        message_id = position if key in self._shared.get(position, ()) else 0
+        return [Settle(key, len(body), message_id)]
 
 
 @pytest.fixture
@@ -158,7 +155,21 @@ def test_usual_roots_are_those_of_a_new_file(tmp_path: Path) -> None:
     roots = dict(connection.execute("SELECT name, rootpage FROM sqlite_schema"))
     connection.close()
 
-    assert roots == ROOTS
+    assert {name: roots[name] for name in ROOTS} == ROOTS
+
+
+def test_what_was_purged_does_not_come_back(tmp_path: Path) -> None:
+    """Its rows are still there, but gone."""
+    fill_store(tmp_path, *(enqueue(queue, n) for queue in (1, 2) for n in range(1, 100)))
+    fill_store(tmp_path, DropRange(storage_key(1, 11), storage_key(1, 90), 80, 320))
+
+    contents = Contents(tmp_path / "amqpd.sqlite3")
+
+    assert [key & POSITION_MAX for key in contents.bodies if key < storage_key(2, 0)] == [
+        *range(1, 11),
+        *range(91, 100),
+    ]
+    assert len(contents.bodies) == 99 + 19
 
 
 def test_log_that_a_crash_left(tmp_path: Path) -> None:
@@ -283,7 +294,7 @@ def test_root_pages_are_damaged(live: Live) -> None:
 
     assert contents.bodies == live.bodies
     assert contents.found_again >= len(live.bodies)
-    assert LostKeys("delivered", 0, (1 << 23) - 1, "page 5 is no page of a table") in contents.lost
+    assert LostKeys("delivered", 0, (1 << 23) - 1, "page 9 is no page of a table") in contents.lost
     names = {definition[:2] for definition in live.definitions}
     assert {definition[:2] for definition in contents.definitions} <= names
 

@@ -26,6 +26,18 @@ from tests.storage.contents import (
     stored_messages,
 )
 
+VERSION_1 = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entry (key INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE message (message_id INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE delivered (queue_id INTEGER PRIMARY KEY, below INTEGER NOT NULL);
+CREATE TABLE definition (
+    kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
+PRAGMA application_id = 0x616D7170;
+PRAGMA user_version = 1;
+"""
+
 
 def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     shared = PublishedContent(b"news", message_id=3)
@@ -50,14 +62,14 @@ def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
             assert recovery.definitions == [("queue", "jobs", b"{}")]
             assert recovery.delivered == {1: 2}
             assert recovery.message_id_max == 3
-            messages = [m async for batch in recovery.messages() for m in batch]
+            messages = await stored_messages(store)
             assert [(m.key, m.message_id, m.body) for m in messages] == [
                 (storage_key(1, 1), 0, b"job"),
                 (storage_key(1, 2), 3, b"news"),
                 (storage_key(2, 1), 3, b"news"),
             ]
-            assert await store.queue_counts() == {1: (2, 1, 2), 2: (1, 1, 1)}
-            assert await store.forget_orphans({1}) == (1, 0)
+            assert recovery.backlogs == {1: (2, 7, 2), 2: (1, 4, 1)}
+            assert not await store.tidy()
 
     run(check(run(write())))
 
@@ -72,7 +84,7 @@ def test_new_store_is_empty(tmp_path: Path) -> None:
                 0,
             )
             assert await stored_messages(store) == []
-            assert await store.queue_counts() == {}
+            assert recovery.backlogs == {}
 
     run(read())
 
@@ -135,7 +147,8 @@ def test_group_commit_while_a_batch_is_under_way(tmp_path: Path) -> None:
                 await writing
                 journal.committed(batch)
                 commits += 1
-            assert await store.queue_counts() == {1: (position, 1, position)}
+            recovery = await store.recover()
+            assert recovery.backlogs == {1: (position, 4 * position, position)}
         return commits
 
     assert run(publish()) < 1000
@@ -168,7 +181,7 @@ def test_batch_may_be_written_again_once_the_disk_has_room(tmp_path: Path) -> No
         async with await open_store(tmp_path) as store:
             await store.write(batch_of(enqueue(1, 1, b"safe")))
             await limit_pages(store, 1)  # SQLite raises it to what the file has
-            batch = batch_of(Settle(storage_key(1, 1)), enqueue(1, 2, b"x" * 100_000))
+            batch = batch_of(Settle(storage_key(1, 1), 4), enqueue(1, 2, b"x" * 100_000))
             with pytest.raises(JournalFailed, match="free some space") as failure:
                 await store.write(batch)
             assert failure.value.disk_full
@@ -189,15 +202,50 @@ def test_newer_store_is_refused(tmp_path: Path) -> None:
     fill_store(tmp_path, enqueue(1, 1))
     path = tmp_path / "amqpd.sqlite3"
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema_version'")
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("UPDATE meta SET value = '3' WHERE name = 'schema_version'")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
 
-    with pytest.raises(StoreTooNew, match=r"store version 2, this one knows up to 1") as refusal:
+    with pytest.raises(StoreTooNew, match=r"store version 3, this one knows up to 2") as refusal:
         recovered(tmp_path)
 
-    assert refusal.value.version == 2
+    assert refusal.value.version == 3
     assert str(path) in str(refusal.value)
+
+
+def test_store_of_version_1_is_upgraded(tmp_path: Path) -> None:
+    """What the first version wrote, with shared messages, and no table of backlogs."""
+    path = tmp_path / "amqpd.sqlite3"
+    fill_store(tmp_path / "new", enqueue(1, 3), enqueue(1, 4, PublishedContent(b"x", message_id=9)))
+    with sqlite3.connect(tmp_path / "new" / "amqpd.sqlite3") as newer:
+        rows = {
+            table: newer.execute(f"SELECT * FROM {table}").fetchall()
+            for table in ("entry", "message", "meta")
+        }
+    newer.close()
+    old = sqlite3.connect(path, isolation_level=None)
+    old.execute("PRAGMA page_size = 8192")
+    old.execute("PRAGMA journal_mode = WAL")
+    old.executescript(VERSION_1)
+    for table, found in rows.items():
+        places = ", ".join("?" * len(found[0]))
+        old.executemany(f"INSERT INTO {table} VALUES ({places})", found)
+    old.execute("UPDATE meta SET value = '1' WHERE name = 'schema_version'")
+    old.close()
+
+    async def check() -> None:
+        async with await open_store(tmp_path) as store:
+            recovery = await store.recover()
+            assert recovery.backlogs == {1: (2, 5, 4)}
+            await store.write(batch_of(Settle(storage_key(1, 4), 1, 9)))
+            assert [message.body for message in await stored_messages(store)] == [b"body"]
+
+    run(check())
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM message").fetchall() == [(0,)]
+    assert connection.execute("PRAGMA auto_vacuum").fetchall() == [(2,)]
+    connection.close()
+    assert (tmp_path / "amqpd.sqlite3.before-v2").exists()
 
 
 def test_older_store_is_upgraded_in_one_transaction(
@@ -208,8 +256,8 @@ def test_older_store_is_upgraded_in_one_transaction(
     def upgrade(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE stream (position INTEGER PRIMARY KEY)")
 
-    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(sqlite_file, "UPGRADES", {1: upgrade})
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(sqlite_file, "UPGRADES", {2: upgrade})
 
     assert len(recovered(tmp_path)) == 1
     assert len(recovered(tmp_path)) == 1  # and is not upgraded again

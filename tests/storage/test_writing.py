@@ -10,12 +10,13 @@ import pytest
 from amqpd_storage import sqlite_writing
 from amqpd_storage.entries import (
     ELIDED,
+    PASSING_QUEUE_ID_MIN,
     POSITION_MAX,
     QUEUE_ID_MAX,
     Delivered,
     DropDefinition,
-    DropMessage,
     DropQueue,
+    DropRange,
     Enqueue,
     PutDefinition,
     Settle,
@@ -24,17 +25,19 @@ from amqpd_storage.entries import (
 from amqpd_storage.errors import DamagedStore
 from amqpd_storage.sqlite_file import open_in_memory
 from amqpd_storage.sqlite_reading import (
-    forget_orphans,
+    forget_passing,
     read_definitions,
     read_delivered,
+    read_dropped_queues,
     read_message_id_max,
     read_messages,
-    read_queue_counts,
 )
+from amqpd_storage.sqlite_tidying import tidy
 from amqpd_storage.sqlite_writing import write_batch
 from tests.storage.contents import (
     PublishedContent,
     all_messages,
+    backlogs,
     batch_of,
     bodies,
     commit,
@@ -47,6 +50,14 @@ def connection() -> Iterator[sqlite3.Connection]:
     connection = open_in_memory()
     yield connection
     connection.close()
+
+
+def tidied(connection: sqlite3.Connection) -> int:
+    """Tidy up to the end; how many steps that took."""
+    steps = 0
+    while tidy(connection):
+        steps += 1
+    return steps
 
 
 def count(connection: sqlite3.Connection, table: str) -> int:
@@ -73,9 +84,9 @@ def test_bodies_of_any_size(connection: sqlite3.Connection, body: bytes) -> None
 def test_largest_key(connection: sqlite3.Connection) -> None:
     last = storage_key(QUEUE_ID_MAX, POSITION_MAX)
     commit(connection, enqueue(QUEUE_ID_MAX, POSITION_MAX), enqueue(QUEUE_ID_MAX, POSITION_MAX - 1))
-    assert read_queue_counts(connection) == {QUEUE_ID_MAX: (2, POSITION_MAX - 1, POSITION_MAX)}
+    assert backlogs(connection) == {QUEUE_ID_MAX: (2, 8, POSITION_MAX)}
 
-    commit(connection, Settle(last))
+    commit(connection, Settle(last, 4))
 
     assert list(bodies(connection)) == [last - 1]
 
@@ -83,21 +94,21 @@ def test_largest_key(connection: sqlite3.Connection) -> None:
 def test_settle_removes_the_row(connection: sqlite3.Connection) -> None:
     commit(connection, *(enqueue(1, position) for position in range(1, 6)))
 
-    commit(connection, Settle(storage_key(1, 2)), Settle(storage_key(1, 5)))
+    commit(connection, Settle(storage_key(1, 2), 4), Settle(storage_key(1, 5), 4))
 
-    assert read_queue_counts(connection) == {1: (3, 1, 4)}
+    assert backlogs(connection) == {1: (3, 12, 5)}
 
 
 def test_position_used_again_after_its_settle(connection: sqlite3.Connection) -> None:
     commit(connection, enqueue(1, 1, b"old"))
 
-    commit(connection, Settle(storage_key(1, 1)), enqueue(1, 1, b"new"))
+    commit(connection, Settle(storage_key(1, 1), 3), enqueue(1, 1, b"new"))
 
     assert bodies(connection) == {storage_key(1, 1): b"new"}
 
 
 def test_row_enqueued_and_settled_in_one_batch(connection: sqlite3.Connection) -> None:
-    commit(connection, enqueue(1, 1), Settle(storage_key(1, 1)))
+    commit(connection, enqueue(1, 1), Settle(storage_key(1, 1), 4))
 
     assert bodies(connection) == {}
 
@@ -129,7 +140,7 @@ def test_queue_dropped_between_two_lives_in_one_batch(connection: sqlite3.Connec
         DropQueue(1),
         enqueue(1, 1, b"second life"),
         Delivered(1, 1),
-        Settle(storage_key(1, 9)),
+        Settle(storage_key(1, 9), 4),
     )
 
     assert bodies(connection) == {storage_key(1, 1): b"second life"}
@@ -156,10 +167,10 @@ def test_message_to_ten_queues_is_stored_once(connection: sqlite3.Connection) ->
 def test_shared_message_is_dropped_with_its_last_row(connection: sqlite3.Connection) -> None:
     content = PublishedContent(b"news", message_id=42)
     commit(connection, enqueue(1, 1, content), enqueue(2, 1, content))
-    commit(connection, Settle(storage_key(1, 1)))
+    commit(connection, Settle(storage_key(1, 1), 4, 42))
     assert bodies(connection) == {storage_key(2, 1): b"news"}
 
-    commit(connection, Settle(storage_key(2, 1)), DropMessage(42))
+    commit(connection, Settle(storage_key(2, 1), 4, 42))
 
     assert bodies(connection) == {}
     assert count(connection, "message") == 0
@@ -168,7 +179,7 @@ def test_shared_message_is_dropped_with_its_last_row(connection: sqlite3.Connect
 def test_shared_message_written_and_dropped_in_one_batch(connection: sqlite3.Connection) -> None:
     content = PublishedContent(b"news", message_id=42)
 
-    commit(connection, enqueue(1, 1, content), DropQueue(1), DropMessage(42))
+    commit(connection, enqueue(1, 1, content), DropQueue(1))
 
     assert count(connection, "message") == 0
 
@@ -225,12 +236,15 @@ def test_large_batch_is_one_transaction(
     commit(
         connection,
         DropQueue(9),
-        Settle(storage_key(8, 1)),
+        Settle(storage_key(8, 1), 3),
         *(enqueue(1, position, b"%d" % position * 100) for position in range(1, 100)),
         *(enqueue(9, content.message_id, content) for content in shared),
     )
 
-    assert read_queue_counts(connection) == {1: (99, 1, 99), 9: (5, 1, 5)}
+    assert {queue: backlog.messages for queue, backlog in backlogs(connection).items()} == {
+        1: 99,
+        9: 5,
+    }
     assert bodies(connection)[storage_key(1, 57)] == b"57" * 100
     assert not connection.in_transaction
 
@@ -244,7 +258,7 @@ def test_failing_batch_leaves_nothing(
     fresh = [enqueue(1, position, b"x" * 300) for position in range(2, 20)]
 
     with pytest.raises(sqlite3.IntegrityError):
-        commit(connection, Settle(storage_key(1, 1)), *fresh, enqueue(2, 1, b"twice"))
+        commit(connection, Settle(storage_key(1, 1), 4), *fresh, enqueue(2, 1, b"twice"))
 
     assert bodies(connection) == {storage_key(1, 1): b"kept", storage_key(2, 1): b"taken"}
     assert not connection.in_transaction
@@ -257,7 +271,7 @@ def test_same_batch_can_be_written_again(connection: sqlite3.Connection) -> None
     batch = batch_of(enqueue(1, 1, b"late"))
     with pytest.raises(sqlite3.IntegrityError):
         write_batch(connection, batch)
-    commit(connection, Settle(storage_key(1, 1)))
+    commit(connection, Settle(storage_key(1, 1), 4))
 
     write_batch(connection, batch)
 
@@ -293,24 +307,66 @@ def test_missing_shared_message_is_damage(connection: sqlite3.Connection) -> Non
         all_messages(connection)
 
 
-def test_orphans_are_forgotten(connection: sqlite3.Connection) -> None:
-    shared = PublishedContent(b"kept", message_id=1)
-    orphaned = PublishedContent(b"orphan", message_id=2)
+def test_what_was_passing_is_forgotten(connection: sqlite3.Connection) -> None:
+    passing = PASSING_QUEUE_ID_MIN + 1
+    commit(connection, *(enqueue(queue_id, n) for queue_id in (1, passing) for n in range(1, 4)))
+
+    forget_passing(connection)
+
+    assert set(backlogs(connection)) == {1}
+    assert read_dropped_queues(connection) == {passing}
+    assert len(bodies(connection)) == 3
+    assert tidied(connection)
+    assert read_dropped_queues(connection) == set()
+    assert count(connection, "entry") == 3
+
+
+def test_long_queue_goes_step_by_step(connection: sqlite3.Connection) -> None:
+    shared = PublishedContent(b"news", message_id=1)
+    also_elsewhere = PublishedContent(b"news", message_id=2)
     commit(
         connection,
-        *(enqueue(queue_id, n) for queue_id in (1, 2, 3) for n in range(1, 4)),
-        enqueue(1, 9, shared),
-        enqueue(2, 9, orphaned),
-        Delivered(1, 2),
-        Delivered(2, 2),
+        *(enqueue(1, n) for n in range(1, 10_000)),
+        enqueue(1, 10_000, shared),
+        enqueue(1, 10_001, also_elsewhere),
+        enqueue(2, 1, also_elsewhere),
     )
 
-    assert forget_orphans(connection, {1, 3}) == (4, 1)
+    commit(connection, DropQueue(1, is_long=True))
 
-    assert read_queue_counts(connection) == {1: (4, 1, 9), 3: (3, 1, 3)}
-    assert read_delivered(connection) == {1: 2}
-    assert read_message_id_max(connection) == 1
-    assert forget_orphans(connection, {1, 3}) == (0, 0)
+    assert list(bodies(connection)) == [storage_key(2, 1)]
+    assert set(backlogs(connection)) == {2}
+    assert count(connection, "entry") == 10_002
+    assert tidied(connection) >= 3
+    assert count(connection, "entry") == 1
+    assert [row for (row,) in connection.execute("SELECT message_id FROM message")] == [2]
+
+
+def test_purge_of_what_is_on_disk(connection: sqlite3.Connection) -> None:
+    commit(connection, *(enqueue(1, n) for n in range(1, 10)))
+
+    commit(connection, DropRange(storage_key(1, 4), storage_key(1, 8), 5, 20))
+    commit(connection, enqueue(1, 10))
+
+    assert list(bodies(connection)) == [storage_key(1, n) for n in (1, 2, 3, 9, 10)]
+    assert backlogs(connection) == {1: (5, 20, 10)}
+    assert tidied(connection) == 1
+    assert list(bodies(connection)) == [storage_key(1, n) for n in (1, 2, 3, 9, 10)]
+
+
+def test_range_of_a_queue_that_is_dropped_with_it(connection: sqlite3.Connection) -> None:
+    commit(connection, *(enqueue(1, n) for n in range(1, 10)))
+
+    commit(
+        connection,
+        DropRange(storage_key(1, 4), storage_key(1, 8), 5, 20),
+        DropQueue(1, is_long=True),
+    )
+
+    assert bodies(connection) == {}
+    assert backlogs(connection) == {}
+    tidied(connection)
+    assert count(connection, "entry") == 0
 
 
 def test_broker_may_extend_an_enqueue(connection: sqlite3.Connection) -> None:
