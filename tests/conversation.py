@@ -1091,6 +1091,11 @@ class BrokerUnderTest:
 
     def turn(self) -> None:
         """What the runtime does after each chunk, until nobody has anything to say."""
+        evictions = self.core.effects.evictions
+        for client in list(self.clients.values()):
+            if client.peer.session is not None and client.peer.session in evictions:
+                client.peer.close(evictions[client.peer.session], self.now)
+        evictions.clear()
         while True:
             entries = self.core.finish_turn()
             if entries:

@@ -94,11 +94,17 @@ class Access:
         hashing_algorithm: str,
         tags: Iterable[str] = (),
         *,
+        limits: dict[str, int] | None = None,
         by: str = INTERNAL_USER,
     ) -> DefinitionEntries:
-        """Create or change a user. Raises ValueError for a hash that could never match."""
+        """Create or change a user; limits stay as they are unless there are new ones.
+
+        Raises ValueError for a hash that could never match.
+        """
         before = self._users.get(name)
-        user = UserRecord(name, password_hash, hashing_algorithm, tuple(tags))
+        if limits is None:
+            limits = {} if before is None else before.limits
+        user = UserRecord(name, password_hash, hashing_algorithm, tuple(tags), limits)
         entries = self._put_user(user)
         if entries:
             self._tell_changed(before, user, by)
@@ -317,6 +323,9 @@ class Access:
         elif before.password_hash != user.password_hash:
             change = "changed" if user.password_hash else "cleared"
             self._tell(f"user.password.{change}", {"name": user.name}, by)
+        if (before.limits if before is not None else {}) != user.limits:
+            change = "set" if user.limits else "cleared"
+            self._tell(f"user.limits.{change}", {"name": user.name, **user.limits}, by)
         if (before.tags if before is not None else ()) != user.tags:
             self._tell("user.tags.set", {"name": user.name, "tags": list(user.tags)}, by)
 

@@ -23,6 +23,7 @@ from amqpd.broker.alarms import Alarm, Alarms
 from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
+from amqpd.broker.limits import VhostLimits, require_connection_room
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.parameters import Parameters
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
@@ -63,10 +64,11 @@ class Broker:
         self.access = Access(config.loopback_users, self.events)
         self.virtual_hosts: dict[str, VirtualHost] = {}
         self.parameters = Parameters(
-            config.limits, self.journal, lambda name: name in self.virtual_hosts
+            config.limits, self.journal, lambda name: name in self.virtual_hosts, self.events
         )
         for kind in KINDS:
             self.parameters.register(PolicyComponent(kind, self))
+        self.parameters.register(VhostLimits(self))
         self.sessions: dict[Session, None] = {}
         self.reply_consumers: dict[str, ReplyConsumer] = {}
         self.alarms = Alarms()
@@ -142,7 +144,7 @@ class Broker:
         existing = self.virtual_hosts.get(record.name)
         if existing is not None:
             return existing
-        virtual_host = VirtualHost(record.name, self)
+        virtual_host = VirtualHost(record, self)
         self.virtual_hosts[record.name] = virtual_host
         if journal and self.effects.journaling:
             self.effects.define(definitions.encode(record))
@@ -195,6 +197,8 @@ class Broker:
             raise ConnectionException(
                 NOT_ALLOWED, f"vhost {virtual_host_name} not found", CONNECTION_OPEN
             )
+        # In RabbitMQ's order: who may not enter is told of a full virtual host all the same.
+        require_connection_room(self, virtual_host, user, CONNECTION_OPEN)
         self.access.require_entry(user, virtual_host_name, CONNECTION_OPEN)
         most = self.limits.connections_max
         if len(self.sessions) >= most:

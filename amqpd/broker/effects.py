@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
     from amqpd.broker.confirms import Confirms
     from amqpd.broker.queue import Queue
+    from amqpd.broker.session import Session
 
 
 class Effects:
@@ -26,6 +27,7 @@ class Effects:
         "due_confirms",
         "entries",
         "epoch_s",
+        "evictions",
         "journaling",
         "marked_queues",
         "now",
@@ -47,6 +49,8 @@ class Effects:
         """Channels that have confirms to send."""
         self.marked_queues: dict[Queue, None] = {}
         """Queues that handed out messages which they never had before."""
+        self.evictions: dict[Session, str] = {}
+        """Connections that are to be closed by the operator's will, and why."""
         self.barriers: dict[Barrier, tuple[Channel, object] | None] = {}
         """What waits for the journal: which channel, and the mark to release.
 

@@ -17,12 +17,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from amqpd.broker.definitions import GlobalParameterRecord, ParameterRecord, drop, encode
+from amqpd.broker.events import INTERNAL_USER, Events
 from amqpd.config import Limits
 from amqpd_storage.entries import Entry
 
 POLICY: Final = "policy"
-INTERNAL_USER: Final = "rmq-internal"
-"""Who does what nobody asked for."""
 
 
 class InvalidParameter(ValueError):
@@ -60,11 +59,11 @@ class Component(Protocol):
         """What is wrong with a value, in RabbitMQ's words; nothing if it may be set."""
         ...
 
-    def changed(self, vhost: str, name: str, value: Any) -> None:
+    def changed(self, vhost: str, name: str, value: Any, by: str) -> None:
         """The parameter was set, also while recovering. `check` has passed the value."""
         ...
 
-    def cleared(self, vhost: str, name: str) -> None:
+    def cleared(self, vhost: str, name: str, by: str) -> None:
         """The parameter is gone."""
         ...
 
@@ -77,7 +76,9 @@ class Parameters:
         limits: Limits,
         journal: Callable[[Iterable[Entry]], None],
         has_vhost: Callable[[str], bool],
+        events: Events,
     ) -> None:
+        self._events = events
         self._limits = limits
         self._journal = journal
         self._has_vhost = has_vhost
@@ -100,17 +101,21 @@ class Parameters:
         if problems:
             raise InvalidParameter(*problems)
 
-    def set(self, vhost: str, component: str, name: str, value: Any) -> bool:
-        """Set a parameter; whether it is a new one.
+    def set(
+        self, vhost: str, component: str, name: str, value: Any, *, by: str = INTERNAL_USER
+    ) -> bool:
+        """Set a parameter; whether it is a new one. `by` is the user who asked for it.
 
         Raises InvalidParameter for what is wrong with it, NoSuchVhost. Policies have an entrance of
         their own, `set_any`.
         """
         if component == POLICY:
             raise InvalidParameter("policies may not be set using this method", heading="")
-        return self.set_any(vhost, component, name, value)
+        return self.set_any(vhost, component, name, value, by=by)
 
-    def set_any(self, vhost: str, component: str, name: str, value: Any) -> bool:
+    def set_any(
+        self, vhost: str, component: str, name: str, value: Any, *, by: str = INTERNAL_USER
+    ) -> bool:
         """The same, for policies too."""
         if not self._has_vhost(vhost):
             raise NoSuchVhost(vhost)
@@ -123,22 +128,28 @@ class Parameters:
             record = ParameterRecord(vhost, component, name, value)
             self._values[key] = record
             self._journal([encode(record)])
-            self._components[component].changed(vhost, name, value)
+            if component != POLICY:
+                told = {"vhost": vhost, "component": component, "name": name, "value": value}
+                self._events.emit("parameter.set", told, by)
+            self._components[component].changed(vhost, name, value, by)
         return before is None
 
-    def clear(self, vhost: str, component: str, name: str) -> None:
+    def clear(self, vhost: str, component: str, name: str, *, by: str = INTERNAL_USER) -> None:
         """Forget a parameter. Raises NoSuchParameter, InvalidParameter for a policy."""
         if component == POLICY:
             raise InvalidParameter("policies may not be cleared using this method", heading="")
-        self.clear_any(vhost, component, name)
+        self.clear_any(vhost, component, name, by=by)
 
-    def clear_any(self, vhost: str, component: str, name: str) -> None:
+    def clear_any(self, vhost: str, component: str, name: str, *, by: str = INTERNAL_USER) -> None:
         """The same, for policies too."""
         record = self._values.pop((vhost, component, name), None)
         if record is None:
             raise NoSuchParameter
         self._journal([drop(record)])
-        self._components[component].cleared(vhost, name)
+        if component != POLICY:
+            told = {"vhost": vhost, "component": component, "name": name}
+            self._events.emit("parameter.cleared", told, by)
+        self._components[component].cleared(vhost, name, by)
 
     def value(self, vhost: str, component: str, name: str) -> Any:
         """The value of a parameter; None if it is not set."""
@@ -156,14 +167,14 @@ class Parameters:
             and (record.component == component if component else record.component != POLICY)
         ]
 
-    def drop_vhost(self, vhost: str) -> None:
+    def drop_vhost(self, vhost: str, *, by: str = INTERNAL_USER) -> None:
         """The virtual host goes, and its parameters with it."""
         for key in [key for key in self._values if key[0] == vhost]:
-            self.clear_any(*key)
+            self.clear_any(*key, by=by)
 
     # -- global parameters
 
-    def set_global(self, name: str, value: Any) -> bool:
+    def set_global(self, name: str, value: Any, *, by: str = INTERNAL_USER) -> bool:
         """Set a global parameter; whether it is a new one. Raises InvalidParameter."""
         problems = self._check_size(value)
         if problems:
@@ -175,14 +186,17 @@ class Parameters:
             record = GlobalParameterRecord(name, value)
             self._global[name] = record
             self._journal([encode(record)])
+            told = {"component": "global", "name": name, "value": value}
+            self._events.emit("parameter.set", told, by)
         return before is None
 
-    def clear_global(self, name: str) -> None:
+    def clear_global(self, name: str, *, by: str = INTERNAL_USER) -> None:
         """Forget a global parameter. Raises NoSuchParameter."""
         record = self._global.pop(name, None)
         if record is None:
             raise NoSuchParameter
         self._journal([drop(record)])
+        self._events.emit("parameter.cleared", {"component": "global", "name": name}, by)
 
     def global_value(self, name: str) -> Any:
         """The value of a global parameter; None if it is not set."""
@@ -209,7 +223,7 @@ class Parameters:
         if component is None:
             raise InvalidParameter(f"component {record.component} not found")
         self._values[record.vhost, record.component, record.name] = record
-        component.changed(record.vhost, record.name, record.value)
+        component.changed(record.vhost, record.name, record.value, INTERNAL_USER)
 
     def _check_size(self, value: Any) -> list[str]:
         most = self._limits.parameter_bytes_max

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.parameter_validation import Field, check_number, check_object, check_pattern
 from amqpd.broker.patterns import compile_name_pattern
 from amqpd.broker.policy_settings import (
@@ -157,7 +158,7 @@ class PolicyComponent:
     def _check_definition(self, _: str, definition: Any) -> list[str]:
         return check_definition(self._kind, self._broker.config.compat, definition)
 
-    def changed(self, vhost: str, name: str, value: Any) -> None:
+    def changed(self, vhost: str, name: str, value: Any, by: str) -> None:
         """Apply it."""
         if "ha-mode" in value["definition"]:
             self._broker.warn_once(
@@ -168,12 +169,15 @@ class PolicyComponent:
         virtual_host = self._broker.virtual_hosts[vhost]
         virtual_host.policies.put(self._kind, make_policy(vhost, name, value))
         virtual_host.apply_policies()
+        self._broker.events.emit("policy.set", {"name": name, "vhost": vhost, **value}, by)
 
-    def cleared(self, vhost: str, name: str) -> None:
+    def cleared(self, vhost: str, name: str, by: str) -> None:
         """Take back what it did."""
         virtual_host = self._broker.virtual_hosts[vhost]
         virtual_host.policies.drop(self._kind, name)
         virtual_host.apply_policies()
+        key = f"{self._kind.replace('_', '.')}.cleared"
+        self._broker.events.emit(key, {"name": name, "vhost": vhost}, by)
 
 
 def make_policy(vhost: str, name: str, value: dict[str, Any]) -> Policy:
@@ -212,6 +216,7 @@ def set_policy(
     priority: Any = 0,
     apply_to: Any = "all",
     kind: Kind = "policy",
+    by: str = INTERNAL_USER,
 ) -> bool:
     """Set a policy or operator policy; whether it is a new one.
 
@@ -224,12 +229,14 @@ def set_policy(
         "priority": priority,
         "apply-to": apply_to,
     }
-    return broker.parameters.set_any(vhost, kind, name, value)
+    return broker.parameters.set_any(vhost, kind, name, value, by=by)
 
 
-def clear_policy(broker: Broker, vhost: str, name: str, *, kind: Kind = "policy") -> None:
+def clear_policy(
+    broker: Broker, vhost: str, name: str, *, kind: Kind = "policy", by: str = INTERNAL_USER
+) -> None:
     """Clear a policy or operator policy. Raises NoSuchParameter."""
-    broker.parameters.clear_any(vhost, kind, name)
+    broker.parameters.clear_any(vhost, kind, name, by=by)
 
 
 def policies(broker: Broker, vhost: str | None = None, *, kind: Kind = "policy") -> list[Policy]:

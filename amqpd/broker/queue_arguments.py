@@ -157,6 +157,21 @@ COMPARED: Final = (
 """Arguments in which two declarations of one queue have to agree."""
 
 
+def with_default_type(
+    arguments: Arguments, default: str | None, *, durable: bool, exclusive: bool, auto_delete: bool
+) -> Arguments:
+    """The arguments, with the virtual host's default queue type if they name none.
+
+    As in RabbitMQ, it is for durable queues that are shared; and, unless it is the classic type,
+    for such as are not deleted by themselves.
+    """
+    if default is None or QUEUE_TYPE in arguments or not durable or exclusive:
+        return arguments
+    if default != "classic" and auto_delete:
+        return arguments
+    return {**arguments, QUEUE_TYPE: ("S", default)}
+
+
 def check_arguments(arguments: Arguments, queue: str, method: tuple[int, int]) -> None:
     """406 for the first argument with a value that RabbitMQ would refuse.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from amqpd.broker import definitions
-from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord
+from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, VhostRecord
 from amqpd.broker.events import EVENT_EXCHANGE, INTERNAL_USER, Properties, terms
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.policies import PolicyTable
@@ -43,8 +43,12 @@ ROUTER_SEED_OCTETS: Final = 8
 class VirtualHost:
     """One name space of exchanges and queues."""
 
-    def __init__(self, name: str, broker: Broker) -> None:
-        self.name = name
+    def __init__(self, record: VhostRecord, broker: Broker) -> None:
+        self.name = name = record.name
+        self.record = record
+        """Description, tags, and the type of queues that are declared without one."""
+        self.limits: dict[str, int] = {}
+        """See `amqpd.broker.limits`."""
         self.broker = broker
         self.effects = broker.effects
         self.events = broker.events
@@ -340,6 +344,24 @@ class VirtualHost:
     def _govern_queue(self, queue: Queue) -> None:
         if queue.govern(self.policies.match_queue(queue.name, queue.type)):
             queue.apply_policies()
+
+    # -- the end
+
+    def clear(self, user: str = INTERNAL_USER) -> None:
+        """Delete all queues, exchanges and bindings: the virtual host itself is to go."""
+        for queue in list(self.queues.values()):
+            if self.queues.get(queue.name) is queue:
+                self.delete_queue(queue, user=user)
+        for exchange in list(self.exchanges.values()):
+            made_here = exchange.name and not exchange.name.startswith("amq.")
+            if made_here and exchange.name in self.exchanges:
+                self.delete_exchange(exchange, user)
+        # What is left are bindings between predeclared exchanges.
+        for exchange in self.exchanges.values():
+            for binding in list(exchange.table.bindings):
+                destination = self.exchanges[binding.destination.name]
+                arguments = dict(binding.arguments)
+                self.unbind(exchange.name, destination, binding.routing_key, arguments, user)
 
     # -- the journal
 

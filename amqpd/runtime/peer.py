@@ -13,6 +13,7 @@ from typing import Final
 from amqpd.broker.access import User
 from amqpd.broker.broker import Broker
 from amqpd.broker.handlers import handle
+from amqpd.broker.limits import require_channel_room
 from amqpd.broker.publishing import publish, refuse_oversized
 from amqpd.broker.session import Origin, Session
 from amqpd.commands import Channel, Message, MethodCommand, Oversized, Settle
@@ -291,8 +292,9 @@ class Peer:
         elif connection.state is not State.RUNNING:
             return
         elif isinstance(method, Channel.Open) and connection.may_open(command.channel):
-            outlet = connection.open_channel(command.channel, method)
             assert self.session is not None
+            require_channel_room(self.broker, self.session.user)
+            outlet = connection.open_channel(command.channel, method)
             self.session.open_channel(command.channel, outlet)
         else:
             connection.stray(command.channel, method, ids_of(command))

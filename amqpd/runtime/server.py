@@ -79,6 +79,8 @@ class Server:
 
     def finish_turn(self) -> None:
         """Journal what has to be kept, send what there is to say."""
+        if self.broker.effects.evictions:
+            self._evict()
         entries = self.broker.finish_turn()
         deadline = self._timers.next_deadline()
         if deadline is not None and deadline < self._wake_at:
@@ -102,6 +104,18 @@ class Server:
             for warning in warnings:
                 logger.warning(warning)
             warnings.clear()
+
+    def _evict(self) -> None:
+        """Close the connections that an operator wants closed."""
+        evictions = self.broker.effects.evictions
+        now = self.clock.now()
+        for client in list(self._clients.values()):
+            reason = evictions.get(client.peer.session) if client.peer.session else None
+            if reason is not None:
+                client.peer.close(reason, now)
+                client.pace()
+                self.watch(client)
+        evictions.clear()
 
     def must_wait_for_journal(self, client: ClientSocket) -> bool:
         """Whether the disk is too far behind for the client to be read from.

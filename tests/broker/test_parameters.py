@@ -24,10 +24,10 @@ class Shovel:
     def check(self, name: str, value: Any) -> list[str]:
         return [] if isinstance(value, dict) else [f"{name} is no shovel"]
 
-    def changed(self, vhost: str, name: str, value: Any) -> None:
+    def changed(self, vhost: str, name: str, value: Any, by: str) -> None:
         self.heard.append((vhost, name, value))
 
-    def cleared(self, vhost: str, name: str) -> None:
+    def cleared(self, vhost: str, name: str, by: str) -> None:
         self.heard.append((vhost, name))
 
 

@@ -13,6 +13,8 @@ from amqpd.broker.parameters import InvalidParameter, NoSuchParameter, NoSuchVho
 from amqpd.broker.policies import clear_policy, policies, set_policy
 from amqpd.broker.policy_settings import Kind
 from amqpd.broker.queue import Queue
+from amqpd.wire.properties import read_headers
+from amqpd.wire.tables import plain
 from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, properties
 
 
@@ -557,6 +559,24 @@ def test_what_is_not_there(broker: BrokerUnderTest) -> None:
     with pytest.raises(NoSuchVhost):
         set_policy(broker.core, "nowhere", "p", pattern="", definition={"max-length": 1})
     assert policies(broker.core, "nowhere") == []
+
+
+@pytest.mark.parametrize("kind", ["policy", "operator_policy"])
+def test_events_tell_of_it(broker: BrokerUnderTest, channel: Channel, kind: Kind) -> None:
+    channel.queue_declare("events")
+    channel.queue_bind("events", "amq.rabbitmq.event", "policy.#")
+    channel.queue_bind("events", "amq.rabbitmq.event", "operator.policy.#")
+    put(broker, {"max-length": 1}, kind=kind, by="ann")
+    drop(broker, kind=kind)
+    told = []
+    while (got := channel.get("events", no_ack=True)) is not None:
+        headers = plain(read_headers(got.properties, 9))
+        told.append((got.routing_key, headers["name"], headers["user_who_performed_action"]))
+        if got.routing_key == "policy.set":
+            assert (headers["vhost"], headers["pattern"], headers["apply-to"]) == ("/", "^q", "all")
+            assert (headers["definition"], headers["priority"]) == ({"max-length": 1}, 0)
+    cleared = f"{kind.replace('_', '.')}.cleared"
+    assert told == [("policy.set", "p", "ann"), (cleared, "p", "rmq-internal")]
 
 
 def test_a_policy_has_a_size(broker: BrokerUnderTest) -> None:

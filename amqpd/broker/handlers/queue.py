@@ -15,6 +15,7 @@ from amqpd.broker.handlers.exchange import (
 from amqpd.broker.handlers.exchange import (
     find as find_exchange,
 )
+from amqpd.broker.limits import require_queue_room
 from amqpd.broker.names import queue_text, stripped
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import (
@@ -22,6 +23,7 @@ from amqpd.broker.queue_arguments import (
     check_arguments,
     check_equivalent,
     dead_letter_target,
+    with_default_type,
 )
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
 from amqpd.commands import Arguments
@@ -80,12 +82,20 @@ def declare_actively(
     elif name.startswith("amq."):
         text = f"queue name '{name}' contains reserved prefix 'amq.*'"
         raise amqp_error(ACCESS_REFUSED, text, DECLARE)
+    arguments = with_default_type(
+        arguments,
+        virtual_host.record.default_queue_type,
+        durable=bool(method.durable),
+        exclusive=bool(method.exclusive),
+        auto_delete=bool(method.auto_delete),
+    )
     access, user = virtual_host.access, channel.session.user
     access.require(user, virtual_host.name, "configure", "queue", name, DECLARE)
     existing = virtual_host.queues.get(name)
     if existing is not None:
         check_same(channel, existing, method, arguments)
         return existing
+    require_queue_room(virtual_host, name, DECLARE)
     dead_letter_exchange = dead_letter_target(arguments, queue_text(channel, name), DECLARE)
     if dead_letter_exchange is not None:
         access.require(user, virtual_host.name, "read", "queue", name, DECLARE)
