@@ -72,6 +72,8 @@ KINDS: Final = {
     "user": "user",
     "permission": "permission",
     "topic_permission": "topic permission",
+    "parameter": "parameter",
+    "global_parameter": "global parameter",
     "exchange": "exchange",
     "queue": "queue",
     "binding": "binding",
