@@ -139,6 +139,14 @@ class Target:
         self.route_version = -1
 
 
+def target_of(envelope: bytes) -> Target:
+    """The target of a message that was stored with this envelope."""
+    key_start = envelope[0] + 2
+    exchange = envelope[1 : key_start - 1].decode("utf-8", "surrogateescape")
+    routing_key = envelope[key_start:].decode("utf-8", "surrogateescape")
+    return Target(exchange, routing_key, envelope, False, False)
+
+
 class Message:
     """A published message: raw bytes, and where they are going.
 

@@ -58,6 +58,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Different publish methods of a connection that are kept parsed."""
     route_cache_max: int = 16384
     """Routing results kept per virtual host."""
+    recent_history_max: int = 10_000
+    """Messages that a recent history exchange may be declared to keep."""
+    deduplication_cache_max: int = 1_000_000
+    """Headers that a deduplication exchange may be declared to remember."""
     unwritten_bytes_max: int = 64 * MIB
     """Bytes waiting for the journal before publishers are read from no further."""
     disk_full_retry_s: float = 1.0

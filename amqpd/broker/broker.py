@@ -24,7 +24,7 @@ from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.limits import VhostLimits, require_connection_room
-from amqpd.broker.messages import QueueMessage
+from amqpd.broker.messages import PendingConfirm, QueueMessage
 from amqpd.broker.parameters import Parameters
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
 from amqpd.broker.policies import KINDS, PolicyComponent
@@ -250,7 +250,9 @@ class Broker:
                 confirm.safe()
         for barrier in barriers:
             waiting = self.effects.barriers.pop(barrier)
-            if waiting is not None:
+            if isinstance(waiting, PendingConfirm):
+                waiting.safe()
+            elif waiting is not None:
                 channel, mark = waiting
                 channel.barrier_safe(barrier, mark)
 

@@ -60,7 +60,7 @@ def dead_letter(virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, r
     properties = with_headers(properties, died)
     target = internal_target(exchange.name, routing_key)
     copy = make_message(0, target, properties, message.body, message.persistent, True)
-    content = RoutedContent(properties, depth_max)
+    content = RoutedContent(virtual_host, copy)
     queues = virtual_host.router.route(exchange.table, routing_key, content, extra)
     deaths = [entry for _, entry in died["x-death"][1]]
     if reason != REJECTED:

@@ -147,6 +147,37 @@ class GlobalParameterRecord(Struct, frozen=True):
     value: Any
 
 
+class HistoryRecord(Struct, frozen=True):
+    """A message that a durable recent history exchange keeps; the lowest number is the oldest."""
+
+    KIND: ClassVar[str] = "history"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("vhost", "exchange", "number")
+
+    vhost: str
+    exchange: str
+    number: int
+    envelope: bytes
+    properties: bytes
+    body: bytes
+
+
+class SeenRecord(Struct, frozen=True):
+    """A deduplication header that a durable exchange has seen; the lowest number is the oldest.
+
+    `header` is the header's value as `deduplication.header_text` shows it. `expires_ms` is in
+    milliseconds since 1970, 0 for never.
+    """
+
+    KIND: ClassVar[str] = "seen"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("vhost", "exchange", "header")
+
+    vhost: str
+    exchange: str
+    header: str
+    number: int
+    expires_ms: int
+
+
 Record = (
     VhostRecord
     | UserRecord
@@ -157,6 +188,8 @@ Record = (
     | ExchangeRecord
     | QueueRecord
     | BindingRecord
+    | HistoryRecord
+    | SeenRecord
 )
 
 _RECORDS: Final[dict[str, type[Record]]] = {
@@ -171,6 +204,8 @@ _RECORDS: Final[dict[str, type[Record]]] = {
         ExchangeRecord,
         QueueRecord,
         BindingRecord,
+        HistoryRecord,
+        SeenRecord,
     )
 }
 

@@ -14,6 +14,7 @@ from amqpd_storage.entries import Barrier, Entry
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
     from amqpd.broker.confirms import Confirms
+    from amqpd.broker.messages import PendingConfirm
     from amqpd.broker.queue import Queue
     from amqpd.broker.session import Session
 
@@ -51,8 +52,8 @@ class Effects:
         """Queues that handed out messages which they never had before."""
         self.evictions: dict[Session, str] = {}
         """Connections that are to be closed by the operator's will, and why."""
-        self.barriers: dict[Barrier, tuple[Channel, object] | None] = {}
-        """What waits for the journal: which channel, and the mark to release.
+        self.barriers: dict[Barrier, tuple[Channel, object] | PendingConfirm | None] = {}
+        """What waits for the journal: which channel, and the mark to release; or a confirm.
 
         None for changes of definitions that nobody waits for (nowait, auto-delete): while there is
         one, what a client is told of definitions may still be lost.
@@ -69,6 +70,15 @@ class Effects:
         """Journal a change of definitions."""
         self.entries.append(entry)
         self._defined = True
+
+    def confirm_when_safe(self, pending: PendingConfirm) -> None:
+        """Confirm once the journal has everything so far."""
+        if not self.journaling:
+            pending.safe()
+            return
+        barrier = Barrier()
+        self.entries.append(barrier)
+        self.barriers[barrier] = pending
 
     def take_entries(self) -> list[Entry]:
         """What is to be journaled, marks of this turn included."""

@@ -9,13 +9,23 @@ from amqpd.commands import Arguments
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 
 if TYPE_CHECKING:
+    from amqpd.broker.exchange_memory import ExchangeMemory
     from amqpd.broker.queue import Queue
 
 
 class BrokerExchange(Governed):
     """What exchange.declare said. Declared and deleted by `VirtualHost`."""
 
-    __slots__ = ("arguments", "auto_delete", "durable", "internal", "name", "table", "type")
+    __slots__ = (
+        "arguments",
+        "auto_delete",
+        "durable",
+        "internal",
+        "memory",
+        "name",
+        "table",
+        "type",
+    )
 
     def __init__(
         self,
@@ -27,6 +37,7 @@ class BrokerExchange(Governed):
         auto_delete: bool,
         internal: bool,
         arguments: Arguments,
+        memory: ExchangeMemory | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -36,6 +47,8 @@ class BrokerExchange(Governed):
         self.auto_delete = auto_delete
         self.internal = internal
         self.arguments = arguments
+        self.memory = memory
+        """What exchanges of some types remember of messages; None for all others."""
 
     def apply_policies(self) -> None:
         """The alternate exchange: that of the arguments, or else that of the policies."""

@@ -34,10 +34,12 @@ from amqpd.wire.properties import (
 )
 from amqpd.wire.properties import REPLY_TO as REPLY_TO_PROPERTY
 from amqpd.wire.tables import type_name
+from amqpd_exchanges.exchange import Exchange as RoutingTable
 
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
     from amqpd.broker.exchange import BrokerExchange
+    from amqpd.broker.exchange_memory import ExchangeMemory
     from amqpd.broker.queue import Queue
     from amqpd.broker.reply_to import ReplyConsumer
     from amqpd.broker.virtual_host import VirtualHost
@@ -71,7 +73,11 @@ def publish(channel: Channel, message: Message) -> None:
         if transaction is not None:
             transaction.messages.append(message)
             return
-        queues = route(channel, exchange, message)
+        content = RoutedContent(virtual_host, message)
+        queues = route(channel, exchange, message, content)
+        if content.remembered:
+            publish_remembered(channel, message, queues, content)
+            return
     else:
         queues = target.route
     confirms = channel.confirms
@@ -111,6 +117,45 @@ def publish(channel: Channel, message: Message) -> None:
     confirms.complete(publish_number)
 
 
+def publish_remembered(
+    channel: Channel,
+    message: Message,
+    queues: tuple[Queue | ReplyConsumer, ...],
+    content: RoutedContent,
+) -> None:
+    """The rest of basic.publish for a message that some exchange remembers.
+
+    What an exchange remembers is as much a part of "safe" as what the queues hold. That goes for a
+    duplicate, too: its confirm says that the first one is safe.
+    """
+    virtual_host = channel.virtual_host
+    refused = False
+    if virtual_host.refusing_queues and queues:
+        queues, refused = sift(virtual_host, message, queues)
+    if refused:
+        content.take_back()
+    if not queues and message.target.mandatory and not refused:
+        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    share(virtual_host, message, queues)
+    confirms = channel.confirms
+    if confirms is None:
+        for queue in queues:
+            queue.publish(message, None)
+        return
+    confirms.published = publish_number = confirms.published + 1
+    if refused:
+        for queue in queues:
+            queue.publish(message, None)
+        confirms.refuse(publish_number)
+        return
+    pending = PendingConfirm(confirms, publish_number)
+    pending.remaining = 1
+    confirms.await_number(publish_number)
+    for queue in queues:
+        queue.publish(message, pending)
+    virtual_host.effects.confirm_when_safe(pending)
+
+
 def sift(
     virtual_host: VirtualHost, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
 ) -> tuple[tuple[Queue | ReplyConsumer, ...], bool]:
@@ -128,10 +173,13 @@ def publish_committed(channel: Channel, message: Message) -> bool:
     """tx.commit: a message that was checked when it came. Whether every queue took it."""
     virtual_host = channel.virtual_host
     exchange = virtual_host.exchanges.get(message.target.exchange)
-    queues = () if exchange is None else route(channel, exchange, message)
+    content = RoutedContent(virtual_host, message)
+    queues = () if exchange is None else route(channel, exchange, message, content)
     refused = False
     if virtual_host.refusing_queues and queues:
         queues, refused = sift(virtual_host, message, queues)
+        if refused:
+            content.take_back()
     if not queues and message.target.mandatory and not refused:
         channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
     share(channel.virtual_host, message, queues)
@@ -162,11 +210,20 @@ def publish_internally(
     virtual_host: VirtualHost, exchange: BrokerExchange, message: Message
 ) -> None:
     """Publish what the broker itself has to say: unchecked, unconfirmed, dropped if unroutable."""
-    content = RoutedContent(message.properties, virtual_host.broker.limits.table_depth_max)
-    routing_key = message.target.routing_key
-    queues: tuple[Queue | ReplyConsumer, ...] = virtual_host.router.route(
-        exchange.table, routing_key, content
-    )
+    hand_on(virtual_host, message, exchange.table)
+
+
+def hand_on(
+    virtual_host: VirtualHost, message: Message, destination: Queue | RoutingTable[Queue]
+) -> None:
+    """A message that the broker made or kept goes to a queue, or through an exchange to queues."""
+    queues: tuple[Queue | ReplyConsumer, ...]
+    if isinstance(destination, RoutingTable):
+        content = RoutedContent(virtual_host, message)
+        keys = cc_keys(content.headers()) if message.special else []
+        queues = virtual_host.router.route(destination, message.target.routing_key, content, keys)
+    else:
+        queues = (destination,)
     if virtual_host.refusing_queues and queues:
         queues, _ = sift(virtual_host, message, queues)
     share(virtual_host, message, queues)
@@ -296,7 +353,7 @@ def cc_keys(headers: Arguments) -> list[str]:
 
 
 def route(
-    channel: Channel, exchange: BrokerExchange, message: Message
+    channel: Channel, exchange: BrokerExchange, message: Message, content: RoutedContent
 ) -> tuple[Queue | ReplyConsumer, ...]:
     """The queues that get the message; kept on its target where they depend on that alone."""
     target = message.target
@@ -308,7 +365,6 @@ def route(
     replies: tuple[ReplyConsumer, ...] = ()
     if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
         replies = reply_consumers(channel, target.routing_key, *extra)
-    content = RoutedContent(message.properties, channel.broker.limits.table_depth_max)
     queues = virtual_host.router.route(exchange.table, target.routing_key, content, extra)
     if content.lasting and not replies and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
         target.route = queues
@@ -330,21 +386,40 @@ def reply_consumers(channel: Channel, *routing_keys: str) -> tuple[ReplyConsumer
 class RoutedContent:
     """What exchanges may look at in a message: `amqpd_exchanges.exchange.Content`."""
 
-    __slots__ = ("_depth_max", "_headers", "_properties", "lasting")
+    __slots__ = ("_headers", "_message", "_passed", "_virtual_host", "lasting", "remembered")
 
-    def __init__(self, properties: bytes, depth_max: int) -> None:
+    def __init__(self, virtual_host: VirtualHost, message: Message) -> None:
         self.lasting = True
-        self._properties = properties
-        self._depth_max = depth_max
+        self.remembered = False
+        """It came to an exchange that remembers messages."""
+        self._passed: list[ExchangeMemory] = []
+        self._virtual_host = virtual_host
+        self._message = message
         self._headers: Arguments | None = None
 
     def headers(self) -> Arguments:
         """The headers, decoded once."""
         if self._headers is None:
-            self._headers = read_headers(self._properties, self._depth_max)
+            depth_max = self._virtual_host.broker.limits.table_depth_max
+            self._headers = read_headers(self._message.properties, depth_max)
         return self._headers
 
     def property(self, name: str) -> str | int | None:
         """One of `ROUTED_PROPERTIES`, by its name."""
-        value: str | int | None = read_property(self._properties, ROUTED_PROPERTIES[name])
+        value: str | int | None = read_property(self._message.properties, ROUTED_PROPERTIES[name])
         return value
+
+    def passes(self, exchange: RoutingTable[Queue]) -> bool:
+        """Whether the exchange's memory lets the message go on, which it remembers from now on."""
+        memory = self._virtual_host.exchanges[exchange.name].memory
+        assert memory is not None
+        self.remembered = True
+        if not memory.passes(self._message, self.headers()):
+            return False
+        self._passed.append(memory)
+        return True
+
+    def take_back(self) -> None:
+        """No exchange is to remember the message: a queue refused it."""
+        for memory in self._passed:
+            memory.take_back(self.headers())

@@ -9,15 +9,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from amqpd.broker import definitions
+from amqpd.broker.deduplication import Deduplication
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, VhostRecord
 from amqpd.broker.events import EVENT_EXCHANGE, INTERNAL_USER, Properties, terms
 from amqpd.broker.exchange import BrokerExchange
+from amqpd.broker.exchange_memory import ExchangeMemory
 from amqpd.broker.policies import PolicyTable
 from amqpd.broker.queue import PriorityQueue, Queue
+from amqpd.broker.recent_history import RecentHistory
 from amqpd.commands import Arguments, Field
 from amqpd.wire.tables import encode_table
+from amqpd_exchanges.deduplication import DeduplicationExchange
 from amqpd_exchanges.exchange import Binding, binding_identity
 from amqpd_exchanges.exchange import Exchange as RoutingTable
+from amqpd_exchanges.recent_history import RecentHistoryExchange
 from amqpd_exchanges.router import Router
 
 if TYPE_CHECKING:
@@ -98,6 +103,7 @@ class VirtualHost:
             auto_delete=auto_delete,
             internal=internal,
             arguments=arguments,
+            memory=self._memory(name, type, arguments, durable),
         )
         self.exchanges[name] = exchange
         self._govern_exchange(exchange)
@@ -121,6 +127,15 @@ class VirtualHost:
             }
             self.events.emit("exchange.created", properties, user)
 
+    def _memory(
+        self, name: str, type: str, arguments: Arguments, durable: bool
+    ) -> ExchangeMemory | None:
+        if type == DeduplicationExchange.kind:
+            return Deduplication(self, name, arguments, durable=durable)
+        if type == RecentHistoryExchange.kind:
+            return RecentHistory(self, name, arguments, durable=durable)
+        return None
+
     def delete_exchange(self, exchange: BrokerExchange, user: str = INTERNAL_USER) -> None:
         """The exchange goes with its bindings; auto-delete exchanges that fed it may go too."""
         self._delete_unused_sources(self._remove_exchange(exchange, user))
@@ -134,6 +149,8 @@ class VirtualHost:
         # The journal hears of the bindings while both ends of them still have their durability.
         for binding in removed:
             self._journal_unbinding(binding, exchange)
+        if exchange.memory is not None:
+            exchange.memory.drop()
         if exchange.durable and self.effects.journaling:
             self.effects.define(definitions.drop(self._exchange_record(exchange)))
         self.events.emit("exchange.deleted", {"vhost": self.name, "name": exchange.name}, user)
@@ -257,7 +274,7 @@ class VirtualHost:
         journal: bool = True,
         user: str = INTERNAL_USER,
     ) -> None:
-        """Add a binding, if it is not there. Raises InvalidBinding."""
+        """Add a binding, if it is not there. Raises InvalidBinding. `journal`: as above."""
         end = destination if isinstance(destination, Queue) else destination.table
         binding = self.router.bind(source.name, end, routing_key, arguments)
         if binding is None or not journal:
@@ -266,6 +283,8 @@ class VirtualHost:
             self.effects.define(definitions.encode(self._binding_record(binding)))
         if self.events.wanted:
             self.events.emit("binding.created", self._told(binding), user)
+        if isinstance(source.memory, RecentHistory):
+            source.memory.replay(end)
 
     def is_bound(
         self,

@@ -19,10 +19,12 @@ from amqpd.broker.definitions import (
     DamagedDefinition,
     ExchangeRecord,
     GlobalParameterRecord,
+    HistoryRecord,
     ParameterRecord,
     PermissionRecord,
     QueueRecord,
     Record,
+    SeenRecord,
     TopicPermissionRecord,
     UserRecord,
     VhostRecord,
@@ -30,7 +32,7 @@ from amqpd.broker.definitions import (
 )
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.config import Config
-from amqpd.runtime.recovery import ORDER, restore_definitions
+from amqpd.runtime.recovery import place, restore_definitions
 from amqpd_storage.salvage import Definition
 
 TABLE_DEPTH_MAX: Final = 200
@@ -75,7 +77,7 @@ def check_records(records: Iterable[Record]) -> DefinitionsCheck:
     taken: list[Record] = []
     refused: list[tuple[Record, str]] = []
     queue_ids: dict[int, str] = {}
-    for record in sorted(records, key=lambda record: ORDER.index(type(record))):
+    for record in sorted(records, key=place):
         reason = _missing(broker, record)
         if isinstance(record, QueueRecord) and not reason:
             if record.queue_id in queue_ids:
@@ -95,11 +97,17 @@ def check_records(records: Iterable[Record]) -> DefinitionsCheck:
 
 def _missing(broker: Broker, record: Record) -> str:
     """What it needs and does not find."""
-    if not isinstance(record, ParameterRecord | ExchangeRecord | QueueRecord | BindingRecord):
+    if isinstance(
+        record,
+        VhostRecord | UserRecord | PermissionRecord | TopicPermissionRecord | GlobalParameterRecord,
+    ):
         return ""
     virtual_host = broker.virtual_hosts.get(record.vhost)
     if virtual_host is None:
         return f"its virtual host {record.vhost!r} is missing"
+    if isinstance(record, HistoryRecord | SeenRecord):
+        exists = record.exchange in virtual_host.exchanges
+        return "" if exists else f"exchange {record.exchange!r} is missing"
     return _missing_end(virtual_host, record) if isinstance(record, BindingRecord) else ""
 
 
@@ -150,3 +158,7 @@ def describe(record: Record) -> str:
                 f"binding from {record.source!r} to {record.destination_type} "
                 f"{record.destination!r} by {record.routing_key!r} in virtual host {record.vhost!r}"
             )
+        case HistoryRecord(exchange=exchange, vhost=vhost):
+            return f"message kept by exchange {exchange!r} in virtual host {vhost!r}"
+        case SeenRecord(exchange=exchange, vhost=vhost):
+            return f"header seen by exchange {exchange!r} in virtual host {vhost!r}"

@@ -14,7 +14,7 @@ from typing import Final
 
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import PermissionRecord, TopicPermissionRecord
-from amqpd.broker.handlers.exchange import is_known_type
+from amqpd.broker.handlers.exchange import check_type_arguments, is_known_type
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import check_arguments
@@ -30,7 +30,6 @@ from amqpd.runtime.definitions_file import (
     UserDefinition,
 )
 from amqpd_exchanges.exchange import InvalidBinding
-from amqpd_exchanges.router import KINDS
 
 NO_TYPE: Final[Field] = ("V", None)
 NOT_OFFERED: Final = ("quorum", "stream")
@@ -114,7 +113,7 @@ class DefinitionsImport:
         if not is_known_type(exchange.type, self._broker.config.compat):
             raise ValueError(f"unknown exchange type '{exchange.type}'")
         if exchange.name not in virtual_host.exchanges:
-            KINDS[exchange.type].check_arguments(exchange.arguments)
+            check_type_arguments(exchange.type, exchange.arguments, self._broker.limits)
             virtual_host.declare_exchange(
                 exchange.name,
                 exchange.type,

@@ -77,6 +77,8 @@ KINDS: Final = {
     "exchange": "exchange",
     "queue": "queue",
     "binding": "binding",
+    "history": "kept message",
+    "seen": "seen header",
 }
 
 

@@ -9,10 +9,12 @@ from amqpd.broker.definitions import (
     BindingRecord,
     ExchangeRecord,
     GlobalParameterRecord,
+    HistoryRecord,
     ParameterRecord,
     PermissionRecord,
     QueueRecord,
     Record,
+    SeenRecord,
     TopicPermissionRecord,
     UserRecord,
     VhostRecord,
@@ -21,7 +23,7 @@ from amqpd.broker.definitions import (
 from amqpd.broker.events import EVENT_EXCHANGE
 from amqpd.broker.queue import Queue
 from amqpd.broker.virtual_host import VirtualHost
-from amqpd.commands import Message, Target, make_message
+from amqpd.commands import Message, Target, make_message, target_of
 from amqpd.wire.tables import decode_table
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, StoredMessage
 from amqpd_storage.errors import DamagedStore
@@ -37,6 +39,8 @@ ORDER: Final[tuple[type[Record], ...]] = (
     ExchangeRecord,
     QueueRecord,
     BindingRecord,
+    HistoryRecord,
+    SeenRecord,
 )
 """Each kind refers only to kinds before it (exchange bindings come after all exchanges)."""
 
@@ -49,7 +53,7 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
     recovery = await store.recover()
     try:
         records = [decode(kind, key, value) for kind, key, value in recovery.definitions]
-        records.sort(key=lambda record: ORDER.index(type(record)))
+        records.sort(key=place)
         queues = restore_definitions(broker, records)
     except (ValueError, LookupError) as error:
         raise DamagedStore(store.path, str(error)) from error
@@ -58,6 +62,12 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
             queues[queue_id].restore_mark(below)
     broker.recovered(set(queues) | recovery.dropped_queues, recovery.message_id_max)
     return await restore_messages(queues, store)
+
+
+def place(record: Record) -> tuple[int, int]:
+    """When it is its turn: by `ORDER`, and what exchanges remember by its number."""
+    number = record.number if isinstance(record, HistoryRecord | SeenRecord) else 0
+    return ORDER.index(type(record)), number
 
 
 def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queue]:
@@ -92,6 +102,8 @@ def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queu
                 )
             case BindingRecord():
                 restore_binding(broker.virtual_hosts[record.vhost], record, depth_max)
+            case HistoryRecord() | SeenRecord():
+                restore_memory(broker.virtual_hosts[record.vhost], record)
     return queues
 
 
@@ -109,6 +121,14 @@ def restore_binding(virtual_host: VirtualHost, record: BindingRecord, depth_max:
         decode_table(record.arguments, 0, depth_max)[0],
         journal=False,
     )
+
+
+def restore_memory(virtual_host: VirtualHost, record: HistoryRecord | SeenRecord) -> None:
+    """What an exchange that was restored before remembers of a message."""
+    memory = virtual_host.exchanges[record.exchange].memory
+    if memory is None or memory.KIND != record.KIND:
+        raise LookupError(f"exchange {record.exchange!r} remembers nothing of that kind")
+    memory.restore(record)
 
 
 async def restore_messages(queues: dict[int, Queue], store: SQLiteStore) -> int:
@@ -145,11 +165,7 @@ def restored_message(stored: StoredMessage, targets: dict[bytes, Target]) -> Mes
     """The message as it was published."""
     target = targets.get(stored.envelope)
     if target is None:
-        envelope = stored.envelope
-        key_start = envelope[0] + 2
-        exchange = envelope[1 : key_start - 1].decode("utf-8", "surrogateescape")
-        routing_key = envelope[key_start:].decode("utf-8", "surrogateescape")
-        target = targets[envelope] = Target(exchange, routing_key, envelope, False, False)
+        target = targets[stored.envelope] = target_of(stored.envelope)
     message = make_message(0, target, stored.properties, stored.body, True, False)
     message.message_id = stored.message_id
     message.stored = True

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable
-from typing import ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar, Union
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar, Union
 
 from amqpd_exchanges.chance import Chance
 from amqpd_exchanges.fields import Arguments, Field, canonical_table
@@ -72,6 +72,13 @@ class Content(Protocol):
 
     def property(self, name: str) -> str | int | None:
         """`message_id`, `correlation_id` or `timestamp` (in seconds); None if it is not set."""
+        ...
+
+    def passes(self, exchange: Exchange[Any]) -> bool:
+        """It has come to an exchange that remembers messages: whether it may go on from there.
+
+        It is remembered by the question, which is asked once.
+        """
         ...
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final, Generic
 
 from amqpd_exchanges.chance import Chance
 from amqpd_exchanges.consistent_hash import ConsistentHashExchange
+from amqpd_exchanges.deduplication import DeduplicationExchange
 from amqpd_exchanges.default import DefaultExchange
 from amqpd_exchanges.direct import DirectExchange
 from amqpd_exchanges.exchange import (
@@ -40,6 +41,7 @@ from amqpd_exchanges.headers import HeadersExchange
 from amqpd_exchanges.local_random import LocalRandomExchange
 from amqpd_exchanges.modulus_hash import ModulusHashExchange
 from amqpd_exchanges.random import RandomExchange
+from amqpd_exchanges.recent_history import RecentHistoryExchange
 from amqpd_exchanges.topic import TopicExchange
 
 __all__ = ["KINDS", "Router"]
@@ -52,9 +54,11 @@ KINDS: Final[dict[str, type[Exchange[Any]]]] = {
         HeadersExchange,
         TopicExchange,
         ConsistentHashExchange,
+        DeduplicationExchange,
         LocalRandomExchange,
         ModulusHashExchange,
         RandomExchange,
+        RecentHistoryExchange,
     )
 }
 """The types that exchange.declare may ask for.

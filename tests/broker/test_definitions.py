@@ -12,10 +12,12 @@ from amqpd.broker.definitions import (
     DamagedDefinition,
     ExchangeRecord,
     GlobalParameterRecord,
+    HistoryRecord,
     ParameterRecord,
     PermissionRecord,
     QueueRecord,
     Record,
+    SeenRecord,
     TopicPermissionRecord,
     UserRecord,
     VhostRecord,
@@ -48,6 +50,8 @@ records: st.SearchStrategy[Record] = st.one_of(
     st.builds(ParameterRecord, names, names, names, values),
     st.builds(GlobalParameterRecord, names, values),
     st.builds(ExchangeRecord, names, names, names, flags, flags, flags, tables),
+    st.builds(HistoryRecord, names, names, st.integers(1, 1 << 60), tables, tables, tables),
+    st.builds(SeenRecord, names, names, names, st.integers(1, 1 << 60), st.integers(0, 1 << 60)),
     st.builds(QueueRecord, names, names, flags, tables, st.integers(0, 1 << 23)),
     st.builds(
         BindingRecord, names, names, names, st.sampled_from(["queue", "exchange"]), names, tables

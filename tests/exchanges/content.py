@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from amqpd_exchanges.exchange import Arguments
+from amqpd_exchanges.exchange import Arguments, Exchange
 
 
 class Content:
@@ -22,6 +23,9 @@ class Content:
 
     def property(self, name: str) -> str | int | None:
         return self._properties.get(name)
+
+    def passes(self, exchange: Exchange[Any]) -> bool:
+        return True
 
 
 class Unread(Content):

@@ -58,8 +58,10 @@ def test_the_types_that_may_be_declared() -> None:
         "topic",
         "x-consistent-hash",
         "x-local-random",
+        "x-message-deduplication",
         "x-modulus-hash",
         "x-random",
+        "x-recent-history",
     ]
     router: Router[str] = Router()
     with pytest.raises(KeyError):

@@ -17,9 +17,11 @@ from pamqp import commands
 from amqpd.broker.definitions import (
     BindingRecord,
     ExchangeRecord,
+    HistoryRecord,
     PermissionRecord,
     QueueRecord,
     Record,
+    SeenRecord,
     UserRecord,
     VhostRecord,
     encode,
@@ -223,6 +225,43 @@ def test_doctor_notes_what_is_no_damage(tmp_path: Path, capsys: pytest.CaptureFi
         "permission of user 'ghost' in virtual host '/': there is no such user",
         "1 mark of deliveries belongs to no queue any more",
     ]
+
+
+RECENT = ExchangeRecord("/", "recent", "x-recent-history", True, False, False, NO_ARGUMENTS)
+KEPT = HistoryRecord("/", "recent", 7, b"\6recent\1k", b"\0\0", b"kept")
+SEEN = SeenRecord("/", "recent", "('string', 'a')", 3, 0)
+
+
+def test_doctor_knows_what_exchanges_remember(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "data", *RECORDS, RECENT, KEPT)
+
+    said = doctor(tmp_path / "data", capsys)
+
+    assert said.code == 0
+    assert "1 kept message" in said.out
+
+
+@pytest.mark.parametrize(
+    ("records", "complaint"),
+    [
+        ([KEPT], "message kept by exchange 'recent' in virtual host '/': exchange 'recent' is"),
+        ([RECENT, SEEN], "header seen by exchange 'recent' in virtual host '/': LookupError"),
+    ],
+)
+def test_doctor_names_memories_without_their_exchange(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    records: list[Record],
+    complaint: str,
+) -> None:
+    make(tmp_path / "data", *RECORDS, *records)
+
+    said = doctor(tmp_path / "data", capsys)
+
+    assert said.code == os.EX_DATAERR
+    assert any(complaint in line for line in said.having("damaged")), said.out
 
 
 def test_doctor_and_missing_shared_messages(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,14 @@ from amqpd.broker.names import exchange_text, stripped
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import check_equivalent
 from amqpd.commands import Arguments, Exchange
-from amqpd.config import Compat
+from amqpd.config import Compat, Limits
 from amqpd.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, AMQPException, amqp_error
 from amqpd.wire.tables import type_name
+from amqpd_exchanges.deduplication import CACHE_SIZE, DeduplicationExchange
 from amqpd_exchanges.exchange import Destination, InvalidArguments, InvalidBinding
 from amqpd_exchanges.local_random import LocalRandomExchange
+from amqpd_exchanges.recent_history import LENGTH, RecentHistoryExchange
+from amqpd_exchanges.recording import decimal
 from amqpd_exchanges.router import KINDS
 
 DECLARE: Final = (40, 10)
@@ -68,7 +71,7 @@ def declare_actively(
         access.require(user, virtual_host.name, "read", "exchange", name, DECLARE)
         access.require(user, virtual_host.name, "write", "exchange", alternate_name, DECLARE)
     try:
-        KINDS[type].check_arguments(arguments)
+        check_type_arguments(type, arguments, channel.broker.limits)
     except InvalidArguments as reason:
         raise amqp_error(PRECONDITION_FAILED, str(reason), DECLARE) from reason
     virtual_host.declare_exchange(
@@ -85,6 +88,21 @@ def declare_actively(
 def is_known_type(type: str, compat: Compat) -> bool:
     """Whether that version of RabbitMQ has it, with all the plug-ins that are offered here."""
     return type in KINDS and not (type == LocalRandomExchange.kind and compat == "3.13")
+
+
+def check_type_arguments(type: str, arguments: Arguments, limits: Limits) -> None:
+    """Raises InvalidArguments for what no exchange of this type is declared with."""
+    KINDS[type].check_arguments(arguments)
+    for kind, name, most in (
+        (RecentHistoryExchange.kind, LENGTH, limits.recent_history_max),
+        (DeduplicationExchange.kind, CACHE_SIZE, limits.deduplication_cache_max),
+    ):
+        if type == kind and name in arguments:
+            number = decimal(arguments[name])
+            if number is not None and number > most:
+                raise InvalidArguments(
+                    f"Invalid argument {number}, '{name}' must not be greater than {most}"
+                )
 
 
 def check_same(
