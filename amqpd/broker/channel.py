@@ -142,7 +142,7 @@ class Channel:
                 queue.take_back(stored)
             elif command.outcome == DISCARD:
                 queue.reject(stored)
-            elif stored.key:
+            elif stored.key or queue.deduplicates:
                 queue.settle(stored)
             if consumer is not None:
                 self.consumer_unacked = unacked = self.consumer_unacked - 1

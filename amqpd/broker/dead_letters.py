@@ -65,6 +65,8 @@ def dead_letter(virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, r
     deaths = [entry for _, entry in died["x-death"][1]]
     if reason != REJECTED:
         queues = tuple(queue for queue in queues if not is_cycle(queue.name, deaths))
+    if virtual_host.refusing_queues:
+        queues = tuple(queue for queue in queues if not queue.has_duplicate(copy))
     share(virtual_host, copy, queues)
     for target_queue in queues:
         target_queue.publish(copy, stored.confirm)

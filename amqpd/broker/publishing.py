@@ -159,8 +159,8 @@ def publish_remembered(
 def sift(
     virtual_host: VirtualHost, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
 ) -> tuple[tuple[Queue | ReplyConsumer, ...], bool]:
-    """The queues that take the message, and whether any of them refused it for want of room."""
-    taking = tuple(queue for queue in queues if not queue.refuses())
+    """The queues that take the message, and whether any of them refused it."""
+    taking = tuple(queue for queue in queues if not queue.refuses(message))
     if len(taking) == len(queues):
         return queues, False
     for queue in queues:

@@ -176,7 +176,14 @@ class Queue(Governed):
                 self._mark_delivered(position)
             consumer.deliver(stored)
 
-    def refuses(self) -> bool:
+    deduplicates = False
+    """Whether it has to know when a message is gone, though the journal need not."""
+
+    def has_duplicate(self, message: Message) -> bool:
+        """Whether the queue has a message that makes this one superfluous."""
+        return False
+
+    def refuses(self, message: Message) -> bool:
         """Whether there is no room for one more, and the queue says so to publishers.
 
         As in RabbitMQ, what it weighs decides once it is above the limit, not the message to come.
@@ -231,7 +238,7 @@ class Queue(Governed):
                 self._weight -= len(stored.content.body)
             if consumer.no_ack:
                 consumer.deliver_settled(stored.content, stored.redelivered)
-                if stored.key:
+                if stored.key or self.deduplicates:
                     self._forget(stored)
             else:
                 if stored.key:
@@ -260,7 +267,7 @@ class Queue(Governed):
 
     def settle(self, stored: QueueMessage) -> None:
         """A message that was handed out is done with."""
-        if stored.key:
+        if stored.key or self.deduplicates:
             self._forget(stored)
 
     def take_back(self, stored: QueueMessage) -> None:
@@ -282,7 +289,7 @@ class Queue(Governed):
         self._fresh.clear()
         self._weight = 0
         for stored in dropped:
-            if stored.key:
+            if stored.key or self.deduplicates:
                 self._forget(stored)
         return len(dropped)
 
@@ -419,7 +426,7 @@ class Queue(Governed):
     def _bury_head(self, reason: str) -> None:
         stored = self._pop_head()
         dead_letter(self._home, self, stored, reason)
-        if stored.key:
+        if stored.key or self.deduplicates:
             self._forget(stored)
 
     # -- length

@@ -33,7 +33,7 @@ class ReplyConsumer:
         encoded = consumer_tag.encode()
         self.prefix = bytes((len(encoded),)) + encoded
 
-    def refuses(self) -> bool:
+    def refuses(self, message: Message) -> bool:
         """A reply is never refused."""
         return False
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from amqpd.broker import definitions
+from amqpd.broker.deduplicating_queue import queue_kind
 from amqpd.broker.deduplication import Deduplication
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, VhostRecord
 from amqpd.broker.events import EVENT_EXCHANGE, INTERNAL_USER, Properties, terms
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.exchange_memory import ExchangeMemory
 from amqpd.broker.policies import PolicyTable
-from amqpd.broker.queue import PriorityQueue, Queue
+from amqpd.broker.queue import Queue
 from amqpd.broker.recent_history import RecentHistory
 from amqpd.commands import Arguments, Field
 from amqpd.wire.tables import encode_table
@@ -64,7 +65,8 @@ class VirtualHost:
         self.exchanges: dict[str, BrokerExchange] = {}
         self.queues: dict[str, Queue] = {}
         self.refusing_queues = 0
-        """Queues that refuse what they have no room for: publishing asks them first."""
+        """Queues that refuse what they have no room for, or have already: publishing asks them
+        first. (One that does both counts twice.)"""
         default = self.router.find("")
         assert default is not None
         self.exchanges[""] = _predeclared("", "direct", default, False)
@@ -189,7 +191,7 @@ class VirtualHost:
         recovering = queue_id != 0
         if journaled and not recovering:
             queue_id = self.broker.take_queue_id()
-        kind = PriorityQueue if "x-max-priority" in arguments else Queue
+        kind = queue_kind(arguments)
         queue = kind(
             name,
             self,
@@ -202,8 +204,7 @@ class VirtualHost:
         self.queues[name] = queue
         self.router.add_queue(name, queue)
         queue.use()
-        if queue.rules.refuses_publishes:
-            self.refusing_queues += 1
+        self.refusing_queues += queue.rules.refuses_publishes + queue.deduplicates
         self._govern_queue(queue)
         if owner is not None:
             owner.exclusive_queues[queue] = None
@@ -236,8 +237,7 @@ class VirtualHost:
         """
         del self.queues[queue.name]
         self.broker.timers.forget(queue)
-        if queue.rules.refuses_publishes:
-            self.refusing_queues -= 1
+        self.refusing_queues -= queue.rules.refuses_publishes + queue.deduplicates
         removed = self.router.remove_queue(queue.name, queue)
         for binding in removed:
             self._journal_unbinding(binding, None)
