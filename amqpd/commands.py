@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Final, Protocol
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue, Tx
 
+from amqpd.errors import AMQPException
+
 __all__ = [
     "ACK",
     "DISCARD",
@@ -273,6 +275,9 @@ class Outlet(Protocol):
 
     def refuse(self, publish_number: int, multiple: bool) -> None:
         """Send basic.nack for what was published."""
+
+    def fail(self, exception: AMQPException) -> None:
+        """Close the channel: the broker has ended it of its own accord."""
 
     def hold(self) -> object:
         """Keep everything said from here on back until the returned mark is released."""

@@ -48,6 +48,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes waiting for one peer to read before it is read from no further."""
     connections_max: int = 65536
     """Connections of the whole broker; further ones are refused in connection.open."""
+    consumer_timeout_s: float = 1800.0
+    """Longest that a delivery may be unacknowledged, unless its queue says otherwise; 0 is no limit
+    (rabbit: consumer_timeout)."""
     consumers_per_channel_max: int = 0
     """Consumers on one channel; 0 is no limit (rabbit: consumer_max_per_channel)."""
     parameters_max: int = 16384

@@ -7,15 +7,17 @@ in `publishing`, the methods are in `handlers`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.confirms import Confirms
 from amqpd.broker.consumer import Consumer
+from amqpd.broker.consumer_timeout import AcknowledgementWatch
 from amqpd.broker.events import terms
 from amqpd.broker.messages import QueueMessage
+from amqpd.broker.returns import LOST, REJECTED, RETURNED
 from amqpd.broker.transaction import BufferedSettlement, Transaction
 from amqpd.commands import DISCARD, REQUEUE, Basic, Frame, Outlet, Settle
-from amqpd.errors import NOT_FOUND, PRECONDITION_FAILED, amqp_error
+from amqpd.errors import NOT_FOUND, PRECONDITION_FAILED, AMQPException, amqp_error
 from amqpd_storage.entries import Barrier
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from amqpd.broker.reply_to import ReplyConsumer
     from amqpd.broker.session import Session
     from amqpd.broker.virtual_host import VirtualHost
+
+BASIC_REJECT: Final = (60, 90)
 
 Delivery = tuple[QueueMessage, "Queue", Consumer | None]
 """An unacknowledged delivery; without a consumer when basic.get fetched it."""
@@ -36,6 +40,7 @@ class Channel:
         "_left",
         "_serial",
         "_settled_through",
+        "_watch",
         "blocked",
         "broker",
         "committing",
@@ -50,6 +55,7 @@ class Channel:
         "outlet",
         "reply_consumer",
         "session",
+        "taken_back",
         "transaction",
         "unacked",
         "virtual_host",
@@ -70,6 +76,9 @@ class Channel:
         """How many of these went to consumers, for the global prefetch limit."""
         self._settled_through = 0
         """No delivery of a tag up to this one is in the ledger."""
+        self._watch: AcknowledgementWatch | None = None
+        self.taken_back: set[int] = set()
+        """Deliveries that the broker took out of the ledger: to settle them is no error."""
         self.consumers: dict[str, Consumer] = {}
         self.blocked: OrderedDict[Consumer, None] = OrderedDict()
         """The consumers that can take no messages now."""
@@ -135,11 +144,12 @@ class Channel:
         if not command.multiple and self.transaction is None:
             delivery = self.unacked.pop(command.delivery_tag, None)
             if delivery is None:
-                raise self._unknown_tag(command)
+                self._refuse_unknown(command)
+                return
             stored, queue, consumer = delivery
             queue.unacked -= 1
             if command.outcome == REQUEUE:
-                queue.take_back(stored)
+                queue.take_back(stored, REJECTED if command.method == BASIC_REJECT else RETURNED)
             elif command.outcome == DISCARD:
                 queue.reject(stored)
             elif stored.key or queue.deduplicates:
@@ -155,20 +165,22 @@ class Channel:
                 queue.dispatch()
             return
         deliveries = self._take_from_ledger(command)
+        how = REJECTED if command.method == BASIC_REJECT else RETURNED
         if self.transaction is not None:
-            self.transaction.settlements.append(BufferedSettlement(command.outcome, deliveries))
+            settlement = BufferedSettlement(command.outcome, deliveries, how)
+            self.transaction.settlements.append(settlement)
         else:
-            self.settle_deliveries(deliveries, command.outcome)
+            self.settle_deliveries(deliveries, command.outcome, how)
 
-    def settle_deliveries(self, deliveries: dict[int, Delivery], outcome: int) -> None:
-        """Settle what is out of the ledger already."""
+    def settle_deliveries(self, deliveries: dict[int, Delivery], outcome: int, how: int) -> None:
+        """Settle what is out of the ledger already; `how` it comes back if it does."""
         returned: dict[Queue, None] = {}
         freed: dict[Consumer, None] = {}
         was_full = self.consumer_unacked >= self.global_prefetch > 0
         for stored, queue, consumer in deliveries.values():
             queue.unacked -= 1
             if outcome == REQUEUE:
-                queue.take_back(stored)
+                queue.take_back(stored, how)
                 returned[queue] = None
             elif outcome == DISCARD:
                 queue.reject(stored)
@@ -187,11 +199,11 @@ class Channel:
             queue.dispatch()
 
     def requeue_all(self) -> None:
-        """Every unacknowledged delivery returns to its queue: basic.recover, or the end."""
+        """Every unacknowledged delivery returns to its queue: basic.recover."""
         deliveries = self.unacked
         self.unacked = {}
         self._settled_through = self.delivery_tag
-        self.settle_deliveries(deliveries, REQUEUE)
+        self.settle_deliveries(deliveries, REQUEUE, RETURNED)
 
     def restore_to_ledger(self, settlements: list[BufferedSettlement]) -> None:
         """tx.rollback: what was settled within the transaction is unacknowledged again."""
@@ -221,14 +233,15 @@ class Channel:
         if not command.multiple:
             delivery = unacked.pop(delivery_tag, None)
             if delivery is None:
-                raise self._unknown_tag(command)
+                self._refuse_unknown(command)
+                return {}
             return {delivery_tag: delivery}
         if delivery_tag == 0:
             self.unacked = {}
             self._settled_through = self.delivery_tag
             return unacked
         if delivery_tag not in unacked:
-            raise self._unknown_tag(command)
+            self._refuse_unknown(command)
         first = self._settled_through + 1
         self._settled_through = delivery_tag
         # No walk from the start of the dict: it passes the traces of all that left it.
@@ -239,9 +252,16 @@ class Channel:
         self.unacked = {tag: delivery for tag, delivery in unacked.items() if tag > delivery_tag}
         return taken
 
-    def _unknown_tag(self, command: Settle) -> Exception:
-        text = f"unknown delivery tag {command.delivery_tag}"
-        return amqp_error(PRECONDITION_FAILED, text, command.method)
+    def _refuse_unknown(self, command: Settle) -> None:
+        if command.delivery_tag not in self.taken_back:
+            text = f"unknown delivery tag {command.delivery_tag}"
+            raise amqp_error(PRECONDITION_FAILED, text, command.method)
+
+    def watch_acknowledgements(self) -> None:
+        """From now on there may be deliveries that have to be settled in time."""
+        if self._watch is None:
+            self._watch = AcknowledgementWatch(self)
+        self._watch.start()
 
     # -- consumers
 
@@ -249,6 +269,8 @@ class Channel:
         """A new consumer. Its queue dispatches once its consume-ok is out."""
         self.consumers[consumer.tag] = consumer
         consumer.queue.add_consumer(consumer)
+        if not consumer.no_ack:
+            self.watch_acknowledgements()
         if self.broker.events.wanted:
             properties = {
                 "consumer_tag": consumer.tag,
@@ -289,6 +311,11 @@ class Channel:
 
     # -- the end
 
+    def fail(self, exception: AMQPException) -> None:
+        """The broker ends the channel of its own accord."""
+        self.session.end_channel(self.number)
+        self.outlet.fail(exception)
+
     def withdraw(self) -> None:
         """Take the consumers out of their queues, and hand nothing out.
 
@@ -305,6 +332,8 @@ class Channel:
     def end(self) -> None:
         """The channel is closing: cancel, requeue, forget the open transaction."""
         self.withdraw()
+        if self._watch is not None:
+            self._watch.stop()
         if self.confirms is not None:
             self.confirms.end()
         transaction = self.transaction
@@ -318,7 +347,7 @@ class Channel:
         returned, self._left = self._left, {}
         for stored, queue, _ in deliveries.values():
             queue.unacked -= 1
-            queue.take_back(stored)
+            queue.take_back(stored, LOST)
             returned[queue] = None
         for queue in returned:
             if queue.deleted:

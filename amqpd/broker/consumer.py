@@ -90,7 +90,8 @@ class Consumer:
         channel.consumer_unacked += 1
         self.unacked += 1
         self.queue.unacked += 1
-        self.outlet.deliver(self.prefix, delivery_tag, stored.redelivered, stored.content)
+        content = self.queue.presented(stored) if stored.redelivered else stored.content
+        self.outlet.deliver(self.prefix, delivery_tag, stored.redelivered, content)
 
     def deliver_settled(self, message: Message, redelivered: bool) -> None:
         """Hand a message out that counts as acknowledged by that."""
@@ -103,7 +104,8 @@ class ConsumerRing:
     """The consumers of one queue.
 
     `single_active`: only one of them is served, the others wait for their turn (RabbitMQ's
-    `x-single-active-consumer`): the next is the one of highest priority, then the oldest.
+    `x-single-active-consumer`): the next is the one of highest priority, then the oldest; the
+    oldest whatever its priority if `by_age` (quorum queues of 3.x).
 
     There may be as many as peers like, of as many priorities: nothing here looks at all of them,
     but for `members`. Who leaves stays in the ring until its turn or the next tidying.
@@ -117,13 +119,16 @@ class ConsumerRing:
         "_single_active",
         "_waiting",
         "active",
+        "by_age",
         "exclusive",
+        "leaving",
     )
 
     def __init__(self, single_active: bool) -> None:
         self._single_active = single_active
-        self._members: dict[Consumer, None] = {}
-        """All of them, oldest first."""
+        self.by_age = False
+        self._members: dict[Consumer, int] = {}
+        """All of them, oldest first, with their numbers."""
         self._number = 0
         """How many there ever were."""
         self._levels: list[tuple[int, deque[Consumer]]] = []
@@ -134,6 +139,8 @@ class ConsumerRing:
         """A heap of those that wait to become the active one, and of some that left."""
         self.active: Consumer | None = None
         """The one that is served, if only one is."""
+        self.leaving: Consumer | None = None
+        """The active one, if it makes way for another as soon as all it was sent is settled."""
         self.exclusive: Consumer | None = None
         """The one that has the queue to itself."""
 
@@ -147,7 +154,7 @@ class ConsumerRing:
     def add(self, consumer: Consumer) -> None:
         """A new consumer."""
         self._number = number = self._number + 1
-        self._members[consumer] = None
+        self._members[consumer] = number
         if consumer.exclusive:
             self.exclusive = consumer
         if not self._single_active:
@@ -155,7 +162,7 @@ class ConsumerRing:
         elif self.active is None:
             self._activate(consumer)
         else:
-            heappush(self._waiting, (-consumer.priority, number, consumer))
+            self._wait(consumer)
 
     def remove(self, consumer: Consumer) -> None:
         """The consumer is gone; under a single active consumer the next one takes over."""
@@ -172,14 +179,41 @@ class ConsumerRing:
             self._gone += 1
             self._tidy_ring()
         if consumer is self.active:
-            self.active = None
-            while self._waiting and self.active is None:
-                candidate = heappop(self._waiting)[2]
-                if not candidate.gone:
-                    self._activate(candidate)
+            self.active = self.leaving = None
+            candidate = self._next()
+            if candidate is not None:
+                heappop(self._waiting)
+                self._activate(candidate)
         elif len(self._waiting) > 2 * len(self._members):
             self._waiting = [entry for entry in self._waiting if not entry[2].gone]
             heapify(self._waiting)
+
+    def make_way(self) -> None:
+        """If one of higher priority waits, the active one is served no more, and then replaced."""
+        active, candidate = self.active, self._next()
+        if active is None or candidate is None or candidate.priority <= active.priority:
+            return
+        self._levels.clear()  # it was the only one there
+        if not active.blocked:
+            active.blocked = True
+            active.channel.blocked[active] = None
+        self.leaving = active
+        if not active.unacked:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """The active one has nothing left to settle: it waits, and the next one takes over."""
+        active = self.active
+        assert active is not None
+        assert active is self.leaving
+        self.leaving = None
+        active.blocked = False
+        del active.channel.blocked[active]
+        self._wait(active)
+        candidate = self._next()  # the former one, if whom it made way for has left
+        assert candidate is not None
+        heappop(self._waiting)
+        self._activate(candidate)
 
     def unblock(self, consumer: Consumer) -> None:
         """The consumer can take messages again: to the end of the ring with it."""
@@ -212,6 +246,16 @@ class ConsumerRing:
     def can_serve(self) -> bool:
         """Whether `take` would find a consumer."""
         return any(consumer.can_take() for _, ready in self._levels for consumer in ready)
+
+    def _wait(self, consumer: Consumer) -> None:
+        priority = 0 if self.by_age else -consumer.priority
+        heappush(self._waiting, (priority, self._members[consumer], consumer))
+
+    def _next(self) -> Consumer | None:
+        """The one that becomes the active one next: it is the first that waits."""
+        while self._waiting and self._waiting[0][2].gone:
+            heappop(self._waiting)
+        return self._waiting[0][2] if self._waiting else None
 
     def _activate(self, consumer: Consumer) -> None:
         self.active = consumer

@@ -19,6 +19,7 @@ from amqpd.broker.publishing import RoutedContent, cc_keys, internal_target, sha
 from amqpd.commands import Arguments, Field, Message, make_message
 from amqpd.wire.properties import (
     EXPIRATION,
+    delivery_mode,
     read_headers,
     read_property,
     with_headers,
@@ -33,19 +34,34 @@ if TYPE_CHECKING:
 REJECTED: Final = "rejected"
 EXPIRED: Final = "expired"
 MAXLEN: Final = "maxlen"
+DELIVERY_LIMIT: Final = "delivery_limit"
+
+PERSISTENT: Final = 2
+"""The delivery mode of what survives a restart."""
 
 Death = dict[str, Field]
 """One entry of x-death."""
 
 
-def dead_letter(virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str) -> None:
-    """Publish a copy where the queue's rules say; the caller settles the original afterwards."""
+def dead_letter(
+    virtual_host: VirtualHost,
+    queue: Queue,
+    stored: QueueMessage,
+    reason: str,
+    *,
+    surely: bool = False,
+) -> bool:
+    """Publish a copy where the queue's rules say; the caller settles the original afterwards.
+
+    `surely`: only if it has somewhere to go, and every queue there takes it. False if it was not
+    published; then the original is not to be settled.
+    """
     rules = queue.rules
     if rules.dead_letter_exchange is None:
-        return
+        return not surely
     exchange = virtual_host.exchanges.get(rules.dead_letter_exchange)
     if exchange is None:
-        return  # looked up at the time of death: nowhere to go
+        return not surely  # looked up at the time of death: nowhere to go
     depth_max = virtual_host.broker.limits.table_depth_max
     message = stored.content
     headers = read_headers(message.properties, depth_max)
@@ -59,17 +75,24 @@ def dead_letter(virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, r
     properties = with_property(message.properties, EXPIRATION, None)
     properties = with_headers(properties, died)
     target = internal_target(exchange.name, routing_key)
-    copy = make_message(0, target, properties, message.body, message.persistent, True)
+    # A quorum queue has on disk what is transient elsewhere.
+    persistent = delivery_mode(message.properties) == PERSISTENT
+    copy = make_message(0, target, properties, message.body, persistent, True)
     content = RoutedContent(virtual_host, copy)
     queues = virtual_host.router.route(exchange.table, routing_key, content, extra)
     deaths = [entry for _, entry in died["x-death"][1]]
     if reason != REJECTED:
         queues = tuple(queue for queue in queues if not is_cycle(queue.name, deaths))
+    if surely and (
+        not queues or any(queue.refuses(copy) and not queue.has_duplicate(copy) for queue in queues)
+    ):
+        return False
     if virtual_host.refusing_queues:
         queues = tuple(queue for queue in queues if not queue.has_duplicate(copy))
     share(virtual_host, copy, queues)
     for target_queue in queues:
         target_queue.publish(copy, stored.confirm)
+    return True
 
 
 def buried(

@@ -178,6 +178,20 @@ class SeenRecord(Struct, frozen=True):
     expires_ms: int
 
 
+class ReturnRecord(Struct, frozen=True):
+    """What a queue knows of a message that came back to it (see `amqpd.broker.returns`)."""
+
+    KIND: ClassVar[str] = "return"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("queue_id", "position")
+
+    queue_id: int
+    position: int
+    acquired: int = 0
+    failed: int = 0
+    ready_at_ms: int = 0
+    buried_as: str = ""
+
+
 Record = (
     VhostRecord
     | UserRecord
@@ -190,6 +204,7 @@ Record = (
     | BindingRecord
     | HistoryRecord
     | SeenRecord
+    | ReturnRecord
 )
 
 _RECORDS: Final[dict[str, type[Record]]] = {
@@ -206,6 +221,7 @@ _RECORDS: Final[dict[str, type[Record]]] = {
         BindingRecord,
         HistoryRecord,
         SeenRecord,
+        ReturnRecord,
     )
 }
 

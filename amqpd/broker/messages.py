@@ -9,6 +9,7 @@ from amqpd_storage.entries import TAKEN, Enqueue
 
 if TYPE_CHECKING:
     from amqpd.broker.confirms import Confirms
+    from amqpd.broker.returns import Returned
 
 
 class PendingConfirm:
@@ -35,7 +36,7 @@ class QueueMessage(Enqueue):
     `state` says nothing.
     """
 
-    __slots__ = ("confirm", "position", "redelivered")
+    __slots__ = ("confirm", "position", "redelivered", "returned")
 
     content: Message
 
@@ -47,3 +48,5 @@ class QueueMessage(Enqueue):
         self.position = position
         self.redelivered = False
         self.confirm: PendingConfirm | None = None
+        self.returned: Returned | None = None
+        """What its queue wrote down when it came back, if it does."""

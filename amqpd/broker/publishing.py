@@ -102,7 +102,11 @@ def publish(channel: Channel, message: Message) -> None:
             queue.publish(message, None)
         confirms.refuse(publish_number)
         return
-    if message.persistent and queues and channel.broker.effects.journaling:
+    if (
+        (message.persistent or virtual_host.quorum_queues)
+        and queues
+        and channel.broker.effects.journaling
+    ):
         pending = PendingConfirm(confirms, publish_number)
         # Held above zero until every queue had its say: an early ack must not confirm it.
         pending.remaining = 1

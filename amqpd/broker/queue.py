@@ -22,15 +22,18 @@ from __future__ import annotations
 from collections import deque
 from heapq import heappop, heappush
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
 from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, dead_letter
+from amqpd.broker.definitions import ReturnRecord
 from amqpd.broker.messages import PendingConfirm, QueueMessage
 from amqpd.broker.policies import Governed
 from amqpd.broker.policy_settings import QueueType
 from amqpd.broker.queue_rules import REJECT_PUBLISH_DLX, read_rules
+from amqpd.broker.returns import LOST, RETURNED, Returns
 from amqpd.commands import Arguments, Message
+from amqpd.config import Compat
 from amqpd.timers import Entry as TimerEntry
 from amqpd.wire.properties import EXPIRATION, PRIORITY, read_property
 from amqpd_storage.entries import (
@@ -58,6 +61,7 @@ class Queue(Governed):
         "_fresh",
         "_home",
         "_journaled",
+        "_keeps_all",
         "_key_base",
         "_limited",
         "_marked_through",
@@ -76,12 +80,16 @@ class Queue(Governed):
         "name",
         "owner",
         "queue_id",
+        "returns",
         "rules",
         "single_active",
         "timer",
         "unacked",
         "virtual_host",
     )
+
+    POLICY_FIRST: ClassVar[tuple[str, ...]] = ()
+    """Settings of texts in which a policy wins over an argument."""
 
     def __init__(
         self,
@@ -122,7 +130,11 @@ class Queue(Governed):
         """Some message here has a time at which it expires."""
         self._used_at = effects.now
         """When somebody last showed an interest, for `x-expires`."""
+        self.returns: Returns | None = None
+        """What is known of messages that came back, if anybody wants to know."""
         self._journaled = durable and effects.journaling
+        self._keeps_all = False
+        """Transient messages are journaled, too."""
         self._key_base = storage_key(queue_id, 0)
         self._next_position = 1
         self._marked_through = 0
@@ -137,6 +149,16 @@ class Queue(Governed):
         """What `x-queue-type` says."""
         kind: QueueType = self.arguments.get("x-queue-type", ("S", "classic"))[1]
         return kind
+
+    @property
+    def compat(self) -> Compat:
+        """The version of RabbitMQ whose rules hold."""
+        return self._home.broker.config.compat
+
+    @property
+    def consumer_count(self) -> int:
+        """How many consumers clients are told of."""
+        return len(self.consumers)
 
     @property
     def ready(self) -> int:
@@ -158,7 +180,7 @@ class Queue(Governed):
         stored = QueueMessage(position, message)
         if message.special or self.message_ttl_ms is not None:
             self._set_expiry(stored)
-        if message.persistent and self._journaled:
+        if self._journaled and (message.persistent or self._keeps_all):
             stored.key = self._key_base | position
             stored.state = PENDING
             if confirm is not None:
@@ -206,17 +228,30 @@ class Queue(Governed):
 
     def restore(self, position: int, message: Message, key: int, expires_ms: int) -> None:
         """Put back, in order of position, a message that was found in the store."""
+        self._next_position = max(self._next_position, position + 1)
         stored = QueueMessage(position, message)
         stored.key = key
+        stored.expires_ms = expires_ms
+        stored.redelivered = position <= self._marked_through
+        if self.returns is not None and not self._recall(stored):
+            return
         if self._weighs:
             self._weight += len(message.body)
         if expires_ms:
-            stored.expires_ms = expires_ms
             self._expiring = True
             self._effects.timed_queues[self] = None
-        stored.redelivered = position <= self._marked_through
         self._append(stored)
-        self._next_position = max(self._next_position, position + 1)
+
+    def restore_return(self, record: ReturnRecord) -> None:
+        """The journal knew of a message that had come back; the message itself comes later."""
+        if self.returns is None:
+            self.returns = Returns(self, self._effects)
+        self.returns.restore(record)
+
+    def _recall(self, stored: QueueMessage) -> bool:
+        """Whether a message that was found in the store is ready."""
+        assert self.returns is not None
+        return not self.returns.recall(stored)
 
     # -- messages out
 
@@ -237,7 +272,8 @@ class Queue(Governed):
             if self._weighs:
                 self._weight -= len(stored.content.body)
             if consumer.no_ack:
-                consumer.deliver_settled(stored.content, stored.redelivered)
+                content = self.presented(stored) if stored.redelivered else stored.content
+                consumer.deliver_settled(content, stored.redelivered)
                 if stored.key or self.deduplicates:
                     self._forget(stored)
             else:
@@ -261,29 +297,53 @@ class Queue(Governed):
 
     def reject(self, stored: QueueMessage) -> None:
         """A message that was handed out is not wanted, and is not to come back."""
-        if not self.deleted:
-            dead_letter(self._home, self, stored, REJECTED)
-        self.settle(stored)
+        if self.deleted:
+            self.settle(stored)
+        else:
+            self._bury(stored, REJECTED)
 
     def settle(self, stored: QueueMessage) -> None:
         """A message that was handed out is done with."""
         if stored.key or self.deduplicates:
             self._forget(stored)
 
-    def take_back(self, stored: QueueMessage) -> None:
-        """A message that was handed out returns to its place. Call `dispatch` afterwards."""
+    def take_back(self, stored: QueueMessage, how: int = LOST) -> None:
+        """A message that was handed out comes back. Call `dispatch` afterwards.
+
+        `how` is one of `returns`' words for it.
+        """
         if self.deleted:
             self.settle(stored)
             return
         stored.redelivered = True
+        if not self.rules.delays_retries or not self._delay(stored, how != RETURNED):
+            self._return(stored)
+
+    def _return(self, stored: QueueMessage) -> None:
+        """To its place among those that are ready."""
         if self._weighs:
             self._weight += len(stored.content.body)
         self._expiring = self._expiring or stored.expires_ms > 0
         heappush(self._returned, (stored.position, stored))
 
+    def _delay(self, stored: QueueMessage, failed: bool) -> bool:
+        """Whether the message has to wait for its retry, and does."""
+        if self.returns is None:
+            self.returns = Returns(self, self._effects)
+        self.returns.count(stored, failed)
+        delayed = self.returns.delay(stored, failed)
+        self.returns.record(stored)
+        return delayed
+
+    def presented(self, stored: QueueMessage) -> Message:
+        """What a consumer is sent of a message that came back."""
+        return stored.content
+
     def purge(self) -> int:
-        """Drop what is ready; the number of messages dropped."""
+        """Drop what is ready, or waits for its retry; the number of messages dropped."""
         dropped = [stored for _, stored in self._returned]
+        if self.returns is not None:
+            dropped += self.returns.take_all()
         dropped += self._fresh
         self._returned.clear()
         self._fresh.clear()
@@ -300,6 +360,8 @@ class Queue(Governed):
         """
         self.deleted = True
         count = self.purge()
+        if self.returns is not None:
+            self.returns.forget_all()
         if self._journaled:
             self._effects.entries.append(DropQueue(self.queue_id))
         return count
@@ -314,7 +376,9 @@ class Queue(Governed):
         publishes rather than drop: then the limit holds for what is still to come.
         """
         before = self.rules
-        self.rules = rules = read_rules(self.arguments, self.effective_policy_definition)
+        self.rules = rules = read_rules(
+            self.arguments, self.effective_policy_definition, self.POLICY_FIRST
+        )
         if rules == before:
             return
         self._home.refusing_queues += rules.refuses_publishes - before.refuses_publishes
@@ -366,12 +430,19 @@ class Queue(Governed):
         """When the head expires, or the queue itself; in seconds of the runtime's clock."""
         if self.deleted:
             return None
-        ends = self._end_of_life()
+        ends = self._end_of_wait(self._end_of_life())
         head = self._head() if self._expiring else None
         if head is None or not head.expires_ms:
             return ends
         expires = head.expires_ms / 1000 - self._effects.epoch_s
         return expires if ends is None else min(expires, ends)
+
+    def _end_of_wait(self, ends: float | None) -> float | None:
+        """`ends`, or when the first message is to be delivered again, whichever comes first."""
+        retry = self.returns.deadline() if self.returns is not None else None
+        if retry is None or ends is None:
+            return retry if ends is None else ends
+        return min(retry, ends)
 
     def handle_timer(self, now: float) -> None:
         """Drop what has expired, or the queue if it has."""
@@ -382,6 +453,10 @@ class Queue(Governed):
             self._home.delete_queue(self)
         else:
             self._expire()
+            if self.returns is not None:
+                for stored in self.returns.due():
+                    self._return(stored)
+                self.dispatch()
 
     def _end_of_life(self) -> float | None:
         if self.rules.expires_ms is None or len(self.consumers):
@@ -424,10 +499,12 @@ class Queue(Governed):
             self._expiring = False
 
     def _bury_head(self, reason: str) -> None:
-        stored = self._pop_head()
+        self._bury(self._pop_head(), reason)
+
+    def _bury(self, stored: QueueMessage, reason: str) -> None:
+        """A message dies here: its copy goes where dead letters go."""
         dead_letter(self._home, self, stored, reason)
-        if stored.key or self.deduplicates:
-            self._forget(stored)
+        self.settle(stored)
 
     # -- length
 
@@ -462,6 +539,8 @@ class Queue(Governed):
 
     def _forget(self, stored: QueueMessage) -> None:
         """A journaled message need not survive any more."""
+        if stored.returned is not None and self.returns is not None:
+            self.returns.forget(stored)
         if stored.state == PENDING:
             stored.state = ELIDED
             if stored.confirm is not None:

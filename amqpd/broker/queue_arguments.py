@@ -1,9 +1,10 @@
 """What queue.declare may say in its arguments: which are known, which values they take.
 
-RabbitMQ's checks, in its order, and its words (reference: "Argument validation"). Unknown arguments
-are accepted and not compared. Adding one: put its check into `CHECKS`, and, if two declarations
-that differ in it are not the same queue, its name into `COMPARED`. What they mean is read by
-`queue_rules`.
+RabbitMQ's checks, in its order, and its words (reference: "Argument validation"). An argument that
+no queue type knows is accepted and not compared; one that only another type knows is refused.
+Adding one: put its check into `CHECKS` (or `CHECKS_SINCE`), and its name into the lists of the
+types that know it: two declarations of a queue have to agree in all that its type knows. What they
+mean is read by `queue_rules`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from amqpd.commands import Arguments, Field
+from amqpd.config import Compat
 from amqpd.errors import PRECONDITION_FAILED, AMQPException, amqp_error
 from amqpd.wire.tables import described, text, type_name
 
@@ -82,9 +84,10 @@ def check_dead_letter_routing_key(field: Field, arguments: Arguments) -> str:
 
 
 def check_type(field: Field, _: Arguments) -> str:
-    """x-queue-type: quorum queues and streams are not offered yet, and say so."""
+    """x-queue-type: streams are not offered, and say so."""
     octet, value = field
-    return one_of(field, ("classic",), f"\"unsupported queue type '{text(octet, value)}'\"")
+    reason = f"\"unsupported queue type '{text(octet, value)}'\""
+    return one_of(field, (CLASSIC, QUORUM), reason)
 
 
 def check_mode(field: Field, _: Arguments) -> str:
@@ -93,10 +96,24 @@ def check_mode(field: Field, _: Arguments) -> str:
     return one_of(field, ("default", "lazy"), f"\"unsupported queue mode '{text(octet, value)}'\"")
 
 
+def accept(field: Field, _: Arguments) -> str:
+    """Any value is as good as another."""
+    return ""
+
+
 def check_version(field: Field, _: Arguments) -> str:
     """x-queue-version: RabbitMQ's file format, of no consequence here."""
+    return _version(field, (1, 2))
+
+
+def check_version_2(field: Field, _: Arguments) -> str:
+    """x-queue-version, once the first is history."""
+    return _version(field, (2,))
+
+
+def _version(field: Field, allowed: tuple[int, ...]) -> str:
     reason = integer(field, 0)
-    if not reason and field[1] not in (1, 2):
+    if not reason and field[1] not in allowed:
         return f"\"unsupported queue version '{field[1]}'\""
     return reason
 
@@ -112,49 +129,103 @@ def check_locator(field: Field, _: Arguments) -> str:
     return one_of(field, allowed, "invalid_queue_locator_arg")
 
 
+def check_strategy(field: Field, _: Arguments) -> str:
+    """x-dead-letter-strategy of a quorum queue."""
+    return one_of(field, ("at-most-once", "at-least-once"), "invalid_dlx_strategy")
+
+
+def check_group_size(field: Field, _: Arguments) -> str:
+    """x-quorum-initial-group-size: there is one node, so one member is what it gets."""
+    return integer(field, 1)
+
+
+def check_retry_type(field: Field, _: Arguments) -> str:
+    """x-delayed-retry-type: which returns wait before they are delivered again."""
+    return one_of(field, ("disabled", "all", "failed", "returned"), "invalid_delayed_retry_type")
+
+
+CLASSIC: Final = "classic"
+QUORUM: Final = "quorum"
+QUEUE_TYPE: Final = "x-queue-type"
+DEAD_LETTER_EXCHANGE: Final = "x-dead-letter-exchange"
+CONSUMER_TIMEOUT: Final = "x-consumer-timeout"
+
 CHECKS: Final[dict[str, Check]] = {
     "x-expires": check_expires,
     "x-message-ttl": check_ttl,
     "x-dead-letter-routing-key": check_dead_letter_routing_key,
+    "x-dead-letter-strategy": check_strategy,
     "x-max-length": check_length,
     "x-max-length-bytes": check_length,
+    "x-max-in-memory-length": check_length,
+    "x-max-in-memory-bytes": check_length,
     "x-max-priority": check_priority,
     "x-overflow": check_overflow,
     "x-queue-mode": check_mode,
     "x-queue-version": check_version,
     "x-single-active-consumer": check_boolean,
+    "x-quorum-initial-group-size": check_group_size,
     "x-queue-leader-locator": check_locator,
+    "x-delayed-retry-type": check_retry_type,
+    "x-delayed-retry-min": check_length,
+    "x-delayed-retry-max": check_length,
 }
 """In RabbitMQ's order; the queue type comes before all of them."""
 
-OF_OTHER_TYPES: Final = (
-    "x-dead-letter-strategy",
-    "x-delivery-limit",
-    "x-initial-cluster-size",
-    "x-max-age",
-    "x-quorum-initial-group-size",
-    "x-stream-max-segment-size-bytes",
-)
-"""Arguments of quorum queues and streams: a classic queue refuses them, whatever their value."""
+CHECKS_SINCE: Final[dict[Compat, dict[str, Check]]] = {
+    "3.13": {},
+    "4.2": {"x-queue-mode": accept},
+    "4.3": {
+        "x-queue-mode": accept,
+        "x-queue-version": check_version_2,
+        CONSUMER_TIMEOUT: check_length,
+    },
+}
+"""What the profiles see otherwise, or first."""
 
-DEAD_LETTER_EXCHANGE: Final = "x-dead-letter-exchange"
-QUEUE_TYPE: Final = "x-queue-type"
-
-COMPARED: Final = (
+_OF_ALL: Final = (
     "x-expires",
     "x-message-ttl",
     DEAD_LETTER_EXCHANGE,
     "x-dead-letter-routing-key",
     "x-max-length",
     "x-max-length-bytes",
-    "x-max-priority",
     "x-overflow",
-    "x-queue-mode",
-    "x-queue-version",
     "x-single-active-consumer",
     QUEUE_TYPE,
+    # RabbitMQ 4.3 has these for quorum queues alone.
+    "x-delayed-retry-type",
+    "x-delayed-retry-min",
+    "x-delayed-retry-max",
 )
-"""Arguments in which two declarations of one queue have to agree."""
+_OF_CLASSIC: Final = (
+    *_OF_ALL,
+    "x-max-priority",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-queue-master-locator",
+)
+_OF_QUORUM: Final = (
+    *_OF_ALL,
+    "x-dead-letter-strategy",
+    "x-delivery-limit",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-quorum-initial-group-size",
+    "x-queue-leader-locator",
+)
+_OF_STREAM: Final = (
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-stream-filter-size-bytes",
+    "x-initial-cluster-size",
+)
+# Classic queues take a leader locator from 3.11 on, and have nothing to lead.
+_TAKEN: Final = {
+    CLASSIC: frozenset((*_OF_CLASSIC, "x-queue-leader-locator")),
+    QUORUM: frozenset(_OF_QUORUM),
+}
+_KNOWN: Final = frozenset((*_OF_CLASSIC, *_OF_QUORUM, *_OF_STREAM))
 
 
 def with_default_type(
@@ -172,18 +243,63 @@ def with_default_type(
     return {**arguments, QUEUE_TYPE: ("S", default)}
 
 
-def check_arguments(arguments: Arguments, queue: str, method: tuple[int, int]) -> None:
+def queue_type(arguments: Arguments) -> str:
+    """The type that the arguments ask for; classic by default."""
+    octet, value = arguments.get(QUEUE_TYPE, ("S", CLASSIC))
+    return text(octet, value)
+
+
+def compared(arguments: Arguments, compat: Compat) -> tuple[str, ...]:
+    """Arguments in which two declarations of such a queue have to agree."""
+    if queue_type(arguments) != QUORUM:
+        return _OF_CLASSIC
+    return (*_OF_QUORUM, CONSUMER_TIMEOUT) if compat == "4.3" else _OF_QUORUM
+
+
+def check_arguments(
+    arguments: Arguments, queue: str, method: tuple[int, int], compat: Compat
+) -> None:
     """406 for the first argument with a value that RabbitMQ would refuse.
 
     `queue` is `queue 'NAME' in vhost 'VHOST'`.
     """
     _check(QUEUE_TYPE, check_type, arguments, queue, method)
     dead_letter_target(arguments, queue, method)
-    for key, check in CHECKS.items():
-        _check(key, check, arguments, queue, method)
+    kind = queue_type(arguments)
+    taken = _TAKEN[kind]
+    known = _KNOWN
+    if compat == "4.3":
+        known = known | {CONSUMER_TIMEOUT}
+        if kind == QUORUM:
+            taken = taken | {CONSUMER_TIMEOUT}
+    for key, check in (CHECKS | CHECKS_SINCE[compat]).items():
+        if key in taken:
+            _check(key, check, arguments, queue, method)
     for key in arguments:
-        if key in OF_OTHER_TYPES:
-            reason = f"invalid arg '{key}' for {queue} of queue type rabbit_classic_queue"
+        if key in known and key not in taken:
+            reason = f"invalid arg '{key}' for {queue} of queue type rabbit_{kind}_queue"
+            raise amqp_error(PRECONDITION_FAILED, reason, method)
+
+
+def check_properties(
+    arguments: Arguments,
+    queue: str,
+    method: tuple[int, int],
+    *,
+    durable: bool,
+    exclusive: bool,
+    auto_delete: bool,
+) -> None:
+    """406 for a quorum queue that would not last, in RabbitMQ's order."""
+    if queue_type(arguments) != QUORUM:
+        return
+    for name, wrong in (
+        ("auto-delete", auto_delete),
+        ("exclusive-owner", exclusive),
+        ("non-durable", not durable),
+    ):
+        if wrong:
+            reason = f"invalid property '{name}' for {queue}"
             raise amqp_error(PRECONDITION_FAILED, reason, method)
 
 
@@ -217,11 +333,9 @@ def check_equivalent(
 ) -> None:
     """406 for the first of the named arguments in which two declarations differ."""
     for name in names:
-        received = _comparable(name, wanted.get(name))
-        existing = _comparable(name, current.get(name))
-        if _same(received, existing):
-            continue
-        raise inequivalent(name, received, existing, resource, method)
+        received, existing = wanted.get(name), current.get(name)
+        if not _same(_comparable(name, received), _comparable(name, existing)):
+            raise inequivalent(name, received, existing, resource, method)
 
 
 def inequivalent(

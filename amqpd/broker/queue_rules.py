@@ -15,6 +15,11 @@ from amqpd.commands import Arguments
 DROP_HEAD: Final = "drop-head"
 REJECT_PUBLISH: Final = "reject-publish"
 REJECT_PUBLISH_DLX: Final = "reject-publish-dlx"
+AT_LEAST_ONCE: Final = "at-least-once"
+RETRY_DISABLED: Final = "disabled"
+RETRY_ALL: Final = "all"
+RETRY_FAILED: Final = "failed"
+RETRY_RETURNED: Final = "returned"
 
 
 class QueueRules(NamedTuple):
@@ -28,6 +33,21 @@ class QueueRules(NamedTuple):
     overflow: str
     dead_letter_exchange: str | None
     dead_letter_routing_key: str | None
+    dead_letter_strategy: str | None = None
+    """At least once, or (None, too) at most once; of quorum queues."""
+    delivery_limit: int | None = None
+    """Deliveries that may fail before a quorum queue buries a message; below 0 is no limit."""
+    consumer_timeout_ms: int | None = None
+    """Longest that a delivery may be unacknowledged; None for what the broker's limits say."""
+    delayed_retry_type: str = RETRY_DISABLED
+    """Which returned messages wait before they are delivered again."""
+    delayed_retry_min_ms: int | None = None
+    delayed_retry_max_ms: int | None = None
+
+    @property
+    def delays_retries(self) -> bool:
+        """Whether messages that come back may have to wait."""
+        return self.delayed_retry_type != RETRY_DISABLED and self.delayed_retry_min_ms is not None
 
     @property
     def limits_length(self) -> bool:
@@ -60,12 +80,33 @@ def read_rules(
             return None
         return texts[-1] if name in policy_first else texts[0]
 
+    def delivery_limit() -> int | None:
+        limits = [
+            value
+            for value in (
+                arguments.get("x-delivery-limit", ("V", None))[1],
+                settings.get("delivery-limit"),
+            )
+            if isinstance(value, int)
+        ]
+        # Below 0 is no limit, and any limit is less than that.
+        return (max if min(limits) < 0 else min)(limits) if limits else None
+
+    overflow = text("overflow") or DROP_HEAD
+    if overflow == REJECT_PUBLISH_DLX and arguments.get("x-queue-type") == ("S", "quorum"):
+        overflow = DROP_HEAD  # accepted there, and without that meaning
     return QueueRules(
         message_ttl_ms=number("message-ttl"),
         expires_ms=number("expires"),
         max_length=number("max-length"),
         max_length_bytes=number("max-length-bytes"),
-        overflow=text("overflow") or DROP_HEAD,
+        overflow=overflow,
         dead_letter_exchange=text("dead-letter-exchange"),
         dead_letter_routing_key=text("dead-letter-routing-key"),
+        dead_letter_strategy=text("dead-letter-strategy"),
+        delivery_limit=delivery_limit(),
+        consumer_timeout_ms=number("consumer-timeout"),
+        delayed_retry_type=text("delayed-retry-type") or RETRY_DISABLED,
+        delayed_retry_min_ms=number("delayed-retry-min"),
+        delayed_retry_max_ms=number("delayed-retry-max"),
     )

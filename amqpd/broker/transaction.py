@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class BufferedSettlement(NamedTuple):
-    """One ack, nack or reject: the outcome, and the deliveries by tag."""
+    """One ack, nack or reject: the outcome, the deliveries by tag, and how they come back."""
 
     outcome: int
     deliveries: dict[int, Delivery]
+    how: int
 
 
 class Transaction:

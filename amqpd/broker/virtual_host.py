@@ -17,6 +17,8 @@ from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.exchange_memory import ExchangeMemory
 from amqpd.broker.policies import PolicyTable
 from amqpd.broker.queue import Queue
+from amqpd.broker.queue_arguments import QUORUM, queue_type
+from amqpd.broker.quorum import QuorumQueue
 from amqpd.broker.recent_history import RecentHistory
 from amqpd.commands import Arguments, Field
 from amqpd.wire.tables import encode_table
@@ -64,6 +66,8 @@ class VirtualHost:
         self.policies = PolicyTable()
         self.exchanges: dict[str, BrokerExchange] = {}
         self.queues: dict[str, Queue] = {}
+        self.quorum_queues = 0
+        """Queues that keep transient messages on disk, too: their confirms may have to wait."""
         self.refusing_queues = 0
         """Queues that refuse what they have no room for, or have already: publishing asks them
         first. (One that does both counts twice.)"""
@@ -191,8 +195,7 @@ class VirtualHost:
         recovering = queue_id != 0
         if journaled and not recovering:
             queue_id = self.broker.take_queue_id()
-        kind = queue_kind(arguments)
-        queue = kind(
+        queue = queue_class(arguments)(
             name,
             self,
             durable=durable,
@@ -205,6 +208,8 @@ class VirtualHost:
         self.router.add_queue(name, queue)
         queue.use()
         self.refusing_queues += queue.rules.refuses_publishes + queue.deduplicates
+        if queue.type == QUORUM:
+            self.quorum_queues += 1
         self._govern_queue(queue)
         if owner is not None:
             owner.exclusive_queues[queue] = None
@@ -238,6 +243,8 @@ class VirtualHost:
         del self.queues[queue.name]
         self.broker.timers.forget(queue)
         self.refusing_queues -= queue.rules.refuses_publishes + queue.deduplicates
+        if queue.type == QUORUM:
+            self.quorum_queues -= 1
         removed = self.router.remove_queue(queue.name, queue)
         for binding in removed:
             self._journal_unbinding(binding, None)
@@ -435,6 +442,13 @@ class VirtualHost:
             routing_key=binding.routing_key,
             arguments=encode_table(dict(binding.arguments)),
         )
+
+
+def queue_class(arguments: Arguments) -> type[Queue]:
+    """What kind of queue the arguments ask for."""
+    if queue_type(arguments) == QUORUM:
+        return QuorumQueue
+    return queue_kind(arguments)
 
 
 def _predeclared(

@@ -16,6 +16,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from amqpd.commands import Frame, Message, Target
+from amqpd.errors import AMQPException
 from amqpd.protocol.methods import method_frame
 
 if TYPE_CHECKING:
@@ -141,6 +142,10 @@ class ChannelOutlet:
         self._push(
             SETTLEMENT.pack(1, self._number, 13, BASIC, NACK, publish_number, multiple, 0xCE)
         )
+
+    def fail(self, exception: AMQPException) -> None:
+        """Close the channel: the broker has ended it of its own accord."""
+        self._connection.close_channel(self._number, exception)
 
     def hold(self) -> Hold:
         """Keep everything said from here on back until the returned mark is released."""

@@ -24,6 +24,7 @@ from amqpd.broker.definitions import (
     PermissionRecord,
     QueueRecord,
     Record,
+    ReturnRecord,
     SeenRecord,
     TopicPermissionRecord,
     UserRecord,
@@ -99,7 +100,12 @@ def _missing(broker: Broker, record: Record) -> str:
     """What it needs and does not find."""
     if isinstance(
         record,
-        VhostRecord | UserRecord | PermissionRecord | TopicPermissionRecord | GlobalParameterRecord,
+        VhostRecord
+        | UserRecord
+        | PermissionRecord
+        | TopicPermissionRecord
+        | GlobalParameterRecord
+        | ReturnRecord,
     ):
         return ""
     virtual_host = broker.virtual_hosts.get(record.vhost)
@@ -158,6 +164,8 @@ def describe(record: Record) -> str:
                 f"binding from {record.source!r} to {record.destination_type} "
                 f"{record.destination!r} by {record.routing_key!r} in virtual host {record.vhost!r}"
             )
+        case ReturnRecord(queue_id=queue_id, position=position):
+            return f"count of deliveries of message {position} of queue {queue_id}"
         case HistoryRecord(exchange=exchange, vhost=vhost):
             return f"message kept by exchange {exchange!r} in virtual host {vhost!r}"
         case SeenRecord(exchange=exchange, vhost=vhost):

@@ -17,7 +17,7 @@ from amqpd.broker.definitions import PermissionRecord, TopicPermissionRecord
 from amqpd.broker.handlers.exchange import check_type_arguments, is_known_type
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
 from amqpd.broker.queue import Queue
-from amqpd.broker.queue_arguments import check_arguments
+from amqpd.broker.queue_arguments import check_arguments, check_properties
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Field
 from amqpd.errors import AMQPException
@@ -32,7 +32,7 @@ from amqpd.runtime.definitions_file import (
 from amqpd_exchanges.exchange import InvalidBinding
 
 NO_TYPE: Final[Field] = ("V", None)
-NOT_OFFERED: Final = ("quorum", "stream")
+NOT_OFFERED: Final = ("stream",)
 """RabbitMQ's queue types that are right, but not to be had here yet."""
 
 
@@ -137,7 +137,15 @@ class DefinitionsImport:
             )
             return
         resource = f"queue '{queue.name}' in vhost '{queue.vhost}'"
-        check_arguments(queue.arguments, resource, (50, 10))
+        check_arguments(queue.arguments, resource, (50, 10), self._broker.config.compat)
+        check_properties(
+            queue.arguments,
+            resource,
+            (50, 10),
+            durable=queue.durable,
+            exclusive=False,
+            auto_delete=queue.auto_delete,
+        )
         virtual_host.declare_queue(
             queue.name,
             durable=queue.durable,

@@ -14,11 +14,13 @@ from amqpd.broker.definitions import (
     PermissionRecord,
     QueueRecord,
     Record,
+    ReturnRecord,
     SeenRecord,
     TopicPermissionRecord,
     UserRecord,
     VhostRecord,
     decode,
+    drop,
 )
 from amqpd.broker.events import EVENT_EXCHANGE
 from amqpd.broker.queue import Queue
@@ -41,6 +43,7 @@ ORDER: Final[tuple[type[Record], ...]] = (
     BindingRecord,
     HistoryRecord,
     SeenRecord,
+    ReturnRecord,
 )
 """Each kind refers only to kinds before it (exchange bindings come after all exchanges)."""
 
@@ -57,6 +60,7 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
         queues = restore_definitions(broker, records)
     except (ValueError, LookupError) as error:
         raise DamagedStore(store.path, str(error)) from error
+    restore_returns(broker, queues, records)
     for queue_id, below in recovery.delivered.items():
         if queue_id in queues:
             queues[queue_id].restore_mark(below)
@@ -104,7 +108,23 @@ def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queu
                 restore_binding(broker.virtual_hosts[record.vhost], record, depth_max)
             case HistoryRecord() | SeenRecord():
                 restore_memory(broker.virtual_hosts[record.vhost], record)
+            case ReturnRecord():
+                pass  # its queue may be any of these
     return queues
+
+
+def restore_returns(broker: Broker, queues: dict[int, Queue], records: list[Record]) -> None:
+    """What the queues knew of messages that had come back to them.
+
+    What was known of messages whose queue is gone (only a store that was mended has such) goes.
+    """
+    for record in records:
+        if isinstance(record, ReturnRecord):
+            queue = queues.get(record.queue_id)
+            if queue is None:
+                broker.journal((drop(record),))
+            else:
+                queue.restore_return(record)
 
 
 def restore_binding(virtual_host: VirtualHost, record: BindingRecord, depth_max: int) -> None:

@@ -51,7 +51,7 @@ LEFT_OUT: Final[dict[str, str]] = {
         " (docs/compatibility.md); queue names are looked up at the commit by both"
     ),
     "features that are not compared yet": (
-        "TTL, length limits, dead letters, priorities; quorum queues and streams are not offered:"
+        "TTL, length limits, dead letters, priorities, quorum queues; streams are not offered:"
         " their arguments are declared with values that do nothing, or wrong ones"
     ),
     "tune and handshake": (

@@ -150,6 +150,7 @@ def test_limits_survive_a_crash(journaled: BrokerUnderTest) -> None:
         ("classic", {"durable": True, "auto_delete": True}, "classic"),
         ("classic", {"durable": False}, None),
         ("classic", {"durable": True, "exclusive": True}, None),
+        ("quorum", {"durable": True}, "quorum"),
         ("quorum", {"durable": True, "auto_delete": True}, None),
         ("quorum", {"durable": False}, None),
         (None, {"durable": True}, None),

@@ -9,7 +9,7 @@ from amqpd.broker.consumer import Consumer
 from amqpd.broker.handlers.queue import find, require_access
 from amqpd.broker.names import queue_text
 from amqpd.broker.queue import Queue
-from amqpd.broker.queue_arguments import INTEGERS
+from amqpd.broker.queue_arguments import CONSUMER_TIMEOUT, INTEGERS, QUORUM, check_length
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX, ReplyConsumer
 from amqpd.commands import Arguments, Basic
 from amqpd.errors import (
@@ -17,6 +17,7 @@ from amqpd.errors import (
     NOT_ALLOWED,
     NOT_IMPLEMENTED,
     PRECONDITION_FAILED,
+    RESOURCE_LOCKED,
     amqp_error,
 )
 from amqpd.wire.tables import type_name
@@ -78,13 +79,20 @@ def consume(channel: Channel, method: Basic.Consume, arguments: Arguments) -> No
     queue = find(channel, name, CONSUME)
     require_access(channel, queue, CONSUME)
     level = priority(channel, queue, arguments)
-    refuse_exclusive(channel, queue, bool(method.exclusive))
+    exclusive = bool(method.exclusive)
+    if queue.type == QUORUM:
+        exclusive = False  # quorum queues take the flag, and have no exclusive consumers
+        if channel.global_prefetch:
+            text = f"{queue_text(channel, name)} does not support global qos"
+            raise amqp_error(NOT_IMPLEMENTED, text, CONSUME)
+    refuse_exclusive(channel, queue, exclusive)
+    check_timeout(channel, queue, arguments)
     consumer = Consumer(
         tag,
         queue,
         channel,
         no_ack=bool(method.no_ack),
-        exclusive=bool(method.exclusive),
+        exclusive=exclusive,
         prefetch=channel.default_prefetch,
         priority=level,
         arguments=arguments,
@@ -130,6 +138,17 @@ def priority(channel: Channel, queue: Queue, arguments: Arguments) -> int:
     return int(value)
 
 
+def check_timeout(channel: Channel, queue: Queue, arguments: Arguments) -> None:
+    """`x-consumer-timeout` of a single consumer, which 4.3 knows of quorum queues."""
+    field = arguments.get(CONSUMER_TIMEOUT)
+    if field is None or channel.broker.config.compat != "4.3" or queue.type != QUORUM:
+        return
+    reason = check_length(field, arguments)
+    if reason:
+        text = f"invalid arg '{CONSUMER_TIMEOUT}' for {queue_text(channel, queue.name)}: {reason}"
+        raise amqp_error(PRECONDITION_FAILED, text, CONSUME)
+
+
 def cancel(channel: Channel, method: Basic.Cancel, arguments: Arguments) -> None:
     """basic.cancel: cancel-ok follows the last delivery; an unknown tag is as good as cancelled."""
     tag = method.consumer_tag or ""
@@ -156,16 +175,22 @@ def get(channel: Channel, method: Basic.Get, arguments: Arguments) -> None:
     virtual_host.access.require(channel.session.user, virtual_host.name, "read", "queue", name, GET)
     queue = find(channel, name, GET)
     require_access(channel, queue, GET)
+    if queue.type == QUORUM and queue.single_active:
+        text = f"cannot obtain access to locked {queue_text(channel, name)}. basic.get operations"
+        text += " are not supported by quorum queues with single active consumer"
+        raise amqp_error(RESOURCE_LOCKED, text, GET)
     stored = queue.get()
     if stored is None:
         channel.reply(Basic.GetEmpty())
         return
     channel.delivery_tag += 1
-    redelivered, message = stored.redelivered, stored.content
+    redelivered = stored.redelivered
+    message = queue.presented(stored) if redelivered else stored.content
     if method.no_ack:
         queue.settle(stored)
     else:
         queue.unacked += 1
+        channel.watch_acknowledgements()
         channel.unacked[channel.delivery_tag] = (stored, queue, None)
     channel.outlet.get_ok(channel.delivery_tag, redelivered, queue.ready, message)
 

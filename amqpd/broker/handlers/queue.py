@@ -19,10 +19,13 @@ from amqpd.broker.limits import require_queue_room
 from amqpd.broker.names import queue_text, stripped
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import (
-    COMPARED,
+    QUORUM,
     check_arguments,
     check_equivalent,
+    check_properties,
+    compared,
     dead_letter_target,
+    queue_type,
     with_default_type,
 )
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
@@ -32,6 +35,7 @@ from amqpd.errors import (
     ACCESS_REFUSED,
     INTERNAL_ERROR,
     NOT_FOUND,
+    NOT_IMPLEMENTED,
     PRECONDITION_FAILED,
     RESOURCE_LOCKED,
     amqp_error,
@@ -59,7 +63,7 @@ def declare(channel: Channel, method: Methods.Declare, arguments: Arguments) -> 
     queue.use()
     channel.last_queue = queue.name
     if not method.nowait:
-        channel.reply_when_safe(declared(queue.name, queue.ready, len(queue.consumers)))
+        channel.reply_when_safe(declared(queue.name, queue.ready, queue.consumer_count))
 
 
 def declare_reply_queue(channel: Channel, name: str, method: Methods.Declare) -> None:
@@ -76,12 +80,6 @@ def declare_actively(
 ) -> Queue:
     """Create the queue, or find it to be the same."""
     virtual_host = channel.virtual_host
-    generated = not name
-    if generated:
-        name = channel.broker.generate_name("amq.gen-")
-    elif name.startswith("amq."):
-        text = f"queue name '{name}' contains reserved prefix 'amq.*'"
-        raise amqp_error(ACCESS_REFUSED, text, DECLARE)
     arguments = with_default_type(
         arguments,
         virtual_host.record.default_queue_type,
@@ -89,6 +87,13 @@ def declare_actively(
         exclusive=bool(method.exclusive),
         auto_delete=bool(method.auto_delete),
     )
+    generated = not name
+    if generated:
+        refuse_nameless(arguments)
+        name = channel.broker.generate_name("amq.gen-")
+    elif name.startswith("amq."):
+        text = f"queue name '{name}' contains reserved prefix 'amq.*'"
+        raise amqp_error(ACCESS_REFUSED, text, DECLARE)
     access, user = virtual_host.access, channel.session.user
     access.require(user, virtual_host.name, "configure", "queue", name, DECLARE)
     existing = virtual_host.queues.get(name)
@@ -100,7 +105,15 @@ def declare_actively(
     if dead_letter_exchange is not None:
         access.require(user, virtual_host.name, "read", "queue", name, DECLARE)
         access.require(user, virtual_host.name, "write", "exchange", dead_letter_exchange, DECLARE)
-    check_arguments(arguments, queue_text(channel, name), DECLARE)
+    check_arguments(arguments, queue_text(channel, name), DECLARE, channel.broker.config.compat)
+    check_properties(
+        arguments,
+        queue_text(channel, name),
+        DECLARE,
+        durable=bool(method.durable),
+        exclusive=bool(method.exclusive),
+        auto_delete=bool(method.auto_delete),
+    )
     if not method.durable and not method.exclusive and channel.broker.config.compat == "4.3":
         # 4.3 denies what it deprecated long ago; the other profiles permit it, as clients need it.
         text = "Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted"
@@ -139,7 +152,16 @@ def check_same(
             "auto_delete", bool(method.auto_delete), queue.auto_delete, resource, DECLARE
         )
     # Values are checked for a new queue only: here it counts whether they are the same.
-    check_equivalent(arguments, queue.arguments, COMPARED, resource, DECLARE)
+    names = compared(queue.arguments, channel.broker.config.compat)
+    check_equivalent(arguments, queue.arguments, names, resource, DECLARE)
+
+
+def refuse_nameless(arguments: Arguments) -> None:
+    """406 for a queue without a name whose type wants one."""
+    kind = queue_type(arguments)
+    if kind in ("quorum", "stream"):
+        text = f"Cannot declare a server-named queue for type rabbit_{kind}_queue"
+        raise amqp_error(PRECONDITION_FAILED, text, DECLARE)
 
 
 def bind(channel: Channel, method: Methods.Bind, arguments: Arguments) -> None:
@@ -219,6 +241,8 @@ def delete(channel: Channel, method: Methods.Delete, arguments: Arguments) -> No
         answer(0)
     else:
         require_access(channel, queue, DELETE)
+        if queue.type == QUORUM:
+            refuse_conditions(queue_text(channel, name), method)
         if method.if_empty and queue.ready:
             text = f"{queue_text(channel, name)} not empty"
             raise amqp_error(PRECONDITION_FAILED, text, DELETE)
@@ -226,6 +250,15 @@ def delete(channel: Channel, method: Methods.Delete, arguments: Arguments) -> No
             text = f"{queue_text(channel, name)} in use"
             raise amqp_error(PRECONDITION_FAILED, text, DELETE)
         virtual_host.delete_queue(queue, answer, channel.session.user)
+
+
+def refuse_conditions(resource: str, method: Methods.Delete) -> None:
+    """540: a quorum queue is deleted, or it is not."""
+    for flag, given in (("if-unused", method.if_unused), ("if-empty", method.if_empty)):
+        if given:
+            text = f"cannot delete {resource}. queue.delete operations with {flag} flag set are"
+            text += " not supported by quorum queues"
+            raise amqp_error(NOT_IMPLEMENTED, text, DELETE)
 
 
 def find(channel: Channel, name: str, method: tuple[int, int]) -> Queue:

@@ -31,7 +31,7 @@ def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
     transaction.clear()
     taken = [publish_committed(channel, message) for message in messages]
     for settlement in settlements:
-        channel.settle_deliveries(settlement.deliveries, settlement.outcome)
+        channel.settle_deliveries(settlement.deliveries, settlement.outcome, settlement.how)
     if not all(taken):
         raise amqp_error(PRECONDITION_FAILED, "partial tx completion", (90, 20))
     channel.committing = channel.reply_when_safe(Tx.CommitOk())
