@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-COMMANDS: Final = ("serve", "ping", "doctor", "recover", "backup", "restore")
+COMMANDS: Final = ("serve", "ping", "doctor", "recover", "backup", "restore", "definitions")
 OWN_OPTIONS: Final = ("-h", "--help", "--version")
 EX_USAGE: Final = 64
 EX_FORCED: Final = 130

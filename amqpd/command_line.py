@@ -122,3 +122,34 @@ def restore(data_dir: str, file: str) -> None:
     from amqpd.runtime.maintenance import restore as bring_back
 
     sys.exit(bring_back(file, data_dir))
+
+
+@command_line.group()
+def definitions() -> None:
+    """RabbitMQ's definitions JSON of the store of a stopped broker."""
+
+
+VHOST: Final = click.option("--vhost", metavar="NAME", help="Of or into this virtual host alone.")
+
+
+@definitions.command()
+@DATA_DIR
+@VHOST
+@click.argument("file", default="-")
+def export(data_dir: str | None, vhost: str | None, file: str) -> None:
+    """Write users, virtual hosts, policies, queues and so on to FILE, or to standard output."""
+    from amqpd.runtime.definitions_command import export as write
+
+    sys.exit(write(data_dir, vhost, file))
+
+
+@definitions.command("import")
+@DATA_DIR
+@VHOST
+@click.option("--dry-run", is_flag=True, help="Check FILE and say what would change.")
+@click.argument("file")
+def import_(data_dir: str | None, vhost: str | None, dry_run: bool, file: str) -> None:
+    """Add what FILE has, wholly or not at all; nothing is deleted."""
+    from amqpd.runtime.definitions_command import import_ as read
+
+    sys.exit(read(data_dir, vhost, file, dry_run=dry_run))

@@ -170,6 +170,18 @@ class Access:
         self._tell("permission.deleted", {"user": user, "vhost": vhost}, by)
         return self._drop_permissions([(user, vhost)], [])
 
+    def permission(self, user: str, vhost: str) -> PermissionRecord | None:
+        """What the user may do in the virtual host."""
+        permission = self._permissions.get((user, vhost))
+        return None if permission is None else permission.record
+
+    def topic_permission(
+        self, user: str, vhost: str, exchange: str
+    ) -> TopicPermissionRecord | None:
+        """Which routing keys of the exchange the user may use, if that is restricted."""
+        permission = self._topic_permissions.get((user, vhost, exchange))
+        return None if permission is None else permission.record
+
     def topic_permissions(self) -> list[TopicPermissionRecord]:
         """All topic permissions, oldest first."""
         return [permission.record for permission in self._topic_permissions.values()]

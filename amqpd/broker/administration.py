@@ -29,9 +29,7 @@ def put_vhost(broker: Broker, record: VhostRecord, *, by: str = INTERNAL_USER) -
     Raises InvalidParameter.
     """
     check_name("vhost", record.name)
-    kind = record.default_queue_type
-    if kind is not None and kind not in QUEUE_TYPES:
-        raise InvalidParameter(f"unsupported default queue type '{kind}'", heading="")
+    check_queue_type(record.default_queue_type)
     virtual_host = broker.virtual_hosts.get(record.name)
     if virtual_host is None:
         broker.add_virtual_host(record, user=by)
@@ -103,6 +101,12 @@ def delete_user(broker: Broker, name: str, *, by: str = INTERNAL_USER) -> None:
 def close_connection(broker: Broker, session: Session, reason: str) -> None:
     """Close a client's connection at the end of the turn: 320 with the reason."""
     broker.effects.evictions.setdefault(session, reason)
+
+
+def check_queue_type(kind: str | None) -> None:
+    """Raises InvalidParameter for a default queue type that there is not."""
+    if kind is not None and kind not in QUEUE_TYPES:
+        raise InvalidParameter(f"unsupported default queue type '{kind}'", heading="")
 
 
 def check_name(what: str, name: str) -> None:

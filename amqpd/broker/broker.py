@@ -38,6 +38,9 @@ from amqpd.wire.tables import erlang
 from amqpd_storage.entries import PASSING_QUEUE_ID_MIN, SAFE, Barrier, Enqueue, Entry
 
 CONNECTION_OPEN: Final = (10, 40)
+CLUSTER_ID: Final = "internal_cluster_id"
+CLUSTER_NAME: Final = "cluster_name"
+"""Global parameters that RabbitMQ has too."""
 NAME_OCTETS: Final = 16
 """Random octets in a generated name: 22 characters of URL-safe base64."""
 
@@ -85,6 +88,12 @@ class Broker:
     def node(self) -> str:
         """The name of this node."""
         return self.config.cluster_name
+
+    @property
+    def cluster_name(self) -> str:
+        """How federation and clients know this broker: as named at run time, or configured."""
+        name = self.parameters.global_value(CLUSTER_NAME)
+        return name if isinstance(name, str) else self.config.cluster_name
 
     @property
     def now(self) -> float:
@@ -172,6 +181,7 @@ class Broker:
         """The first user, virtual host and permission of an empty broker."""
         config = self.config
         self.add_virtual_host(VhostRecord(name=config.default_vhost))
+        self.parameters.set_global(CLUSTER_ID, self.generate_name("rabbitmq-cluster-id-"))
         password_hash = hash_password(config.default_pass, self.random_octets(SALT_BYTES))
         self.journal(
             self.access.put_user(config.default_user, password_hash, SHA256, ("administrator",))

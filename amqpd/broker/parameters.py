@@ -90,6 +90,10 @@ class Parameters:
         """Take parameters of this component from now on."""
         self._components[component.name] = component
 
+    def has(self, component: str) -> bool:
+        """Whether there is such a component."""
+        return component in self._components
+
     # -- parameters of a virtual host
 
     def check(self, component: str, name: str, value: Any) -> None:
@@ -97,9 +101,10 @@ class Parameters:
         known = self._components.get(component)
         if known is None:
             raise InvalidParameter(f"component {component} not found")
-        problems = known.check(name, value) or self._check_size(value)
+        problems = known.check(name, value)
         if problems:
             raise InvalidParameter(*problems)
+        self.check_size(value)
 
     def set(
         self, vhost: str, component: str, name: str, value: Any, *, by: str = INTERNAL_USER
@@ -122,8 +127,8 @@ class Parameters:
         self.check(component, name, value)
         key = (vhost, component, name)
         before = self._values.get(key)
-        if before is None and len(self._values) >= self._limits.parameters_max:
-            raise InvalidParameter(f"limit of {self._limits.parameters_max} parameters is reached")
+        if before is None:
+            self.require_room(1)
         if before is None or before.value != value:
             record = ParameterRecord(vhost, component, name, value)
             self._values[key] = record
@@ -176,12 +181,10 @@ class Parameters:
 
     def set_global(self, name: str, value: Any, *, by: str = INTERNAL_USER) -> bool:
         """Set a global parameter; whether it is a new one. Raises InvalidParameter."""
-        problems = self._check_size(value)
-        if problems:
-            raise InvalidParameter(*problems)
+        self.check_size(value)
         before = self._global.get(name)
-        if before is None and len(self._global) >= self._limits.parameters_max:
-            raise InvalidParameter(f"limit of {self._limits.parameters_max} parameters is reached")
+        if before is None:
+            self.require_global_room(1)
         if before is None or before.value != value:
             record = GlobalParameterRecord(name, value)
             self._global[name] = record
@@ -225,8 +228,24 @@ class Parameters:
         self._values[record.vhost, record.component, record.name] = record
         component.changed(record.vhost, record.name, record.value, INTERNAL_USER)
 
-    def _check_size(self, value: Any) -> list[str]:
+    def require_room(self, count: int) -> None:
+        """Raises InvalidParameter if so many new parameters are too many."""
+        self._require_room(len(self._values) + count)
+
+    def require_global_room(self, count: int) -> None:
+        """Raises InvalidParameter if so many new global parameters are too many."""
+        self._require_room(len(self._global) + count)
+
+    def _require_room(self, count: int) -> None:
+        if count > self._limits.parameters_max:
+            raise InvalidParameter(f"limit of {self._limits.parameters_max} parameters is reached")
+
+    def check_size(self, value: Any) -> None:
+        """Raises InvalidParameter for a value that is larger than it may be."""
         most = self._limits.parameter_bytes_max
-        if len(msgspec.json.encode(value)) > most:
-            return [f"value is larger than {most} bytes"]
-        return []
+        try:
+            size = len(msgspec.json.encode(value))
+        except (OverflowError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:
+            raise InvalidParameter(f"value cannot be kept: {error}") from None
+        if size > most:
+            raise InvalidParameter(f"value is larger than {most} bytes")

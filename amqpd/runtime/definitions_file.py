@@ -4,8 +4,8 @@ What the file says becomes typed lists; nothing is looked up in a broker and not
 there. A value that cannot be right is refused with its path, before anything was imported. What is
 right but has no effect yet is told in `warnings`, so that nobody believes it has.
 
-Import order (RabbitMQ's): users, vhosts, permissions, topic permissions, queues, exchanges,
-bindings; what exists already stays as it is.
+What only a broker can judge (is there such a component, do the ends of a binding exist)
+is for `definitions_import`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from amqpd.broker.definitions import (
     TopicPermissionRecord,
     VhostRecord,
 )
+from amqpd.broker.limits import COMPONENT as LIMITS_COMPONENT
+from amqpd.broker.limits import NAME as LIMITS_NAME
+from amqpd.broker.limits import check_user_limits
 from amqpd.broker.passwords import MD5, SHA256, check_algorithm, check_hash
 from amqpd.broker.patterns import compile_pattern, compile_topic_pattern
 from amqpd.commands import Arguments, Field
@@ -57,6 +60,35 @@ class UserDefinition(Struct, frozen=True):
     hashing_algorithm: str = SHA256
     password: str | None = None
     tags: tuple[str, ...] = ()
+    limits: dict[str, int] | None = None
+    """None: as they are."""
+
+
+class ParameterDefinition(Struct, frozen=True):
+    """A runtime parameter: of federation, shovels, operator policies, limits of a virtual host."""
+
+    vhost: str
+    component: str
+    name: str
+    value: Any
+
+
+class GlobalParameterDefinition(Struct, frozen=True):
+    """A runtime parameter of the whole broker."""
+
+    name: str
+    value: Any
+
+
+class PolicyDefinition(Struct, frozen=True, rename={"apply_to": "apply-to"}):
+    """A policy. What is wrong with its values is RabbitMQ's to say: see `policies`."""
+
+    vhost: str
+    name: str
+    pattern: Any
+    definition: Any
+    priority: Any = 0
+    apply_to: Any = "all"
 
 
 class ExchangeDefinition(Struct, frozen=True):
@@ -102,9 +134,9 @@ class DefinitionsFile(Struct, frozen=True):
     exchanges: list[ExchangeDefinition] = field(default_factory=list)
     queues: list[QueueDefinition] = field(default_factory=list)
     bindings: list[BindingDefinition] = field(default_factory=list)
-    parameters: list[dict[str, Any]] = field(default_factory=list)
-    global_parameters: list[dict[str, Any]] = field(default_factory=list)
-    policies: list[dict[str, Any]] = field(default_factory=list)
+    parameters: list[ParameterDefinition] = field(default_factory=list)
+    global_parameters: list[GlobalParameterDefinition] = field(default_factory=list)
+    policies: list[PolicyDefinition] = field(default_factory=list)
     rabbit_version: str = ""
     warnings: list[str] = field(default_factory=list)
     """Parts and fields of the file that this version does not apply, a line each."""
@@ -115,11 +147,13 @@ _SECTIONS: Final[dict[str, type[Struct]]] = {
     "vhosts": VhostRecord,
     "permissions": PermissionRecord,
     "topic_permissions": TopicPermissionRecord,
+    "parameters": ParameterDefinition,
+    "global_parameters": GlobalParameterDefinition,
+    "policies": PolicyDefinition,
     "exchanges": ExchangeDefinition,
     "queues": QueueDefinition,
     "bindings": BindingDefinition,
 }
-_RAW_SECTIONS: Final = ("parameters", "global_parameters", "policies")
 _INFORMATION: Final = frozenset(
     {
         "rabbit_version",
@@ -134,16 +168,23 @@ _INFORMATION: Final = frozenset(
 )
 """Top-level keys that tell about the file and ask for nothing."""
 
-_CONSUMED: Final = {"vhosts": {"metadata"}, "queues": {"type"}, "bindings": {"properties_key"}}
-"""Fields that have their effect in another field, or never have one."""
+_CONSUMED: Final = {
+    "vhosts": {"metadata", "limits"},
+    "queues": {"type"},
+    "bindings": {"properties_key"},
+}
+"""Fields that have their effect in another field or section, or never have one."""
 
-_NOT_APPLIED_YET: Final = {"users": {"limits"}, "vhosts": {"limits", "tracing"}}
+_NOT_APPLIED_YET: Final = {"vhosts": {"tracing"}}
 
 _NAMES: Final = {
     "users": ("name",),
     "vhosts": ("name",),
     "permissions": ("user", "vhost"),
     "topic_permissions": ("user", "vhost", "exchange"),
+    "parameters": ("vhost", "component", "name"),
+    "global_parameters": ("name",),
+    "policies": ("vhost", "name"),
     "exchanges": ("vhost", "name", "type"),
     "queues": ("vhost", "name"),
     "bindings": ("vhost", "source", "destination", "routing_key"),
@@ -157,17 +198,25 @@ _MAY_BE_EMPTY: Final = frozenset(
 Entry = dict[str, Any]
 
 
+OF_ONE_VHOST: Final = frozenset({"parameters", "policies", "queues", "exchanges", "bindings"})
+"""Sections of a file that are for one virtual host."""
+
+
 def load_definitions(
-    text: bytes, source_name: str, default_vhost: str | None = None
+    text: bytes, source_name: str, default_vhost: str | None = None, into: str | None = None
 ) -> DefinitionsFile:
     """What the file says. Raises DefinitionsError.
 
-    `default_vhost` is for files of one virtual host, whose entries do not name it.
+    `default_vhost` is for files of one virtual host, whose entries do not name it. `into` names the
+    virtual host that all of it is meant for, whatever it says itself; what is not of a virtual host
+    is left out, as RabbitMQ does.
     """
     try:
         raw = _parse(text)
         if not isinstance(raw, dict):
             raise DefinitionsError("$", "expected object, with users, vhosts, queues and so on")
+        if into is not None:
+            raw = _only(raw, into)
         return _read(raw, default_vhost)
     except DefinitionsError as error:
         raise DefinitionsError(error.where, error.problem, source_name) from None
@@ -311,11 +360,35 @@ def _is_unicode(value: str) -> bool:
 # From JSON to definitions
 
 
+def _only(raw: Entry, vhost: str) -> Entry:
+    """The part of a file that is of one virtual host, as if it named this one."""
+    left = set(_SECTIONS) - OF_ONE_VHOST
+    kept = {key: value for key, value in raw.items() if key not in left}
+    for _, _, entry in _entries(kept):
+        entry["vhost"] = vhost
+    return kept
+
+
+def _is_of_one_vhost(raw: Entry) -> bool:
+    """Whether it is an export of one virtual host: its queues and so on do not name it."""
+    return not {"users", "vhosts"} & raw.keys() and any(
+        "vhost" not in entry
+        for section, _, entry in _entries(raw)
+        if section in ("queues", "exchanges", "bindings")
+    )
+
+
 def _read(raw: Entry, default_vhost: str | None) -> DefinitionsFile:
     warnings = [*_unapplied_parts(raw), *_unapplied_fields(raw)]
     version = raw.get("rabbit_version")
+    if default_vhost is not None and _is_of_one_vhost(raw):
+        # Its policies and parameters name the virtual host that it was exported from.
+        for section, _, entry in _entries(raw):
+            if section in ("parameters", "policies"):
+                entry["vhost"] = default_vhost
     for section, path, entry in _entries(raw):
         _prepare(section, path, entry, default_vhost, version)
+    _add_vhost_limits(raw)
     known = {key: raw[key] for key in DefinitionsFile.__struct_fields__ if key in raw}
     try:
         file = msgspec.convert({**known, "warnings": warnings}, DefinitionsFile)
@@ -336,10 +409,7 @@ def _entries(raw: Entry) -> Iterator[tuple[str, str, Entry]]:
 
 def _unapplied_parts(raw: Entry) -> Iterator[str]:
     for key, value in raw.items():
-        if key in _RAW_SECTIONS:
-            if isinstance(value, list) and value:
-                yield f"{key}: {_counted(len(value), 'entry', 'entries')} not applied yet"
-        elif key not in _SECTIONS and key not in _INFORMATION and value not in ([], {}, None):
+        if key not in _SECTIONS and key not in _INFORMATION and value not in ([], {}, None):
             yield f"{_child('$', key)}: unknown key, not applied"
 
 
@@ -347,7 +417,7 @@ def _unapplied_fields(raw: Entry) -> Iterator[str]:
     """One line for each field's name and section, however many entries have it."""
     seen: dict[tuple[str, str], list[str]] = {}
     for section, path, entry in _entries(raw):
-        known = _SECTIONS[section].__struct_fields__
+        known = _SECTIONS[section].__struct_encode_fields__
         consumed = _CONSUMED.get(section, set())
         for key in entry:
             if key not in known and key not in consumed and not _asks_nothing(section, entry, key):
@@ -417,6 +487,26 @@ def _prepare_vhost(entry: Entry) -> None:
         del entry["default_queue_type"]
 
 
+def _add_vhost_limits(raw: Entry) -> None:
+    """Limits beside a virtual host count where there is no parameter that has them."""
+    parameters = raw.setdefault("parameters", [])
+    vhosts = raw.get("vhosts")
+    if not isinstance(parameters, list) or not isinstance(vhosts, list):
+        return
+    said = {
+        entry.get("vhost")
+        for entry in parameters
+        if isinstance(entry, dict)
+        and entry.get("component") == LIMITS_COMPONENT
+        and isinstance(entry.get("vhost"), str)
+    }
+    for entry in vhosts:
+        limits = entry.get("limits") if isinstance(entry, dict) and "name" in entry else None
+        if limits and isinstance(entry["name"], str) and entry["name"] not in said:
+            names = {"vhost": entry["name"], "component": LIMITS_COMPONENT, "name": LIMITS_NAME}
+            parameters.append({**names, "value": limits})
+
+
 _BEFORE_3_6: Final = re.compile(r"3\.[0-5]\.")
 
 
@@ -424,6 +514,8 @@ def _prepare_user(entry: Entry, version: object) -> None:
     # Before 3.6 the algorithm was md5 and went without saying.
     if isinstance(version, str) and _BEFORE_3_6.match(version):
         entry.setdefault("hashing_algorithm", MD5)
+    if entry.get("limits") == []:
+        entry["limits"] = {}
     for key in ("password_hash", "hashing_algorithm"):
         if entry.get(key, "") is None:
             del entry[key]
@@ -482,6 +574,9 @@ def _check_short(value: str, path: str) -> None:
 
 
 def _check_user(user: UserDefinition, path: str) -> None:
+    problems = check_user_limits(user.limits or {})
+    if problems:
+        raise DefinitionsError(f"{path}.limits", problems[0])
     try:
         check_algorithm(user.hashing_algorithm)
     except ValueError as error:
@@ -514,7 +609,3 @@ _PLAIN_KEY: Final = re.compile(r"[\w-]+")
 def _child(path: str, key: str) -> str:
     plain = _PLAIN_KEY.fullmatch(key)
     return f"{path}.{key}" if plain else f"{path}[{json.dumps(key, ensure_ascii=False)}]"
-
-
-def _counted(count: int, singular: str, plural: str) -> str:
-    return f"{count} {singular} is" if count == 1 else f"{count} {plural} are"

@@ -87,24 +87,24 @@ KINDS: Final = {
 
 def doctor(data_dir: str | None) -> int:
     """Say what is whole in a store that no broker has open."""
-    return _explained(lambda: _doctor(_directory(data_dir)))
+    return explained(lambda: _doctor(directory_of(data_dir)))
 
 
 def recover(data_dir: str | None, into: str) -> int:
     """Save what can be read in a store into a new directory."""
-    return _explained(lambda: _recover(_directory(data_dir), Path(into)))
+    return explained(lambda: _recover(directory_of(data_dir), Path(into)))
 
 
 def backup(data_dir: str | None, file: str, *, force: bool) -> int:
     """Copy a store, of a running broker or a stopped one, into a file."""
 
     def run() -> int:
-        directory = _directory(data_dir)
+        directory = directory_of(data_dir)
         size = back_up(directory, Path(file), force=force)
         print(f"{file}: a backup of {directory}, {show_bytes(size)}")
         return 0
 
-    return _explained(run)
+    return explained(run)
 
 
 def restore(file: str, data_dir: str) -> int:
@@ -115,10 +115,11 @@ def restore(file: str, data_dir: str) -> int:
         print(f"{data_dir}: restored from {file}, {show_bytes(size)}")
         return 0
 
-    return _explained(run)
+    return explained(run)
 
 
-def _explained(run: Callable[[], int]) -> int:
+def explained(run: Callable[[], int]) -> int:
+    """Run a command; what keeps it from its work becomes a line on standard error."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have what this terminal has not
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -135,7 +136,7 @@ def _explained(run: Callable[[], int]) -> int:
         return EX_IOERR
 
 
-def _directory(data_dir: str | None) -> Path:
+def directory_of(data_dir: str | None) -> Path:
     """As `amqpd serve` finds it; with the flag, no other setting has a say."""
     if data_dir is not None:
         return Path(data_dir)
@@ -145,7 +146,8 @@ def _directory(data_dir: str | None) -> Path:
     return data_directory(config)
 
 
-def _store_in(directory: Path) -> Path:
+def store_in(directory: Path) -> Path:
+    """The store's file. Raises StoreMissing, StoreUnreadable."""
     path = directory / FILE_NAME
     try:
         if not (path.exists() or log_of(path).exists()):
@@ -160,7 +162,7 @@ def _store_in(directory: Path) -> Path:
 
 def _doctor(directory: Path) -> int:
     with unowned(directory):
-        found = examine(_store_in(directory))
+        found = examine(store_in(directory))
     records, unreadable = decode_all(found.definitions)
     check = check_records(records)
     names = QueueNames(check.queues)
@@ -239,7 +241,7 @@ def _notes(found: Examination, check: DefinitionsCheck) -> list[str]:
 
 def _recover(directory: Path, into: Path) -> int:
     with unowned(directory):
-        path = _store_in(directory)
+        path = store_in(directory)
         if into.resolve().is_relative_to(directory.resolve()):
             raise TargetTaken(into, f"lies in {directory}, which stays as it is", "name another")
         salvage = Salvage(path)

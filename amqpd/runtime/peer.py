@@ -83,7 +83,7 @@ class Peer:
         version = SERVER_VERSIONS[broker.config.compat]
         self.connection = Connection(
             broker.limits,
-            server_properties(version, broker.config.cluster_name, information),
+            server_properties(version, broker.cluster_name, information),
             mechanisms(broker.config.compat),
             strict_sizes=broker.config.compat != "3.13",
             now=now,

@@ -288,9 +288,9 @@ def read_definitions(broker: Broker, path: Path) -> DefinitionsFile:
 
 def import_definitions(broker: Broker, file: DefinitionsFile, path: Path) -> None:
     """Apply a definitions file. Raises DefinitionsError."""
-    importing = DefinitionsImport(broker, str(path))
-    importing.apply(file)
-    for warning in file.warnings + importing.warnings:
+    importing = DefinitionsImport(broker, file, str(path))
+    importing.apply()
+    for warning in importing.warnings:
         logger.warning(f"{path}: {warning}")
     logger.info(
         "definitions imported",
@@ -298,6 +298,7 @@ def import_definitions(broker: Broker, file: DefinitionsFile, path: Path) -> Non
             "file": path,
             "users": len(file.users),
             "vhosts": len(file.vhosts),
+            "policies": len(file.policies),
             "exchanges": len(file.exchanges),
             "queues": len(file.queues),
             "bindings": len(file.bindings),

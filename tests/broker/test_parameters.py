@@ -106,28 +106,31 @@ def test_global_parameters(broker: BrokerUnderTest) -> None:
     assert parameters.set_global("cluster_name", "east") is True
     assert parameters.set_global("cluster_name", "west") is False
     assert parameters.global_value("cluster_name") == "west"
-    assert parameters.global_records() == [GlobalParameterRecord("cluster_name", "west")]
+    assert GlobalParameterRecord("cluster_name", "west") in parameters.global_records()
+    assert broker.core.cluster_name == "west"
     parameters.clear_global("cluster_name")
     assert parameters.global_value("cluster_name") is None
+    assert broker.core.cluster_name == broker.core.config.cluster_name
     with pytest.raises(NoSuchParameter):
         parameters.clear_global("cluster_name")
 
 
 def test_limits(shovel: Shovel) -> None:
-    broker = BrokerUnderTest(limits=Limits(parameters_max=1, parameter_bytes_max=10))
+    broker = BrokerUnderTest(limits=Limits(parameters_max=1, parameter_bytes_max=50))
     parameters = broker.core.parameters
     parameters.register(shovel)
     parameters.set("/", "shovel", "s", {})
     with pytest.raises(InvalidParameter, match="limit of 1 parameters is reached"):
         parameters.set("/", "shovel", "t", {})
     parameters.set("/", "shovel", "s", {"a": 1})
-    with pytest.raises(InvalidParameter, match="value is larger than 10 bytes"):
-        parameters.set("/", "shovel", "s", {"a": "xxxxx"})
+    with pytest.raises(InvalidParameter, match="value is larger than 50 bytes"):
+        parameters.set("/", "shovel", "s", {"a": "x" * 50})
+    parameters.clear_global("internal_cluster_id")
     parameters.set_global("a", 1)
     with pytest.raises(InvalidParameter, match="limit of 1 parameters is reached"):
         parameters.set_global("b", 1)
-    with pytest.raises(InvalidParameter, match="value is larger than 10 bytes"):
-        parameters.set_global("a", "xxxxxxxxx")
+    with pytest.raises(InvalidParameter, match="value is larger than 50 bytes"):
+        parameters.set_global("a", "x" * 50)
 
 
 def test_what_survives_a_crash(journaled: BrokerUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +148,7 @@ def test_what_survives_a_crash(journaled: BrokerUnderTest, monkeypatch: pytest.M
     parameters.set("/", "shovel", "kept", {"a": [1, 2.5, None]})
     parameters.set("/", "shovel", "gone", {})
     parameters.clear("/", "shovel", "gone")
+    parameters.clear_global("internal_cluster_id")
     parameters.set_global("kept", True)
     parameters.set_global("gone", 1)
     parameters.clear_global("gone")

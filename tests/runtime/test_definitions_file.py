@@ -18,6 +18,8 @@ from amqpd.runtime.definitions_file import (
     DefinitionsError,
     DefinitionsFile,
     ExchangeDefinition,
+    ParameterDefinition,
+    PolicyDefinition,
     QueueDefinition,
     UserDefinition,
     load_definitions,
@@ -50,7 +52,7 @@ def test_a_whole_broker() -> None:
     users = {user.name: user for user in file.users}
     assert users["alice"].tags == ("administrator", "monitoring")
     assert users["sha512"].hashing_algorithm == SHA512
-    assert users["nologin"] == UserDefinition("nologin", "", SHA256)
+    assert users["nologin"] == UserDefinition("nologin", "", SHA256, limits={})
     assert file.vhosts == [VhostRecord("orders"), VhostRecord("/")]
     assert PermissionRecord("alice", "orders", r"^orders\.", ".*", "") in file.permissions
     assert file.topic_permissions == [
@@ -82,12 +84,15 @@ def test_a_whole_broker() -> None:
         BindingDefinition("orders", "events", "orders.new", "queue", "alice.*"),
     ]
     assert file.rabbit_version == "3.10.8"
-    assert file.policies[0]["name"] == "limit"
-    assert file.warnings == [
-        "parameters: 1 entry is not applied yet",
-        "global_parameters: 1 entry is not applied yet",
-        "policies: 1 entry is not applied yet",
+    assert file.policies == [
+        PolicyDefinition("orders", "limit", "^orders", {"max-length": 10}, 1, "queues")
     ]
+    assert file.parameters == [
+        ParameterDefinition("orders", "vhost-limits", "limits", {"max-queues": 100})
+    ]
+    [cluster_id] = file.global_parameters
+    assert cluster_id.name == "internal_cluster_id"
+    assert file.warnings == []
 
 
 def test_one_virtual_host() -> None:
@@ -139,6 +144,34 @@ def test_vhost_metadata() -> None:
     assert file.warnings == []
 
 
+def test_limits_beside_a_virtual_host_are_a_parameter() -> None:
+    vhosts = [
+        {"name": "a", "limits": {"max-queues": 1}},
+        {"name": "b", "limits": {"max-queues": 2}},
+    ]
+    said = {"vhost": "b", "component": "vhost-limits", "name": "limits", "value": {"max-queues": 3}}
+    file = load({"vhosts": vhosts, "parameters": [said]})
+    assert [(row.vhost, row.value) for row in file.parameters] == [
+        ("b", {"max-queues": 3}),
+        ("a", {"max-queues": 1}),
+    ]
+    assert file.warnings == []
+
+
+def test_a_file_can_be_meant_for_one_virtual_host() -> None:
+    text = json.dumps(
+        {
+            "users": [{"name": "u"}],
+            "queues": [{"name": "q", "vhost": "other"}, {"name": "r"}],
+            "policies": [{"name": "p", "vhost": "other", "pattern": "", "definition": {}}],
+        }
+    ).encode()
+    file = load_definitions(text, "defs.json", "default", into="mine")
+    assert file.users == []
+    assert [row.vhost for row in file.queues] == ["mine", "mine"]
+    assert [row.vhost for row in file.policies] == ["mine"]
+
+
 def test_a_queue_type_beside_the_arguments() -> None:
     queues = [{"name": "q", "vhost": "/", "type": kind} for kind in ("classic", "quorum")]
     first, second = load({"queues": queues}).queues
@@ -166,15 +199,12 @@ def test_warnings_name_what_is_not_applied() -> None:
             "users": [{"name": "u", "limits": {"max-channels": 1}}],
             "vhosts": [{"name": "v", "metadata": {"protected_from_deletion": True}}],
             "queues": [queue, {**queue, "odd key": 1}, queue],
-            "policies": [{}, {}, {}],
             "shovels": [1],
             "nothing": [],
         }
     )
     assert file.warnings == [
-        "policies: 3 entries are not applied yet",
         "$.shovels: unknown key, not applied",
-        "$.users[0].limits: not applied yet",
         "$.vhosts[0].metadata.protected_from_deletion: unknown field, not applied",
         "$.queues[0].colour: unknown field, not applied (and in 2 more of queues)",
         '$.queues[1]["odd key"]: unknown field, not applied',

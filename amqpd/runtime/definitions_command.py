@@ -1,0 +1,116 @@
+"""`amqpd definitions export` and `import`: the definitions of a store that no broker has open.
+
+What they say goes to standard output; what keeps them from their work is one line on standard
+error, with an exit code of sysexits.h.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import anyio
+
+from amqpd.broker.broker import Broker
+from amqpd.broker.definitions_export import export_definitions, export_vhost_definitions
+from amqpd.broker.parameters import NoSuchVhost
+from amqpd.runtime.clock import MonotonicClock
+from amqpd.runtime.definitions_file import DefinitionsError, load_definitions
+from amqpd.runtime.definitions_import import DefinitionsImport
+from amqpd.runtime.journal_writer import JournalWriter
+from amqpd.runtime.maintenance import (
+    EX_DATAERR,
+    EX_NOINPUT,
+    directory_of,
+    explained,
+    store_in,
+)
+from amqpd.runtime.recovery import recover
+from amqpd.runtime.server import make_broker
+from amqpd.runtime.settings import read_config
+from amqpd_storage.sqlite_engine import SQLiteStore, open_store
+
+STANDARD_OUTPUT: Final = "-"
+
+
+def export(data_dir: str | None, vhost: str | None, file: str) -> int:
+    """Write the definitions of a store, or of one of its virtual hosts, as JSON."""
+    return explained(lambda: anyio.run(_export, data_dir, vhost, file))
+
+
+def import_(data_dir: str | None, vhost: str | None, file: str, *, dry_run: bool) -> int:
+    """Apply a definitions file to a store, wholly or not at all, or say what that would change."""
+    return explained(lambda: anyio.run(partial(_import, dry_run=dry_run), data_dir, vhost, file))
+
+
+@asynccontextmanager
+async def _opened(data_dir: str | None) -> AsyncIterator[tuple[Broker, SQLiteStore]]:
+    """The broker of a store, to be asked and changed. Raises StoreError."""
+    directory = directory_of(data_dir)
+    store_in(directory)  # nothing is made where there is no store
+    async with await open_store(directory, "full") as store:
+        broker = make_broker(read_config({}, None), MonotonicClock(), journaling=True)
+        await recover(broker, store)
+        yield broker, store
+
+
+async def _export(data_dir: str | None, vhost: str | None, file: str) -> int:
+    async with _opened(data_dir) as (broker, _):
+        try:
+            definitions = (
+                export_definitions(broker)
+                if vhost is None
+                else export_vhost_definitions(broker, vhost)
+            )
+        except NoSuchVhost as error:
+            print(f"amqpd: {error}", file=sys.stderr)
+            return EX_DATAERR
+    text = json.dumps(definitions, indent=2, ensure_ascii=False) + "\n"
+    if file == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+    else:
+        await anyio.Path(file).write_text(text, encoding="utf-8")
+    return 0
+
+
+async def _import(data_dir: str | None, vhost: str | None, name: str, *, dry_run: bool) -> int:
+    try:
+        text = await anyio.Path(name).read_bytes()
+    except OSError as error:
+        print(f"amqpd: cannot read {name} ({error.strerror}): give another FILE", file=sys.stderr)
+        return EX_NOINPUT
+    async with _opened(data_dir) as (broker, store):
+        try:
+            file = load_definitions(text, name, broker.config.default_vhost, vhost)
+            importing = DefinitionsImport(broker, file, name)
+            changes = importing.check() if dry_run else importing.apply()
+        except DefinitionsError as error:
+            print(f"amqpd: {error}; nothing was changed, correct the file", file=sys.stderr)
+            return EX_DATAERR
+        if not dry_run:
+            await _keep(broker, store)
+    for warning in importing.warnings:
+        print(f"warning: {warning}")
+    for change in changes:
+        print(f"would {change}" if dry_run else change)
+    if not changes:
+        print("nothing to change")
+    return 0
+
+
+async def _keep(broker: Broker, store: SQLiteStore) -> None:
+    """All changes in one transaction. Raises JournalFailed."""
+    writer = JournalWriter(
+        broker,
+        store,
+        finish_turn=lambda: None,
+        on_disk_full=lambda full: None,
+        bytes_max=broker.limits.unwritten_bytes_max,
+        retry_s=broker.limits.disk_full_retry_s,
+    )
+    writer.append(broker.finish_turn())
+    await writer.settle()

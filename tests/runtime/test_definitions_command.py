@@ -1,0 +1,119 @@
+"""`amqpd definitions export` and `import`, on a store that no broker has open."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from amqpd.config import Config
+from amqpd.runtime.clock import MonotonicClock
+from amqpd.runtime.definitions_command import _keep, export, import_
+from amqpd.runtime.server import make_broker
+from amqpd_storage.ownership import unowned
+from amqpd_storage.sqlite_engine import open_store
+
+POLICY = {"name": "p", "vhost": "v", "pattern": "", "definition": {"max-length": 1}}
+FILE = {
+    "vhosts": [{"name": "v"}],
+    "queues": [{"name": "q", "vhost": "v"}],
+    "policies": [POLICY],
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """The data directory of a broker that was started once."""
+    directory = tmp_path / "data"
+
+    async def make() -> None:
+        async with await open_store(directory, "full") as opened:
+            broker = make_broker(Config(), MonotonicClock(), journaling=True)
+            broker.add_defaults()
+            await _keep(broker, opened)
+
+    anyio.run(make)
+    return str(directory)
+
+
+def write(tmp_path: Path, value: object) -> str:
+    path = tmp_path / "defs.json"
+    path.write_text(json.dumps(value))
+    return str(path)
+
+
+def test_in_and_out(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, FILE)
+    assert import_(store, None, file, dry_run=True) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "would create vhost 'v'",
+        "would create policy 'p' in vhost 'v'",
+        "would create queue 'q' in vhost 'v'",
+    ]
+    assert import_(store, None, file, dry_run=False) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "create vhost 'v'",
+        "create policy 'p' in vhost 'v'",
+        "create queue 'q' in vhost 'v'",
+    ]
+    assert import_(store, None, file, dry_run=False) == 0
+    assert capsys.readouterr().out == "nothing to change\n"
+    assert export(store, None, "-") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in said["vhosts"]] == ["/", "v"]
+    assert [row["name"] for row in said["queues"]] == ["q"]
+    assert said["policies"] == [{**POLICY, "priority": 0, "apply-to": "all"}]
+    target = tmp_path / "v.json"
+    assert export(store, "v", str(target)) == 0
+    assert import_(store, "/", str(target), dry_run=False) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "create policy 'p' in vhost '/'",
+        "create queue 'q' in vhost '/'",
+    ]
+
+
+def test_what_is_wrong_changes_nothing(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, {**FILE, "bindings": [{"source": "a"}]})
+    assert import_(store, None, file, dry_run=False) == 65
+    said = capsys.readouterr().err
+    assert said == (
+        f"amqpd: {file}: $.bindings[0]: missing required field destination;"
+        " nothing was changed, correct the file\n"
+    )
+    assert export(store, "v", "-") == 65
+    assert capsys.readouterr().err == "amqpd: vhost 'v' does not exist\n"
+
+
+def test_what_is_not_there(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_(store, None, "nowhere.json", dry_run=True) == 66
+    assert "cannot read nowhere.json (No such file or directory)" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    assert export(str(empty), None, "-") == 66
+    assert "name the broker's data directory with --data-dir" in capsys.readouterr().err
+    assert not empty.exists()
+
+
+def test_a_store_that_a_broker_has_open(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with unowned(Path(store)):
+        assert import_(store, None, write(tmp_path, FILE), dry_run=True) == 75
+    assert "amqpd: " in capsys.readouterr().err
+
+
+def test_the_command_line(store: str, tmp_path: Path) -> None:
+    file = write(tmp_path, FILE)
+    command = [sys.executable, "-m", "amqpd", "definitions"]
+    for arguments, said in (
+        (["import", "--data-dir", store, "--dry-run", file], "would create vhost 'v'"),
+        (["import", "--data-dir", store, file], "create vhost 'v'"),
+        (["export", "--data-dir", store, "--vhost", "v"], '"name": "q"'),
+    ):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+        assert said in done.stdout
