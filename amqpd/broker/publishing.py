@@ -7,7 +7,7 @@ properties then skips them all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from amqpd.broker.messages import PendingConfirm
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from amqpd.broker.exchange_memory import ExchangeMemory
     from amqpd.broker.queue import Queue
     from amqpd.broker.reply_to import ReplyConsumer
+    from amqpd.broker.transaction import Routed
     from amqpd.broker.virtual_host import VirtualHost
 
 PUBLISH: Final = (60, 40)
@@ -71,7 +72,7 @@ def publish(channel: Channel, message: Message) -> None:
     ):
         exchange = check(channel, message)
         if transaction is not None:
-            transaction.messages.append(message)
+            transaction.messages.append((message, route_ahead(channel, exchange, message)))
             return
         content = RoutedContent(virtual_host, message)
         queues = route(channel, exchange, message, content)
@@ -173,12 +174,58 @@ def sift(
     return taking, True
 
 
-def publish_committed(channel: Channel, message: Message) -> bool:
-    """tx.commit: a message that was checked when it came. Whether every queue took it."""
+def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) -> Routed:
+    """Route what a transaction publishes when it comes, as RabbitMQ does.
+
+    The default exchange leads to queues by their names, which are looked up at the commit: that is
+    None here. A direct reply is no part of the transaction in RabbitMQ 3.x, and goes out at once.
+    What an exchange would remember is routed at the commit as well, so that a rollback leaves
+    nothing behind.
+    """
+    if exchange.name:
+        properties = message.properties
+        content = PreviewedContent(channel.virtual_host, message)
+        # Direct replies are routed by the default exchange alone.
+        queues = cast("tuple[Queue, ...]", route(channel, exchange, message, content))
+        if content.remembered:
+            message.properties = properties
+            return None
+        return queues
+    if channel.broker.config.compat == "3.13":
+        keys = (message.target.routing_key, *extra_keys(channel, message))
+        for consumer in reply_consumers(channel, *keys):
+            consumer.publish(message, None)
+    return None
+
+
+def find_queues(
+    channel: Channel, message: Message, routed: Routed
+) -> tuple[Queue | ReplyConsumer, ...]:
+    """tx.commit: the queues that the names from `route_ahead` stand for by now."""
+    known = channel.virtual_host.queues
+    if routed is not None:
+        if not any(queue.deleted for queue in routed):
+            return routed
+        found = (known.get(queue.name) if queue.deleted else queue for queue in routed)
+        return tuple(queue for queue in found if queue is not None)
+    keys = (message.target.routing_key, *extra_keys(channel, message))
+    if message.special:
+        message.properties = without_header(message.properties, "BCC")
+    replies: tuple[ReplyConsumer, ...] = ()
+    if channel.broker.config.compat != "3.13":
+        replies = reply_consumers(channel, *keys)
+    return (*replies, *(known[key] for key in dict.fromkeys(keys) if key in known))
+
+
+def publish_committed(channel: Channel, message: Message, routed: Routed) -> bool:
+    """tx.commit: a message that was checked and routed before. Whether every queue took it."""
     virtual_host = channel.virtual_host
-    exchange = virtual_host.exchanges.get(message.target.exchange)
     content = RoutedContent(virtual_host, message)
-    queues = () if exchange is None else route(channel, exchange, message, content)
+    exchange = virtual_host.exchanges.get(message.target.exchange)
+    if routed is not None or exchange is None or not exchange.name:
+        queues = find_queues(channel, message, routed)
+    else:
+        queues = route(channel, exchange, message, content)
     refused = False
     if virtual_host.refusing_queues and queues:
         queues, refused = sift(virtual_host, message, queues)
@@ -427,3 +474,13 @@ class RoutedContent:
         """No exchange is to remember the message: a queue refused it."""
         for memory in self._passed:
             memory.take_back(self.headers())
+
+
+class PreviewedContent(RoutedContent):
+    """To find out where a message would go, and whether exchanges would remember it: none does."""
+
+    __slots__ = ()
+
+    def passes(self, exchange: RoutingTable[Queue]) -> bool:
+        self.remembered = True
+        return True

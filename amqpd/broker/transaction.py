@@ -1,8 +1,9 @@
 """What a transactional channel has said and not yet committed (class tx; RabbitMQ's semantics).
 
-Publishes were checked when they came (existence, permission) and are routed at commit. Settlements
-were checked too: the deliveries they name are out of the channel's ledger, and come back to it on
-rollback, unacknowledged as before.
+Publishes were checked when they came (existence, permission) and routed: bindings that come or go
+later do not count. Where they lead to are names: a queue that is deleted and declared again before
+the commit gets them. Settlements were checked too: the deliveries they name are out of the
+channel's ledger, and come back to it on rollback, unacknowledged as before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from amqpd.commands import Message
 
 if TYPE_CHECKING:
     from amqpd.broker.channel import Delivery
+    from amqpd.broker.queue import Queue
+
+Routed = tuple["Queue", ...] | None
+"""The queues that a publish was routed to; None: those that its routing keys name at the commit."""
 
 
 class BufferedSettlement(NamedTuple):
@@ -29,7 +34,7 @@ class Transaction:
     __slots__ = ("messages", "settlements")
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self.messages: list[tuple[Message, Routed]] = []
         self.settlements: list[BufferedSettlement] = []
 
     def clear(self) -> None:

@@ -331,8 +331,7 @@ class Generator:
         random = self._random
         self._serial += 1
         fields: dict[str, Any] = {"exchange": "", "routing_key": self._queue(connection)}
-        in_transaction = self._modes.get((connection, channel)) == "tx.select"
-        if self._one_in(2) and not in_transaction:  # See rules.LEFT_OUT.
+        if self._one_in(2):
             fields = {"exchange": self._exchange(), "routing_key": random.choice(KEYS)}
         elif self._tokens and self._one_in(6):
             fields["routing_key"] = self._token()

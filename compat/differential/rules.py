@@ -46,10 +46,6 @@ LEFT_OUT: Final[dict[str, str]] = {
         " the order of the consumer tags, and its queues hand out in between; amqpd requeues all of"
         " a queue at once, in order (§5.6: `requeue=1: original position`)"
     ),
-    "routing of what a transaction publishes to a named exchange": (
-        "RabbitMQ routes when the publish comes, amqpd at tx.commit: a deviation on purpose"
-        " (docs/compatibility.md); queue names are looked up at the commit by both"
-    ),
     "features that are not compared yet": (
         "TTL, length limits, dead letters, priorities, quorum queues; streams are not offered:"
         " their arguments are declared with values that do nothing, or wrong ones"

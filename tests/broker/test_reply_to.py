@@ -242,16 +242,20 @@ def test_nowait(channel: Channel) -> None:
     assert channel.bodies() == [b"1"]
 
 
-def test_replies_in_a_transaction_come_at_commit(channel: Channel) -> None:
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_replies_are_no_part_of_a_transaction(channel: Channel, end: str) -> None:
     """RabbitMQ 3.10.8 passes them on at once, committed or not."""
     channel.consume(REPLY_TO, "t", no_ack=True)
     token = ask(channel)
     server = channel.client.broker.client().channel()
     server.tx_select()
     server.publish("", token, b"1")
-    channel.expect_nothing()
-    server.tx_commit()
     assert channel.bodies() == [b"1"]
+    if end == "commit":
+        server.tx_commit()
+    else:
+        server.tx_rollback()
+    channel.expect_nothing()
 
 
 def test_replies_are_never_journaled(journaled: BrokerUnderTest) -> None:

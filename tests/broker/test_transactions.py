@@ -6,6 +6,8 @@ import pytest
 
 from amqpd.commands import Basic, Frame, Queue, Tx
 from amqpd.commands import Channel as ChannelClass
+from amqpd.config import Compat
+from amqpd.wire.properties import REPLY_TO, read_property
 from amqpd_storage.entries import Enqueue, Settle
 from tests.conversation import (
     PERSISTENT,
@@ -98,6 +100,83 @@ def test_returns_come_at_commit_before_commit_ok(pair: tuple[Channel, Channel]) 
     channel.expect_nothing()
     channel.send(method(Tx.Commit))
     assert channel.take(Returned).body == b"1"
+    channel.take(Tx.CommitOk)
+
+
+def test_publishes_are_routed_when_they_come(pair: tuple[Channel, Channel]) -> None:
+    """By the bindings of that moment, as in RabbitMQ."""
+    channel, other = pair
+    other.queue_declare("late")
+    other.queue_bind("q", "amq.direct", "k")
+    channel.publish("amq.direct", "k", b"1")
+    other.queue_unbind("q", "amq.direct", "k")
+    other.queue_bind("late", "amq.direct", "k")
+    channel.publish("amq.direct", "k", b"2")
+    channel.tx_commit()
+    assert (other.drain("q"), other.drain("late")) == ([b"1"], [b"2"])
+
+
+def test_publishes_go_to_queues_by_name(pair: tuple[Channel, Channel]) -> None:
+    """To whatever queue has the name at the commit, or to none."""
+    channel, other = pair
+    for key, name in (("kept", "q"), ("again", "r"), ("gone", "s")):
+        if name != "q":
+            other.queue_declare(name)
+        other.queue_bind(name, "amq.direct", key)
+        channel.publish("amq.direct", key, name.encode(), mandatory=True)
+    for name in ("r", "s"):
+        other.queue_delete(name)
+    other.queue_declare("r")
+    channel.send(method(Tx.Commit))
+    assert channel.take(Returned).body == b"s"
+    channel.take(Tx.CommitOk)
+    assert (other.drain("q"), other.drain("r")) == ([b"q"], [b"r"])
+
+
+def test_the_default_exchange_finds_queues_at_commit(pair: tuple[Channel, Channel]) -> None:
+    channel, other = pair
+    carbon = properties(headers={"CC": ["later", "q"], "BCC": ["hidden"]})
+    channel.publish("", "later", b"1", carbon)
+    other.queue_declare("later")
+    other.queue_declare("hidden")
+    channel.tx_commit()
+    assert [other.drain(name) for name in ("later", "q", "hidden")] == [[b"1"]] * 3
+
+
+def test_a_hidden_recipient_stays_hidden(pair: tuple[Channel, Channel]) -> None:
+    channel, other = pair
+    other.queue_bind("q", "amq.direct", "k")
+    for exchange, key in (("", "q"), ("amq.direct", "k")):
+        channel.publish(exchange, key, b"1", properties(headers={"BCC": ["r"], "a": 1}))
+        channel.tx_commit()
+        got = other.get("q")
+        assert got is not None
+        assert b"BCC" not in got.properties
+
+
+@pytest.mark.parametrize("compat", ["3.13", "4.2"])
+def test_a_direct_reply_in_a_transaction(compat: Compat) -> None:
+    """In RabbitMQ 3.x it is no part of it: it is gone at once, and returned at the commit."""
+    broker = BrokerUnderTest(compat=compat)
+    requester, channel = broker.client().channel(), broker.client().channel()
+    requester.queue_declare("q")
+    requester.consume("amq.rabbitmq.reply-to", "r", no_ack=True)
+    requester.publish("", "q", b"request", properties(reply_to="amq.rabbitmq.reply-to"))
+    request = channel.get("q", no_ack=True)
+    assert request is not None
+    token = read_property(request.properties, REPLY_TO)
+    channel.tx_select()
+    channel.publish("", token, b"reply", mandatory=True)
+    if compat == "3.13":
+        assert requester.bodies() == [b"reply"]
+    else:
+        requester.expect_nothing()
+    channel.send(method(Tx.Commit))
+    if compat == "3.13":
+        assert channel.take(Returned).body == b"reply"
+        requester.expect_nothing()
+    else:
+        assert requester.bodies() == [b"reply"]
     channel.take(Tx.CommitOk)
 
 

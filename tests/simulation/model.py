@@ -229,7 +229,8 @@ class ModelChannel:
         self.publish_number = 0
         self.unconfirmed: dict[int, list[Copy]] = {}
         self.transactional = False
-        self.tx_messages: list[Publish] = []
+        self.tx_messages: list[tuple[Publish, list[str]]] = []
+        """Publishes, and the names of the queues they were routed to when they came."""
         self.tx_settlements: list[tuple[Settle, dict[int, Out]]] = []
         self.expected: deque[Expected] = deque()
         self.cancels: set[str] = set()
@@ -457,18 +458,17 @@ class Model:
 
     # -- publishing
 
-    def _route(self, published: Publish) -> list[ModelQueue]:
+    def _route(self, published: Publish) -> list[str]:
         key = published.routing_key
         if not published.exchange:
-            return [self.queues[key]] if key in self.queues else []
+            return [key]
         exchange = self.exchanges.get(published.exchange)
         if exchange is None:
             return []
-        names = {name: None for name, k in exchange.bindings if exchange.matches(k, key)}
-        return [self.queues[name] for name in names]
+        return list({name: None for name, k in exchange.bindings if exchange.matches(k, key)})
 
-    def _enqueue(self, channel: ModelChannel, published: Publish) -> list[Copy]:
-        queues = self._route(published)
+    def _enqueue(self, channel: ModelChannel, published: Publish, names: list[str]) -> list[Copy]:
+        queues = [self.queues[name] for name in names if name in self.queues]
         if not queues and published.mandatory:
 
             def check(said: Returned) -> None:
@@ -483,17 +483,17 @@ class Model:
     def _publish(self, channel: ModelChannel, published: Publish) -> None:
         self.published[published.uid] = published
         if channel.transactional:
-            channel.tx_messages.append(published)
+            channel.tx_messages.append((published, self._route(published)))
             return
-        durable = self._enqueue(channel, published)
+        durable = self._enqueue(channel, published, self._route(published))
         if channel.confirming:
             channel.publish_number += 1
             channel.unconfirmed[channel.publish_number] = durable
 
     def _commit(self, channel: ModelChannel) -> None:
         promised: list[Copy] = []
-        for published in channel.tx_messages:
-            promised += self._enqueue(channel, published)
+        for published, names in channel.tx_messages:
+            promised += self._enqueue(channel, published, names)
         gone: list[Copy] = []
         for settlement, outs in channel.tx_settlements:
             if settlement.ack or not settlement.requeue:

@@ -29,7 +29,7 @@ def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
     transaction = _transaction(channel, (90, 20))
     messages, settlements = transaction.messages, transaction.settlements
     transaction.clear()
-    taken = [publish_committed(channel, message) for message in messages]
+    taken = [publish_committed(channel, message, routed) for message, routed in messages]
     for settlement in settlements:
         channel.settle_deliveries(settlement.deliveries, settlement.outcome, settlement.how)
     if not all(taken):
