@@ -27,6 +27,7 @@ __all__ = [
     "Channel",
     "Confirm",
     "Connection",
+    "DeliveryOutlet",
     "Exchange",
     "Field",
     "Frame",
@@ -238,16 +239,25 @@ class MethodCommand:
         self.arguments = arguments
 
 
-class Outlet(Protocol):
-    """What a channel of the broker says to its peer. Implemented by the protocol, per channel.
-
-    Everything said through one outlet reaches the peer in the order in which it was said.
-    """
+class DeliveryOutlet(Protocol):
+    """What a consumer needs of its channel's outlet."""
 
     @property
     def congested(self) -> bool:
         """More than `unsent_bytes_max` wait for the peer to read: deliver nothing more."""
         ...
+
+    def deliver(
+        self, consumer_prefix: bytes, delivery_tag: int, redelivered: bool, message: Message
+    ) -> None:
+        """Send basic.deliver; `consumer_prefix` comes from `consumer_prefix()`."""
+
+
+class Outlet(DeliveryOutlet, Protocol):
+    """What a channel of the broker says to its peer. Implemented by the protocol, per channel.
+
+    Everything said through one outlet reaches the peer in the order in which it was said.
+    """
 
     @property
     def saturated(self) -> bool:
@@ -256,11 +266,6 @@ class Outlet(Protocol):
 
     def method(self, method: Frame) -> None:
         """Send a method without content."""
-
-    def deliver(
-        self, consumer_prefix: bytes, delivery_tag: int, redelivered: bool, message: Message
-    ) -> None:
-        """Send basic.deliver; `consumer_prefix` comes from `consumer_prefix()`."""
 
     def get_ok(
         self, delivery_tag: int, redelivered: bool, message_count: int, message: Message

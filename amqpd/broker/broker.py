@@ -23,6 +23,7 @@ from amqpd.broker.alarms import Alarm, Alarms
 from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
+from amqpd.broker.internal_publishing import InternalPublishing
 from amqpd.broker.limits import VhostLimits, require_connection_room
 from amqpd.broker.messages import PendingConfirm, QueueMessage
 from amqpd.broker.parameters import Parameters
@@ -63,6 +64,7 @@ class Broker:
         self.effects = Effects(journaling, epoch_s)
         self.event_vhost: str = config.event_exchange_vhost or config.default_vhost
         """Where the event exchange is."""
+        self.internal_publishing = InternalPublishing(self)
         self.events = Events(self, self.event_vhost)
         self.access = Access(config.loopback_users, self.events)
         self.virtual_hosts: dict[str, VirtualHost] = {}
@@ -235,8 +237,8 @@ class Broker:
     def finish_turn(self) -> list[Entry]:
         """Send the confirms that are due; return what the journal has to keep, in order."""
         effects = self.effects
-        if self.events.pending:
-            self.events.publish()
+        if self.internal_publishing.pending:
+            self.internal_publishing.publish()
         if effects.timed_queues:
             for queue in effects.timed_queues:
                 self.timers.watch(queue)

@@ -268,6 +268,9 @@ class Channel:
     def add_consumer(self, consumer: Consumer) -> None:
         """A new consumer. Its queue dispatches once its consume-ok is out."""
         self.consumers[consumer.tag] = consumer
+        firehose = self.virtual_host.firehose
+        if firehose is not None:
+            consumer.outlet = firehose.outlet(consumer)
         consumer.queue.add_consumer(consumer)
         if not consumer.no_ack:
             self.watch_acknowledgements()

@@ -14,7 +14,7 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from amqpd.commands import Arguments, Message, Outlet
+from amqpd.commands import Arguments, DeliveryOutlet, Message
 
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
@@ -59,7 +59,7 @@ class Consumer:
         """The consumer tag as the short string that begins every delivery."""
         self.queue = queue
         self.channel = channel
-        self.outlet: Outlet = channel.outlet
+        self.outlet: DeliveryOutlet = channel.outlet
         self.no_ack = no_ack
         self.exclusive = exclusive
         self.prefetch = prefetch

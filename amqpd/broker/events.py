@@ -3,7 +3,7 @@
     broker.events.emit("policy.set", {"vhost": "/", "name": "p", "priority": 1}, user)
 
 is all that is needed to tell of something: no message is made unless somebody has bound a queue to
-`amq.rabbitmq.event`. What was told in a turn is published at its end (`Broker.finish_turn`), so
+`amq.rabbitmq.event`. What was told in a turn is published at its end (`internal_publishing`), so
 whoever tells of a change need not expect queues and consumers to move under it.
 
 An event is an empty persistent message. Its routing key says what happened (`queue.created`), its
@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from amqpd.broker.publishing import internal_target, publish_internally
-from amqpd.commands import Arguments, Field, make_message
+from amqpd.commands import Arguments, Field
 from amqpd.wire.properties import DELIVERY_MODE, HEADERS, TIMESTAMP
 from amqpd.wire.tables import encode_table, erlang, type_name
 
@@ -30,6 +29,9 @@ EVENT_EXCHANGE: Final = "amq.rabbitmq.event"
 INTERNAL_USER: Final = "rmq-internal"
 """Who did what no user asked for: the end of auto-delete things, of exclusive queues, ..."""
 
+DEPTH_MAX: Final = 16
+"""Tables and lists within one another that an event's property has."""
+
 Properties = Mapping[str, Any]
 """What an event says, in RabbitMQ's order: bool, int, float, str, lists and mappings of these."""
 
@@ -37,24 +39,15 @@ _PREFIX: Final = (HEADERS | DELIVERY_MODE | TIMESTAMP).to_bytes(2, "big")
 _PERSISTENT: Final = b"\x02"
 
 
-class Happened(NamedTuple):
-    """An event that is to be published at the end of the turn."""
-
-    key: str
-    epoch_ms: int
-    headers: Arguments
-
-
 class Events:
     """The seam between what happens and who listens."""
 
-    __slots__ = ("_broker", "_vhost", "pending")
+    __slots__ = ("_broker", "_vhost")
 
     def __init__(self, broker: Broker, vhost: str) -> None:
         """`vhost` names the virtual host that has the exchange."""
         self._broker = broker
         self._vhost = vhost
-        self.pending: list[Happened] = []
 
     @property
     def wanted(self) -> bool:
@@ -70,30 +63,27 @@ class Events:
         """
         if not self.wanted:
             return
-        epoch_ms = self._broker.effects.epoch_ms()
+        broker = self._broker
+        epoch_ms = broker.effects.epoch_ms()
         fields = {"timestamp_in_ms": epoch_ms, **properties}
         if user is not None:
             fields["user_who_performed_action"] = user
         headers = {name: event_field(fields[name]) for name in reversed(fields)}
-        self.pending.append(Happened(key, epoch_ms, headers))
-
-    def publish(self) -> None:
-        """Send what is pending to the queues bound by then."""
-        pending, self.pending = self.pending, []
-        home = self._broker.virtual_hosts.get(self._vhost)
-        if home is None:
-            return
-        exchange = home.exchanges[EVENT_EXCHANGE]
-        for event in pending:
-            timestamp = (event.epoch_ms // 1000).to_bytes(8, "big")
-            properties = _PREFIX + encode_table(event.headers) + _PERSISTENT + timestamp
-            target = internal_target(EVENT_EXCHANGE, event.key)
-            message = make_message(0, target, properties, b"", True, True)
-            publish_internally(home, exchange, message)
+        timestamp = (epoch_ms // 1000).to_bytes(8, "big")
+        broker.internal_publishing.add(
+            broker.virtual_hosts[self._vhost],
+            EVENT_EXCHANGE,
+            key,
+            _PREFIX + encode_table(headers) + _PERSISTENT + timestamp,
+            b"",
+            persistent=True,
+        )
 
 
-def event_field(value: Any) -> Field:
-    """A value in the form that RabbitMQ's events have it in."""
+def event_field(value: Any, depth: int = 0) -> Field:
+    """A value in the form that RabbitMQ's events have it in; what is nested too deeply is cut."""
+    if depth > DEPTH_MAX:
+        return ("S", "...")
     if isinstance(value, bool):
         return ("t", value)
     if isinstance(value, int):
@@ -103,11 +93,11 @@ def event_field(value: Any) -> Field:
     if isinstance(value, str):
         return ("S", value)
     if isinstance(value, Mapping) and value:
-        return ("F", {name: event_field(value[name]) for name in reversed(value)})
+        return ("F", {name: event_field(value[name], depth + 1) for name in reversed(value)})
     if value is None:
         return ("S", "none")
     # An empty table is an empty list in Erlang.
-    return ("A", [event_field(item) for item in value])
+    return ("A", [event_field(item, depth + 1) for item in value])
 
 
 def terms(arguments: Arguments) -> list[str]:

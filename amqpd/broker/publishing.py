@@ -74,8 +74,12 @@ def publish(channel: Channel, message: Message) -> None:
         if transaction is not None:
             transaction.messages.append((message, route_ahead(channel, exchange, message)))
             return
+        firehose = virtual_host.firehose
+        keys = [] if firehose is None else extra_keys(channel, message)
         content = RoutedContent(virtual_host, message)
         queues = route(channel, exchange, message, content)
+        if firehose is not None:
+            firehose.published(channel, message, keys, queues)
         if content.remembered:
             publish_remembered(channel, message, queues, content)
             return
@@ -182,20 +186,23 @@ def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) ->
     What an exchange would remember is routed at the commit as well, so that a rollback leaves
     nothing behind.
     """
+    extra = extra_keys(channel, message)
+    properties = message.properties
+    content = PreviewedContent(channel.virtual_host, message)
+    queues: Routed = None
     if exchange.name:
-        properties = message.properties
-        content = PreviewedContent(channel.virtual_host, message)
         # Direct replies are routed by the default exchange alone.
         queues = cast("tuple[Queue, ...]", route(channel, exchange, message, content))
-        if content.remembered:
-            message.properties = properties
-            return None
-        return queues
-    if channel.broker.config.compat == "3.13":
-        keys = (message.target.routing_key, *extra_keys(channel, message))
-        for consumer in reply_consumers(channel, *keys):
+    elif channel.broker.config.compat == "3.13":
+        for consumer in reply_consumers(channel, message.target.routing_key, *extra):
             consumer.publish(message, None)
-    return None
+    firehose = channel.virtual_host.firehose
+    if firehose is not None:
+        firehose.published(channel, message, extra, queues)
+    if content.remembered:
+        message.properties = properties
+        return None
+    return queues
 
 
 def find_queues(
@@ -222,9 +229,10 @@ def publish_committed(channel: Channel, message: Message, routed: Routed) -> boo
     virtual_host = channel.virtual_host
     content = RoutedContent(virtual_host, message)
     exchange = virtual_host.exchanges.get(message.target.exchange)
-    if routed is not None or exchange is None or not exchange.name:
+    queues: tuple[Queue | ReplyConsumer, ...] = ()
+    if routed is not None or not message.target.exchange:
         queues = find_queues(channel, message, routed)
-    else:
+    elif exchange is not None:
         queues = route(channel, exchange, message, content)
     refused = False
     if virtual_host.refusing_queues and queues:
@@ -417,7 +425,9 @@ def route(
     if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
         replies = reply_consumers(channel, target.routing_key, *extra)
     queues = virtual_host.router.route(exchange.table, target.routing_key, content, extra)
-    if content.lasting and not replies and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
+    # While messages are traced, each comes this way.
+    lasting = content.lasting and not replies and virtual_host.firehose is None
+    if lasting and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
         target.route = queues
         target.route_version = virtual_host.router.version + virtual_host.access.version
     if not replies:

@@ -15,6 +15,7 @@ from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord,
 from amqpd.broker.events import EVENT_EXCHANGE, INTERNAL_USER, Properties, terms
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.exchange_memory import ExchangeMemory
+from amqpd.broker.firehose import Firehose
 from amqpd.broker.policies import PolicyTable
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import QUORUM, queue_type
@@ -68,6 +69,8 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.quorum_queues = 0
         """Queues that keep transient messages on disk, too: their confirms may have to wait."""
+        self.firehose: Firehose | None = None
+        """Copies messages while the virtual host is traced."""
         self.refusing_queues = 0
         """Queues that refuse what they have no room for, or have already: publishing asks them
         first. (One that does both counts twice.)"""
@@ -80,6 +83,25 @@ class VirtualHost:
         for exchange_name, type, internal in predeclared:
             table = self.router.declare(exchange_name, type)
             self.exchanges[exchange_name] = _predeclared(exchange_name, type, table, internal)
+
+    # -- tracing
+
+    @property
+    def tracing(self) -> bool:
+        """Whether messages are copied to `amq.rabbitmq.trace`."""
+        return self.firehose is not None
+
+    def set_tracing(self, on: bool) -> None:
+        """trace_on, trace_off; messages from the next one on. Off after a start, as in RabbitMQ."""
+        if on == self.tracing:
+            return
+        self.firehose = firehose = Firehose(self) if on else None
+        self.router.version += 1  # what targets know of routes would go past the firehose
+        for session in self.broker.sessions:
+            if session.virtual_host is self:
+                for channel in session.channels.values():
+                    for consumer in channel.consumers.values():
+                        consumer.outlet = firehose.outlet(consumer) if firehose else channel.outlet
 
     # -- exchanges
 

@@ -151,6 +151,10 @@ class Generator:
         while made < length:
             if self._one_in(2):
                 home = self._random.choice((1, 1, 1, 1, 2, 2, 3)), self._random.choice(CHANNELS)
+            if self._one_in(40):
+                for operation in self._transaction(*home):
+                    yield operation
+                    made += 1
             verb = self._random.choice(verbs)
             first = verb(self, *home)
             yield first
@@ -502,6 +506,31 @@ class Generator:
         self._modes[connection, channel] = verb
         fields = {"nowait": self._one_in(6)} if verb == "confirm.select" else {}
         return Operation(connection, channel, verb, fields)
+
+    def _transaction(self, connection: int, channel: int) -> Iterator[Operation]:
+        """One in whose midst the bindings change that its publishes went by."""
+        place = (connection, channel)
+        queue, exchange = self._queue(connection), self._random.choice(SOURCES[:3])
+        key = self._random.choice(KEYS[1:])
+        binding = {"queue": queue, "exchange": exchange, "routing_key": key}
+        publish = {"exchange": exchange, "routing_key": key, "properties": {}}
+        self._modes[place] = "tx.select"
+        yield Operation(*place, "tx.select")
+        if self._one_in(2):
+            yield Operation(*place, "queue.bind", {**binding, "nowait": False})
+        for _ in range(2):
+            self._serial += 1
+            body = {"mandatory": self._one_in(3), "body": (self._serial, 12)}
+            yield Operation(*place, "publish", {**publish, **body})
+            if self._one_in(4):
+                yield self._delete_queue(connection, channel)
+                yield self._declare_queue(connection, channel)
+            else:
+                verb = self._random.choice(("queue.bind", "queue.unbind"))
+                said = binding if verb == "queue.unbind" else {**binding, "nowait": False}
+                yield Operation(*place, verb, said)
+        yield Operation(*place, "tx.rollback" if self._one_in(4) else "tx.commit")
+        yield Operation(*place, "basic.get", {"queue": queue, "no_ack": True})
 
     def _end_transaction(self, connection: int, channel: int) -> Operation:
         if self._modes.get((connection, channel)) != "tx.select" and not self._one_in(20):

@@ -193,6 +193,8 @@ def get(channel: Channel, method: Basic.Get, arguments: Arguments) -> None:
         channel.watch_acknowledgements()
         channel.unacked[channel.delivery_tag] = (stored, queue, None)
     channel.outlet.get_ok(channel.delivery_tag, redelivered, queue.ready, message)
+    if virtual_host.firehose is not None:
+        virtual_host.firehose.delivered(channel, queue.name, redelivered, message)
 
 
 def recover(channel: Channel, method: Basic.Recover, arguments: Arguments) -> None:
