@@ -5,15 +5,17 @@ out, unless it is `all-with-x` or `any-with-x`; `x-match` itself always is. An a
 asks only that the header be there. `all` of no criteria matches everything, `any` of none nothing.
 
 Trying each binding in turn would make every message pay for every binding. Instead each criterion
-(a header's name and value, or its name alone) has a list of the bindings that hang on it, and a
-message looks up its own headers. An `any` binding hangs on all its criteria, an `all` binding on
-one, with the others to be checked when that one is met.
+(a header's name and value, or its name alone) has what hangs on it, and a message looks up its own
+headers: destinations of `any` bindings on each of their criteria, and the criteria of `all`
+bindings, as one set, on one of them, with the others to be checked when that one is met. Bindings
+that ask for the same and lead to the same destination (their arguments differ in what is left out)
+count as one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import ClassVar
+from typing import ClassVar, Generic
 
 from amqpd_exchanges.exchange import (
     Arguments,
@@ -21,9 +23,12 @@ from amqpd_exchanges.exchange import (
     Content,
     Declaration,
     Destination,
+    Destinations,
     Exchange,
     InvalidBinding,
     Q,
+    drop_destination,
+    take_destination,
 )
 from amqpd_exchanges.fields import TYPE_NAMES, comparable, rendered
 
@@ -32,13 +37,23 @@ __all__ = ["HeadersExchange"]
 _Criterion = tuple[str, Hashable]
 
 _PRESENT = None  # in place of a criterion's value: any will do
-_NOTHING: frozenset[_Criterion] = frozenset()
+
+
+class _Every(Generic[Q]):
+    """Criteria that have to be met together, and where that leads."""
+
+    __slots__ = ("chosen", "destinations", "others")
+
+    def __init__(self, criteria: frozenset[_Criterion], chosen: _Criterion) -> None:
+        self.chosen = chosen
+        self.others = criteria - {chosen}
+        self.destinations: Destinations[Q] = {}
 
 
 class HeadersExchange(Exchange[Q]):
-    """Bindings by criterion, each with the further criteria that must be met."""
+    """Destinations by what they ask for."""
 
-    __slots__ = ("_by_criterion", "_unconditional")
+    __slots__ = ("_any", "_every", "_hanging", "_unconditional")
 
     kind: ClassVar[str] = "headers"
     routes_once: ClassVar[bool] = True
@@ -46,8 +61,11 @@ class HeadersExchange(Exchange[Q]):
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
-        self._by_criterion: dict[_Criterion, dict[Binding[Q], frozenset[_Criterion]]] = {}
-        self._unconditional: dict[Binding[Q], None] = {}
+        self._unconditional: Destinations[Q] = {}
+        self._any: dict[_Criterion, Destinations[Q]] = {}
+        self._every: dict[frozenset[_Criterion], _Every[Q]] = {}
+        self._hanging: dict[_Criterion, dict[_Every[Q], None]] = {}
+        """The same by the criterion that was chosen of each."""
 
     def validate(self, destination: Destination[Q], routing_key: str, arguments: Arguments) -> None:
         _x_match(arguments)
@@ -58,46 +76,61 @@ class HeadersExchange(Exchange[Q]):
         criteria = _criteria(binding.arguments, mode)
         if mode.startswith("any"):
             for criterion in criteria:
-                self._hang(binding, criterion, _NOTHING)
+                take_destination(self._any.setdefault(criterion, {}), binding.destination)
         elif criteria:
-            # The criterion that fewest share: of {type: report, id: 7} most likely the second.
-            chosen = min(criteria, key=self._bindings_on)
-            self._hang(binding, chosen, frozenset(criteria) - {chosen})
+            together = frozenset(criteria)
+            every = self._every.get(together)
+            if every is None:
+                # The criterion that fewest share: of {type: report, id: 7} most likely the second.
+                chosen = min(criteria, key=self._hanging_on)
+                self._every[together] = every = _Every(together, chosen)
+                self._hanging.setdefault(chosen, {})[every] = None
+            take_destination(every.destinations, binding.destination)
         else:
-            self._unconditional[binding] = None
+            take_destination(self._unconditional, binding.destination)
 
     def unbind(self, binding: Binding[Q]) -> None:
         super().unbind(binding)
-        self._unconditional.pop(binding, None)
-        for criterion in _criteria(binding.arguments, _x_match(binding.arguments)):
-            bindings = self._by_criterion.get(criterion, {})
-            bindings.pop(binding, None)
-            if not bindings:
-                self._by_criterion.pop(criterion, None)
+        mode = _x_match(binding.arguments)
+        criteria = _criteria(binding.arguments, mode)
+        if mode.startswith("any"):
+            for criterion in criteria:
+                destinations = self._any[criterion]
+                drop_destination(destinations, binding.destination)
+                if not destinations:
+                    del self._any[criterion]
+        elif criteria:
+            self._drop_every(frozenset(criteria), binding.destination)
+        else:
+            drop_destination(self._unconditional, binding.destination)
+
+    def _drop_every(self, together: frozenset[_Criterion], destination: Destination[Q]) -> None:
+        every = self._every[together]
+        drop_destination(every.destinations, destination)
+        if not every.destinations:
+            del self._every[together]
+            hanging = self._hanging[every.chosen]
+            del hanging[every]
+            if not hanging:
+                del self._hanging[every.chosen]
 
     def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
-        found = [binding.destination for binding in self._unconditional]
-        if not self._by_criterion:
+        found = list(self._unconditional)
+        if not self._any and not self._hanging:
             return found
         met: dict[_Criterion, None] = {}
         for name, field in content.headers().items():
             met[name, _PRESENT] = None
             met[name, comparable(field)] = None
         for criterion in met:
-            bindings = self._by_criterion.get(criterion)
-            if bindings is not None:
-                for binding, others in bindings.items():
-                    if met.keys() >= others:
-                        found.append(binding.destination)
+            found.extend(self._any.get(criterion, ()))
+            for every in self._hanging.get(criterion, ()):
+                if met.keys() >= every.others:
+                    found.extend(every.destinations)
         return found
 
-    def _hang(
-        self, binding: Binding[Q], criterion: _Criterion, others: frozenset[_Criterion]
-    ) -> None:
-        self._by_criterion.setdefault(criterion, {})[binding] = others
-
-    def _bindings_on(self, criterion: _Criterion) -> int:
-        return len(self._by_criterion.get(criterion, ()))
+    def _hanging_on(self, criterion: _Criterion) -> int:
+        return len(self._hanging.get(criterion, ()))
 
 
 def _x_match(arguments: Arguments) -> str:

@@ -187,3 +187,23 @@ def test_agrees_with_trying_each_binding(
             kept.append((queue, mode, arguments))
     expected = {queue for queue, mode, wanted in kept if matches(mode, wanted, headers)}
     assert set(exchange.route("", Content(headers))) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted"),
+    [("all", {}), ("all", {"a": ("S", "1")}), ("any", {"a": ("S", "1"), "b": ("V", None)})],
+)
+def test_bindings_that_differ_in_what_is_left_out_count_as_one(
+    mode: str, wanted: dict[str, Field]
+) -> None:
+    """A client may make as many as it likes: they cost their publisher no more than one."""
+    router: Router[str] = Router()
+    exchange = router.declare("h", "headers")
+    tables = [with_x_match(mode, {**wanted, "x-serial": ("I", n)}) for n in range(100)]
+    for table in tables:
+        assert router.bind("h", "q", "", table) is not None
+    headers: dict[str, Field] = {"a": ("S", "1"), "c": ("S", "2")}
+    for table in tables:
+        assert list(exchange.route("", Content(headers))) == ["q"]
+        assert router.unbind("h", "q", "", table) is not None
+    assert list(exchange.route("", Content(headers))) == []
