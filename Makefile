@@ -50,6 +50,8 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --editable . --group dev
+	@# pip compiles what it installs, but not what it installs as editable: the first start would.
+	@$(BIN)/python -m compileall -q amqpd exchanges storage
 	@touch $@
 
 clean:  ## Remove what was made

@@ -11,6 +11,7 @@ in `Record` and `_RECORDS`.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, ClassVar, Final, Literal
 
 import msgspec
@@ -226,9 +227,14 @@ _RECORDS: Final[dict[str, type[Record]]] = {
 }
 
 
+_IDENTITIES: Final = {record: attrgetter(*record.IDENTITY) for record in _RECORDS.values()}
+_ENCODER: Final = msgspec.json.Encoder()
+
+
 def key_of(record: Record) -> str:
     """What names this definition among those of its kind."""
-    return msgspec.json.encode([getattr(record, name) for name in record.IDENTITY]).decode()
+    identity = _IDENTITIES[type(record)](record)
+    return _ENCODER.encode(identity if isinstance(identity, tuple) else (identity,)).decode()
 
 
 def encode(record: Record) -> PutDefinition:

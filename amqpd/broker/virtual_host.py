@@ -175,8 +175,7 @@ class VirtualHost:
         del self.exchanges[exchange.name]
         removed = self.router.delete(exchange.name)
         # The journal hears of the bindings while both ends of them still have their durability.
-        for binding in removed:
-            self._journal_unbinding(binding, exchange)
+        self._journal_unbindings(removed, exchange)
         if exchange.memory is not None:
             exchange.memory.drop()
         if exchange.durable and self.effects.journaling:
@@ -268,8 +267,7 @@ class VirtualHost:
         if queue.type == QUORUM:
             self.quorum_queues -= 1
         removed = self.router.remove_queue(queue.name, queue)
-        for binding in removed:
-            self._journal_unbinding(binding, None)
+        self._journal_unbindings(removed, None)
         count = queue.drop()
         if queue.durable and self.effects.journaling:
             self.effects.define(definitions.drop(self._queue_record(queue)))
@@ -342,7 +340,7 @@ class VirtualHost:
         end = destination if isinstance(destination, Queue) else destination.table
         binding = self.router.unbind(source, end, routing_key, arguments)
         if binding is not None:
-            self._journal_unbinding(binding, None)
+            self._journal_unbindings([binding], None)
             self._tell_unbound([binding], user)
             self._delete_unused_sources([binding])
 
@@ -430,9 +428,14 @@ class VirtualHost:
             return gone
         return self.exchanges[table.name]
 
-    def _journal_unbinding(self, binding: Binding[Queue], gone: BrokerExchange | None) -> None:
-        if self._durable(binding, gone):
-            self.effects.define(definitions.drop(self._binding_record(binding)))
+    def _journal_unbindings(
+        self, removed: list[Binding[Queue]], gone: BrokerExchange | None
+    ) -> None:
+        if not self.effects.journaling:
+            return
+        for binding in removed:
+            if self._durable(binding, gone):
+                self.effects.define(definitions.drop(self._binding_record(binding)))
 
     def _exchange_record(self, exchange: BrokerExchange) -> ExchangeRecord:
         return ExchangeRecord(

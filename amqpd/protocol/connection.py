@@ -480,6 +480,11 @@ class Connection:
         if outlet.holding:
             self._ended_outlets[number] = outlet
 
+    def all_said(self, number: int, outlet: ChannelOutlet) -> None:
+        """Nothing that the outlet said is held any more: if its channel ended, so does it."""
+        if self._ended_outlets.get(number) is outlet:
+            del self._ended_outlets[number]
+
     def _close_outlets(self) -> None:
         for outlets in (self.outlets, self._ended_outlets):
             for outlet in outlets.values():

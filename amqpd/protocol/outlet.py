@@ -168,6 +168,7 @@ class ChannelOutlet:
             self._connection.pieces += pieces
         if not holds:
             self._pieces = self._connection.pieces
+            self._connection.all_said(self._number, self)
 
     @property
     def holding(self) -> bool:

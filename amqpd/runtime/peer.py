@@ -41,6 +41,7 @@ from amqpd.protocol.connection import (
 from amqpd.protocol.frames import Command
 from amqpd.protocol.handshake import mechanisms
 from amqpd.protocol.methods import method_ids
+from amqpd.runtime.log_limit import LogLimit
 
 logger = logging.getLogger("amqpd.connection")
 
@@ -99,6 +100,7 @@ class Peer:
         self._secure = secure
         self._pid = broker.pid(broker.next_serial())
         self._connected_ms = int((broker.effects.epoch_s + now) * 1000)
+        self._channel_errors = LogLimit()
         self._gone = False
         """connection.closed was told."""
         self._user: User | None = None
@@ -392,10 +394,12 @@ class Peer:
     # -- ends
 
     def _fail_channel(self, number: int, exception: AMQPException) -> None:
-        logger.warning(
-            "channel closed by the broker",
-            extra={"peer": self.name, "channel": number, "reason": exception.reply_text},
-        )
+        if self._channel_errors.admits(self.broker.now):
+            extra = {"peer": self.name, "channel": number, "reason": exception.reply_text}
+            left_out = self._channel_errors.take_left_out()
+            if left_out:
+                extra["not_logged_before"] = left_out
+            logger.warning("channel closed by the broker", extra=extra)
         assert self.session is not None
         self.session.end_channel(number)
         self.connection.close_channel(number, exception)
@@ -414,6 +418,10 @@ class Peer:
             session.end()
         if not self._gone:
             self._gone = True
+            left_out = self._channel_errors.take_left_out()
+            if left_out:
+                extra = {"peer": self.name, "count": left_out}
+                logger.warning("more channels were closed by the broker", extra=extra)
             events = self.broker.events
             if events.wanted:
                 events.emit("connection.closed", self.origin.closed(self.broker.node), None)

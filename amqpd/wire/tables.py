@@ -251,11 +251,16 @@ def _check_value(data: bytes, offset: int, end: int, depth: int) -> int:
 # -- values -> bytes
 
 
+EMPTY_TABLE: Final = b"\x00\x00\x00\x00"
+
+
 def encode_table(arguments: Arguments) -> bytes:
     """The table with its length in front, in the order of the dict.
 
     Raises `ValueError` for what its type octet cannot carry and for names above 255 octets.
     """
+    if not arguments:
+        return EMPTY_TABLE
     parts: list[bytes] = []
     try:
         _encode_fields(arguments, parts)

@@ -72,6 +72,8 @@ tests/exchanges/test_router_model.py. The default exchange is no entry on purpos
 declare another one.
 """
 
+_NO_ARGUMENTS: Final[dict[str, Any]] = {}
+
 
 class Router(Generic[Q]):
     """Exchanges and bindings of one virtual host. `Q` is whatever object the broker calls a queue.
@@ -169,9 +171,10 @@ class Router(Generic[Q]):
         identity = binding_identity(exchange, destination, routing_key, arguments)
         if exchange.binding(identity) is not None:
             return None
-        binding = Binding(
-            exchange, destination, routing_key, arguments, identity, self._name_of(destination)
-        )
+        # Most have no arguments: they share the table that says so.
+        table = arguments or _NO_ARGUMENTS
+        name = self._name_of(destination)
+        binding = Binding(exchange, destination, routing_key, table, identity, name)
         exchange.bind(binding)
         self._bindings_to.setdefault(destination, {})[binding] = None
         self._changed()

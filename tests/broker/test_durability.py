@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from amqpd.commands import Basic, Exchange, Frame, Queue
+from amqpd.commands import Channel as ChannelClass
 from amqpd_storage.entries import Delivered, Enqueue, Settle
 from amqpd_storage.errors import DamagedStore
 from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, Confirmed, Delivery, method
@@ -378,3 +379,24 @@ def test_messages_whose_queue_is_not_defined_are_not_dropped(durable: Channel) -
         del store.definitions[key]
     with pytest.raises(DamagedStore, match="queue 1, which is not defined"):
         broker.crash_and_recover()
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_a_channel_that_ended_is_forgotten_when_all_is_said(
+    durable: Channel, by_client: bool
+) -> None:
+    """Not only when its number is used again, which may be never."""
+    connection = durable.client.peer.connection
+    durable.send(method(Queue.Declare, queue="new", durable=True))
+    if by_client:
+        durable.send(method(ChannelClass.Close, reply_code=200, reply_text=""))
+    else:
+        durable.publish("nope", "k", b"")
+    assert list(connection._ended_outlets) == [durable.number]
+    durable.expect_nothing()
+    durable.client.broker.journal.commit()
+    assert connection._ended_outlets == {}
+    assert [said.name for said in durable.heard if isinstance(said, Frame)] == [
+        "Queue.DeclareOk",
+        "Channel.CloseOk" if by_client else "Channel.Close",
+    ]
