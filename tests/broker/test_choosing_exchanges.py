@@ -184,3 +184,8 @@ def test_local_random(compat: Compat) -> None:
     channel.open()
     with channel.refuses(406, "PRECONDITION_FAILED - Destination not found", (40, 30)):
         channel.exchange_bind("amq.fanout", "x", "")
+    channel.open()
+    channel.queue_declare("quorum", durable=True, arguments={"x-queue-type": "quorum"})
+    text = "Queue type rabbit_quorum_queue not valid for this exchange type"
+    with channel.refuses(406, f"PRECONDITION_FAILED - {text}", (50, 20)):
+        channel.queue_bind("quorum", "x", "")

@@ -208,6 +208,12 @@ def check_binding(
         source.table.validate(destination, routing_key, arguments)
     except InvalidBinding as reason:
         raise amqp_error(PRECONDITION_FAILED, str(reason), method) from reason
+    if source.type == LocalRandomExchange.kind:
+        # The exchange does not know it: to it a queue is an opaque object.
+        assert isinstance(destination, Queue)
+        if destination.type != "classic":
+            text = f"Queue type rabbit_{destination.type}_queue not valid for this exchange type"
+            raise amqp_error(PRECONDITION_FAILED, text, method)
     # 4.3 takes two `#` in a topic binding key and no more.
     if source.type != "topic" or channel.broker.config.compat != "4.3":
         return
