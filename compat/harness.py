@@ -23,12 +23,15 @@ A suite is a folder `compat/<suite>/` with
       from compat import harness
 
 
+      ABOUT = harness.About("a-client", VERSION, "Python", "its own tests")
+
+
       def run(ctx: harness.Context) -> list[harness.Result]:
           ...
 
 
       if __name__ == "__main__":
-          sys.exit(harness.main(Path(__file__).parent, run))
+          sys.exit(harness.main(Path(__file__).parent, run, ABOUT))
 
 Exit codes: 0 all that has to pass passed, 1 not so, 77 a toolchain is missing (with the reason).
 Each suite folder and this one hold an `__init__.py`, so that type checkers tell the runners apart.
@@ -92,6 +95,19 @@ class Result:
 
 
 @dataclass(frozen=True)
+class About:
+    """One client of a suite, as the matrix names it."""
+
+    client: str
+    version: str
+    language: str
+    tests: str
+    """Whose tests, and which: `its integration tests`, `scenarios of ours`."""
+    prefix: str = ""
+    """What the names of its results begin with, where a suite has several clients."""
+
+
+@dataclass(frozen=True)
 class Known:
     """A test, or a pattern of tests, that may fail, and why."""
 
@@ -140,6 +156,7 @@ class Report:
     known: list[Known] = field(default_factory=list)
     expected: Expected = field(default_factory=Expected)
     seconds: float = 0.0
+    about: Sequence[About] = ()
 
     def known_for(self, name: str) -> Known | None:
         """The entry that excuses this test, if one does."""
@@ -226,9 +243,45 @@ class Report:
             "seconds": round(self.seconds, 1),
             "failures": [{"test": r.name, "detail": r.detail[-2000:]} for r in self.failed],
             "known": [
-                {"test": r.name, "needs": k.needs, "reason": k.reason} for r, k in self.excused
+                {
+                    "test": known.test,
+                    "needs": known.needs,
+                    "reason": known.reason,
+                    "tests": sum(k is known for _, k in self.excused),
+                }
+                for known in self.known
             ],
+            "clients": [self._of_client(about) for about in self.about],
         }
+
+    def _of_client(self, about: About) -> dict[str, object]:
+        """A row of the matrix."""
+
+        def count(names: Iterable[str]) -> int:
+            return sum(name.startswith(about.prefix) for name in names)
+
+        failed = {r.name for r in self.failed}
+        skipped = {r.name for r in self.with_outcome(Outcome.SKIP)}
+        skipped |= {r.name for r, _ in self.excused}
+        return {
+            "client": about.client,
+            "version": about.version,
+            "language": about.language,
+            "tests": about.tests,
+            "on_rabbitmq": count(self.expected.passed),
+            "passed": count(r.name for r in self.passed),
+            "failed": count(failed),
+            "skipped": count(skipped - failed),
+        }
+
+
+def skipped_json(suite: str, reason: str, about: Sequence[About]) -> dict[str, object]:
+    """For --json, when there was nothing to run the suite with."""
+    clients = [
+        {"client": a.client, "version": a.version, "language": a.language, "tests": a.tests}
+        for a in about
+    ]
+    return {"suite": suite, "ok": True, "skipped_because": reason, "clients": clients}
 
 
 # --- processes -------------------------------------------------------------------------------
@@ -431,6 +484,13 @@ def amqpd(work_dir: Path, argv: Sequence[str] = (), extra: Sequence[str] = ()) -
             print(f"amqpd ended with exit code {process.returncode}:", *tail, sep="\n  ")
 
 
+def amqpd_tls_options(certificates: Path) -> list[str]:
+    """A TLS listener on any free port, with the server's certificate of this folder."""
+    options = ["--tls-listen", "127.0.0.1:0", "--tls-ca", str(certificates / "ca.pem")]
+    options += ["--tls-certificate", str(certificates / "server.pem")]
+    return [*options, "--tls-key", str(certificates / "server.key")]
+
+
 def _await_ready(
     process: subprocess.Popen[bytes], ready: Path, log: Path
 ) -> dict[str, Sequence[str]]:
@@ -458,7 +518,8 @@ class Context:
     timeout: float
     fresh: Callable[..., contextlib.AbstractContextManager[Broker]]
     """`with ctx.fresh() as broker:` another empty broker of the same kind, for suites in parts
-    (`ctx.fresh(["--tls-listen", ...])` adds options to an amqpd). With --amqp-url: that one."""
+    (`ctx.fresh(["--definitions", ...])` adds options to an amqpd, `ctx.fresh(tls=folder)` a TLS
+    listener with the certificates of `compat.certificates`). With --amqp-url: that one."""
     only: Sequence[str] = ()
     """Tests named on the command line, for a look at one; empty means all."""
 
@@ -498,14 +559,19 @@ def _fresh(
 ) -> Callable[..., contextlib.AbstractContextManager[Broker]]:
     """How to come by an empty broker under these options."""
 
-    def fresh(extra: Sequence[str] = ()) -> contextlib.AbstractContextManager[Broker]:
+    def fresh(
+        extra: Sequence[str] = (), tls: Path | None = None
+    ) -> contextlib.AbstractContextManager[Broker]:
         if args.amqp_url:
             return contextlib.nullcontext(Broker(args.amqp_url, management_url=args.management_url))
         if args.broker == "amqpd":
-            return amqpd(work_dir, shlex.split(args.amqpd), extra)
+            options = [*extra, *(amqpd_tls_options(tls) if tls else ())]
+            return amqpd(work_dir, shlex.split(args.amqpd), options)
         from compat import rabbitmq_server
 
-        return rabbitmq_server.server(work_dir, management=args.broker.endswith("management"))
+        return rabbitmq_server.server(
+            work_dir, management=args.broker.endswith("management"), certificates=tls
+        )
 
     return fresh
 
@@ -517,9 +583,13 @@ def write_expected(path: Path, results: Iterable[Result], seconds: float) -> Non
 
 
 def main(
-    suite_dir: Path, run: Callable[[Context], list[Result]], argv: Sequence[str] | None = None
+    suite_dir: Path,
+    run: Callable[[Context], list[Result]],
+    about: About | Sequence[About],
+    argv: Sequence[str] | None = None,
 ) -> int:
     """Run one suite from the command line; the exit code."""
+    clients = [about] if isinstance(about, About) else list(about)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stop the broker too
     suite_dir = suite_dir.resolve()
     args = _parser(suite_dir.name).parse_args(argv)
@@ -544,7 +614,7 @@ def main(
         except Unavailable as reason:
             print(f"{suite_dir.name}: skipped: {reason}")
             if args.json:
-                body = {"suite": suite_dir.name, "ok": True, "skipped_because": str(reason)}
+                body = skipped_json(suite_dir.name, str(reason), clients)
                 args.json.write_text(json.dumps(body, indent=1))
             return EXIT_SKIPPED
         except SuiteError as reason:
@@ -552,7 +622,8 @@ def main(
     if args.write_expected:
         write_expected(suite_dir / "expected.json", results, seconds)
         expected = load_expected(suite_dir)
-    report = Report(suite_dir.name, results, known, Expected() if args.only else expected, seconds)
+    must = Expected() if args.only else expected
+    report = Report(suite_dir.name, results, known, must, seconds, clients)
     report.print()
     if args.json:
         args.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")

@@ -71,9 +71,11 @@ def server(
     management: bool = False,
     plugins: Sequence[str] = (),
     settings: Sequence[str] = (),
+    certificates: Path | None = None,
 ) -> Iterator[harness.Broker]:
     """A fresh RabbitMQ. `Broker.env` holds what reaches it with rabbitmqctl.
 
+    With a folder of certificates (`compat.certificates`) it listens for TLS as well.
     The HTTP API gets its usual port where that is free, since some clients' tests know no other.
     """
     if not (SCRIPTS / "rabbitmq-server").exists():
@@ -86,6 +88,13 @@ def server(
     conf = [f"listeners.tcp.1 = 127.0.0.1:{port}", *settings]
     if management:
         conf += [f"management.tcp.port = {http}", "management.tcp.ip = 127.0.0.1"]
+    addresses = {"amqp": [f"127.0.0.1:{port}"]}
+    if certificates:
+        addresses["amqps"] = [f"127.0.0.1:{harness.free_port()}"]
+        conf += [f"listeners.ssl.1 = {addresses['amqps'][0]}", "ssl_options.verify = verify_peer"]
+        conf += [f"ssl_options.cacertfile = {certificates / 'ca.pem'}"]
+        conf += [f"ssl_options.certfile = {certificates / 'server.pem'}"]
+        conf += [f"ssl_options.keyfile = {certificates / 'server.key'}"]
     (home / "rabbitmq.conf").write_text("\n".join([*conf, ""]))
     mine = {
         "RABBITMQ_NODENAME": f"compat{port}@localhost",
@@ -113,7 +122,7 @@ def server(
         _await_amqp(process, port, log)
         yield harness.Broker(
             f"amqp://guest:guest@127.0.0.1:{port}/",
-            {"amqp": [f"127.0.0.1:{port}"]},
+            addresses,
             f"http://127.0.0.1:{http}" if management else None,
             {"RABBITMQCTL": str(ctl)},
         )

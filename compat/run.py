@@ -4,6 +4,9 @@ python compat/run.py                     all of them, against this amqpd
 python compat/run.py --quick             only those that take up to a minute
 python compat/run.py lapin amqp_tools    these, quick or not
 python compat/run.py --broker rabbitmq   what RabbitMQ does, for comparison
+
+What the suites found here is kept in results.json, and the tables of README.md and
+docs/compatibility.md are written from it; --no-record leaves them as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compat import harness
+from compat import harness, matrix
 
 HERE = Path(__file__).resolve().parent
 QUICK_SECONDS = 60
@@ -77,6 +80,7 @@ def main() -> int:
     parser.add_argument("--amqpd", default="", help="command instead of `python -m amqpd`")
     parser.add_argument("--work-dir", type=Path, help="kept, so that builds are reused")
     parser.add_argument("--json", type=Path, help="write all reports there")
+    parser.add_argument("--no-record", action="store_true", help="leave the tables as they are")
     args = parser.parse_args()
     if unknown := set(args.suites) - set(suites()):
         parser.error(f"no such suite: {', '.join(sorted(unknown))}")
@@ -89,6 +93,8 @@ def main() -> int:
         reports = [one(name, args, Path(scratch)) for name in chosen]
     if args.json:
         args.json.write_text(json.dumps(reports, indent=1) + "\n")
+    if args.broker == "amqpd" and not (args.amqp_url or args.no_record):
+        matrix.record(report for report in reports if "clients" in report)
     print(f"\n{'suite':22} {'passed':>7} {'failed':>7} {'skipped':>7} {'seconds':>7}")
     for report in reports:
         print(row(report))

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import container_suite, harness
 
 VERSION = "10.2.1"
+ABOUT = harness.About("aio-pika", VERSION, "Python", "its own tests")
 SUITE = container_suite.Suite(
     project="aio_pika",
     version=VERSION,
@@ -30,5 +31,10 @@ SUITE = container_suite.Suite(
 if __name__ == "__main__":
     mine, rest = container_suite.options(sys.argv[1:])
     sys.exit(
-        harness.main(Path(__file__).parent, lambda ctx: container_suite.run(ctx, SUITE, mine), rest)
+        harness.main(
+            Path(__file__).parent,
+            lambda ctx: container_suite.run(ctx, SUITE, mine),
+            ABOUT,
+            rest,
+        )
     )

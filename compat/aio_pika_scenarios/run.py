@@ -12,8 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, python_client
 
+VERSION = "10.2.1"
+ABOUT = harness.About("aio-pika", VERSION, "Python", "scenarios of ours")
 REQUIREMENTS = (
-    "aio-pika==10.2.1",
+    f"aio-pika=={VERSION}",
     "aiormq==7.2.4",
     "pamqp==4.0.1",
     "anyio==4.11.0",
@@ -33,4 +35,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

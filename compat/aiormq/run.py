@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import container_suite, harness
 
 VERSION = "7.2.4"
+ABOUT = harness.About("aiormq", VERSION, "Python", "its own tests, TCP and TLS")
 SUITE = container_suite.Suite(
     project="aiormq",
     version=VERSION,
@@ -31,6 +32,7 @@ if __name__ == "__main__":
         harness.main(
             Path(__file__).parent,
             lambda ctx: container_suite.run(ctx, SUITE, mine, CERTIFICATES),
+            ABOUT,
             rest,
         )
     )

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness
 
 TOOLS = ("amqp-declare-queue", "amqp-publish", "amqp-get", "amqp-consume", "amqp-delete-queue")
+ABOUT = harness.About("rabbitmq-c", "0.11 (amqp-tools)", "C", "scenarios of ours")
 TOOL_SECONDS = 30.0
 PROBE = "probe"
 EMPTY = 2
@@ -369,4 +370,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

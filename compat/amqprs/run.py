@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, rust_client
 
 VERSION = "2.1.5"
+ABOUT = harness.About("amqprs", VERSION, "Rust", "its unit and integration tests")
 FEATURES = "urispec"
 USER, PASSWORD = "user", "bitnami"
 DEFINITIONS = {
@@ -67,4 +68,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

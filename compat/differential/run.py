@@ -169,6 +169,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def about(tests: str) -> harness.About:
+    """The row of the matrix."""
+    return harness.About("frames of our own", "-", "Python", tests)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -191,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except harness.Unavailable as reason:
             print(f"{NAME}: skipped: {reason}")
             if args.json:
-                body = {"suite": NAME, "ok": True, "skipped_because": str(reason)}
+                body = harness.skipped_json(NAME, str(reason), [about("random operations")])
                 args.json.write_text(json.dumps(body, indent=1))
             return harness.EXIT_SKIPPED
         except harness.SuiteError as reason:
@@ -204,7 +209,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if count > 1:
             print(f"{count} times: {signature[:150]}")
     print(f"{tally.operations} operations in {tally.sequences} sequences")
-    report = harness.Report(NAME, tally.results, seconds=time.monotonic() - begun)
+    report = harness.Report(
+        NAME,
+        tally.results,
+        seconds=time.monotonic() - begun,
+        about=[about(f"{tally.operations:,} random operations, by sequence")],
+    )
     report.print()
     if args.json:
         args.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")

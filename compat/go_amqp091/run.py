@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import go_client, harness
 
 MODULE = "github.com/rabbitmq/amqp091-go@v1.16.0"
+ABOUT = harness.About("amqp091-go", MODULE.partition("@v")[2], "Go", "its own tests")
 MAIN = "TestMain (no goroutine left over)"
 API_PORT = 15672
 
@@ -31,4 +32,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import go_client, harness
 
 MODULE = "github.com/streadway/amqp@v1.1.0"
+ABOUT = harness.About("streadway/amqp", MODULE.partition("@v")[2], "Go", "its own tests")
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:
@@ -27,4 +28,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, python_client
 
 VERSION = "5.7.0"
+ABOUT = harness.About("kombu", VERSION, "Python", "its integration tests")
 REQUIREMENTS = (f"kombu=={VERSION}", "amqp==5.4.2", "pytest==8.4.2", "pytest-timeout==2.4.0")
 FILES = ("t/integration/test_py_amqp.py",)
 INI = ("python_classes = test_*", "markers =", "    env", "    flaky")
@@ -23,4 +24,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

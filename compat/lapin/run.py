@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, rust_client
 
 VERSION = "4.12.3"
+ABOUT = harness.About("lapin", VERSION, "Rust", "its unit and integration tests")
 FEATURES = "smol"
 """Beside the default runtime: tests/smol.rs wants it."""
 
@@ -28,4 +29,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness
+from compat import harness, scenario_program
 
 PACKAGES = {
     "amqplib": "2.3.1",
@@ -23,9 +21,19 @@ PACKAGES = {
     "rabbitmq-client": "5.0.8",
     "rascal": "21.0.1",
 }
-CLIENTS = ("amqplib", "connection_manager", "cloudamqp", "rabbitmq_client", "rascal")
+CLIENTS = {
+    "amqplib": "amqplib",
+    "connection_manager": "amqp-connection-manager",
+    "cloudamqp": "@cloudamqp/amqp-client",
+    "rabbitmq_client": "rabbitmq-client",
+    "rascal": "rascal",
+}
+"""Each program, and the package that it uses."""
+ABOUT = tuple(
+    harness.About(package, PACKAGES[package], "JavaScript", "scenarios of ours", f"{client}::")
+    for client, package in CLIENTS.items()
+)
 INSTALL_SECONDS = 300
-CLIENT_SECONDS = 300
 
 
 def install(ctx: harness.Context) -> Path:
@@ -45,44 +53,17 @@ def install(ctx: harness.Context) -> Path:
     return folder
 
 
-def parse(client: str, lines: Iterable[str]) -> list[harness.Result]:
-    """Results named `client::scenario`; what is not one of our lines came from the client."""
-    results = []
-    for line in lines:
-        try:
-            said = json.loads(line)
-            name, outcome = f"{client}::{said['name']}", harness.Outcome(said["outcome"])
-        except (KeyError, TypeError, ValueError):
-            continue
-        results.append(harness.Result(name, outcome, said["detail"], said["seconds"]))
-    return results
-
-
 def run(ctx: harness.Context) -> list[harness.Result]:
     """One program after the other."""
     node = harness.need("node")
     folder = install(ctx)
-    deadline = time.monotonic() + ctx.timeout
     results = []
     for client in CLIENTS:
-        only = [name.partition("::")[2] for name in ctx.only if name.startswith(f"{client}::")]
-        left = min(CLIENT_SECONDS, deadline - time.monotonic())
-        if left < 1 or (ctx.only and not only):
-            continue
-        done = harness.command(
-            [node, f"{client}.mjs", *only],
-            timeout=left,
-            cwd=folder,
-            env={"AMQP_URL": ctx.url.rstrip("/")},
-            log=folder / f"{client}.log",
-        )
-        found = parse(client, done.output.splitlines())
-        if done.code != 0:
-            name = f"{client}: the program"
-            found.append(harness.Result(name, harness.Outcome.FAIL, done.tail, done.seconds))
-        results += found
+        line = [node, f"{client}.mjs"]
+        log = folder / f"{client}.log"
+        results += scenario_program.run(ctx, line, prefix=f"{client}::", cwd=folder, log=log)
     return results
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

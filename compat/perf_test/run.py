@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness
 
 VERSION = "2.22.1"
+ABOUT = harness.About("PerfTest", VERSION, "Java", "workloads to their end")
 MAIN = "com.rabbitmq.perf.PerfTest"
 CLASSPATH_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath"
 POM = f"""\
@@ -148,4 +149,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, python_client
 
 VERSION = "1.3.2"
+ABOUT = harness.About("pika", VERSION, "Python", "scenarios of ours")
 SCENARIO_SECONDS = 20
 
 
@@ -31,4 +32,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--pika", default=VERSION, metavar="VERSION")
     mine, rest = parser.parse_known_args()
-    sys.exit(harness.main(Path(__file__).parent, lambda ctx: run(ctx, mine.pika), rest))
+    sys.exit(harness.main(Path(__file__).parent, lambda ctx: run(ctx, mine.pika), ABOUT, rest))

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, python_client
 
 VERSION = "5.4.2"
+ABOUT = harness.About("py-amqp", VERSION, "Python", "its integration tests, TCP and TLS")
 REQUIREMENTS = (
     f"amqp=={VERSION}",
     "vine==5.1.0",
@@ -95,4 +96,4 @@ def run(ctx: harness.Context, mine: argparse.Namespace) -> list[harness.Result]:
 
 if __name__ == "__main__":
     mine, rest = options(sys.argv[1:])
-    sys.exit(harness.main(Path(__file__).parent, lambda ctx: run(ctx, mine), rest))
+    sys.exit(harness.main(Path(__file__).parent, lambda ctx: run(ctx, mine), ABOUT, rest))

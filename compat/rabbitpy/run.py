@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, python_client
 
 VERSION = "3.0.2"
+ABOUT = harness.About("rabbitpy", VERSION, "Python", "its integration tests")
 REQUIREMENTS = (
     f"rabbitpy=={VERSION}",
     "pamqp==4.0.1",
@@ -28,4 +29,4 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run))
+    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))

@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING_TOOLCHAIN = 77
-SUITES = ("aio_pika_scenarios", "celery_app", "pika_scenarios", "py_amqp", "rabbitpy")
+SUITES = (
+    *("aio_pika_scenarios", "celery_app", "dramatiq", "faststream", "pika_scenarios", "py_amqp"),
+    *("rabbitpy", "taskiq_aio_pika"),
+)
 
 
 @pytest.mark.timeout(600)

@@ -1,0 +1,48 @@
+"""A pytest plug-in for AMQPStorm's tests: other ports than the two that they know, no HTTP API.
+
+STAND_IN_PORTS says what to dial in their place: `5672=40001,5671=40002`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+from collections.abc import Iterable
+from typing import Any
+
+amqpstorm: Any = importlib.import_module("amqpstorm")
+utility: Any = importlib.import_module("amqpstorm.tests.functional.utility")
+
+PORTS = {
+    int(port): int(other)
+    for port, _, other in (
+        pair.partition("=") for pair in os.environ["STAND_IN_PORTS"].split(",") if pair
+    )
+}
+connect = amqpstorm.Connection.__init__
+
+
+@functools.wraps(connect)
+def connect_elsewhere(self: Any, *args: Any, **kwargs: Any) -> None:
+    """A connection to the port that stands in."""
+    given = inspect.signature(connect).bind(self, *args, **kwargs)
+    given.apply_defaults()
+    given.arguments["port"] = PORTS.get(given.arguments["port"], given.arguments["port"])
+    connect(*given.args, **given.kwargs)
+
+
+def clean(names: Iterable[str], queue: bool = False, exchange: bool = False) -> None:
+    """What the tests do through the HTTP API."""
+    with utility.Connection(utility.HOST, utility.USERNAME, utility.PASSWORD) as connection:
+        channel = connection.channel()
+        for name in names:
+            if queue:
+                channel.queue.delete(name)
+            if exchange:
+                channel.exchange.delete(name)
+
+
+amqpstorm.Connection.__init__ = connect_elsewhere
+utility.clean = clean

@@ -1,0 +1,50 @@
+"""What the suites of Java clients share: jars by Maven, a program compiled by javac."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from compat import harness
+
+CLASSPATH_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath"
+POM = """\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>compat</groupId>
+  <artifactId>compat</artifactId>
+  <version>0</version>
+  <dependencies>
+    {}
+  </dependencies>
+</project>
+"""
+DEPENDENCY = (
+    "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+)
+FETCH_SECONDS = 600
+COMPILE_SECONDS = 120
+
+
+def classpath(work_dir: Path, *coordinates: str) -> str:
+    """Jars of these (`group:artifact:version`) and those they need, by way of a project."""
+    maven = harness.need("mvn")
+    scratch = work_dir / "java"
+    scratch.mkdir(exist_ok=True)
+    found = scratch / "classpath.txt"
+    pom = POM.format("\n    ".join(DEPENDENCY.format(*each.split(":")) for each in coordinates))
+    if not found.exists() or (scratch / "pom.xml").read_text() != pom:
+        (scratch / "pom.xml").write_text(pom)
+        line = [maven, "--batch-mode", "--quiet", CLASSPATH_GOAL, f"-Dmdep.outputFile={found}"]
+        done = harness.command(line, timeout=FETCH_SECONDS, cwd=scratch)
+        harness.must(done, f"fetching {' '.join(coordinates)}")
+    return found.read_text().strip()
+
+
+def compiled(work_dir: Path, jars: str, *sources: Path) -> list[str]:
+    """The command line that runs programs of these sources; a class name comes after it."""
+    java, javac = harness.need("java"), harness.need("javac")
+    classes = work_dir / "java" / "classes"
+    line: list[str | Path] = [javac, "-encoding", "UTF-8", "-cp", jars, "-d", classes, *sources]
+    harness.must(harness.command(line, timeout=COMPILE_SECONDS), "javac")
+    return [java, "-Xmx512m", "-Dfile.encoding=UTF-8", "-cp", f"{classes}{os.pathsep}{jars}"]
