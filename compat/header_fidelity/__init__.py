@@ -1,0 +1,1 @@
+"""One compat suite; see compat/harness.py."""
