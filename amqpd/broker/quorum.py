@@ -12,6 +12,8 @@ A durable queue with one member. What differs from a classic queue:
   Without a delivery limit, what a client itself returns goes to the end instead, as a message of
   that moment: RabbitMQ writes it anew, lest the log of a queue grow for ever. What a lost channel
   leaves behind goes ahead even then.
+- Priorities need no argument from 4.0 on: 5 and above go ahead of the others, and from 4.3 on there
+  are 32 strict levels, 4 for a message that names none. What comes back has none any more.
 - A full queue that refuses publishes does so once it is above its limit, until it has come down to
   four fifths of it.
 - Dead letters may be sent at least once: one that finds no place stays, counts, and is tried again.
@@ -31,10 +33,18 @@ from amqpd.broker.queue import Queue
 from amqpd.broker.queue_rules import AT_LEAST_ONCE, REJECT_PUBLISH
 from amqpd.broker.returns import LOST, RETURNED, Returned, Returns, limit_of, with_counts
 from amqpd.commands import Message
-from amqpd_storage.entries import PENDING
+from amqpd.wire.properties import PRIORITY, read_property
+from amqpd_storage.entries import PENDING, POSITION_BITS
 
 if TYPE_CHECKING:
     from amqpd.broker.virtual_host import VirtualHost
+
+BEHIND_RETURNS: Final = 1 << 60
+"""Above every number of a return: the keys of messages that never came back begin here."""
+HIGH_PRIORITY: Final = 5
+"""From here on a message of the 4.2 profile goes ahead of the others."""
+PRIORITY_MAX: Final = 31
+PRIORITY_DEFAULT: Final = 4
 
 LOW_LIMIT: Final = 0.8
 """A queue that refused publishes takes them again at this share of its limit."""
@@ -133,7 +143,32 @@ class QuorumQueue(Queue):
             self.returns.record(again)
         self._weigh_in(again)
         self._expiring = self._expiring or again.expires_ms > 0
-        self._append(again)
+        self._append_at(again, PRIORITY_DEFAULT)
+
+    # -- priorities
+
+    @property
+    def can_page(self) -> bool:
+        """Strict levels are in memory, all of them."""
+        return self.compat != "4.3"
+
+    def _append(self, stored: QueueMessage) -> None:
+        if self.compat == "3.13":
+            self._append_at(stored, PRIORITY_DEFAULT)
+        else:
+            priority = read_property(stored.content.properties, PRIORITY)
+            self._append_at(stored, PRIORITY_DEFAULT if priority is None else priority)
+
+    def _append_at(self, stored: QueueMessage, priority: int) -> None:
+        if self.compat == "4.3":
+            level = PRIORITY_MAX - min(priority, PRIORITY_MAX)
+        elif priority >= HIGH_PRIORITY:
+            level = 0
+        else:
+            super()._append(stored)
+            return
+        key = BEHIND_RETURNS | level << POSITION_BITS | stored.position
+        heappush(self._returned, (key, stored))
 
     def _weigh_in(self, stored: QueueMessage) -> None:
         if self._weighs:

@@ -627,6 +627,54 @@ def test_drop_head(channel: Channel) -> None:
     assert channel.drain("q") == [b"4", b"2"]
 
 
+# -- priorities
+
+
+@pytest.mark.parametrize(
+    ("compat", "order"),
+    [
+        ("3.13", [b"none", b"0", b"4", b"5", b"31", b"200", b"3", b"9"]),
+        ("4.2", [b"5", b"31", b"200", b"9", b"none", b"0", b"4", b"3"]),
+        ("4.3", [b"31", b"200", b"9", b"5", b"none", b"4", b"3", b"0"]),
+    ],
+)
+def test_priorities(compat: Compat, order: list[bytes]) -> None:
+    channel = open_with(compat)
+    for priority in (None, 0, 4, 5, 31, 200, 3, 9):
+        body = b"none" if priority is None else b"%d" % priority
+        channel.publish("", "q", body, properties(priority=priority))
+    assert channel.drain("q") == order
+
+
+@pytest.mark.parametrize("compat", ["4.2", "4.3"])
+def test_what_comes_back_is_ahead_of_every_priority(compat: Compat) -> None:
+    channel = open_with(compat)
+    for priority in (0, 9):
+        channel.publish("", "q", b"%d" % priority, properties(priority=priority))
+    high, low = take(channel), take(channel)
+    channel.nack(low.delivery_tag)
+    channel.nack(high.delivery_tag)
+    channel.publish("", "q", b"31", properties(priority=31))
+    assert channel.drain("q") == [b"0", b"9", b"31"]
+
+
+def test_without_a_limit_what_comes_back_loses_its_priority() -> None:
+    channel = open_with("4.2", x_delivery_limit=-1)
+    for priority in (9, 0):
+        channel.publish("", "q", b"%d" % priority, properties(priority=priority))
+    channel.nack(take(channel).delivery_tag)
+    assert channel.drain("q") == [b"0", b"9"]
+
+
+def test_priorities_survive_a_restart() -> None:
+    broker = BrokerUnderTest(journaling=True, compat="4.3")
+    channel = declare_safely(broker)
+    for priority in (0, 9, 5):
+        channel.publish("", "q", b"%d" % priority, properties(priority=priority))
+    assert take(channel).body == b"9"
+    assert restart(broker).drain("q") == [b"9", b"5", b"0"]
+
+
 # -- single active consumers
 
 
