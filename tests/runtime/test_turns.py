@@ -12,6 +12,7 @@ import pytest
 import trustme
 from pamqp import commands, frame
 
+from amqpd.broker.administration import close_connection, delete_vhost
 from amqpd.broker.alarms import Alarm
 from amqpd.config import Limits
 from amqpd.runtime.client_socket import WRITE_BYTES_MAX, ClientSocket
@@ -339,3 +340,31 @@ def test_nothing_can_be_said_in_tls_after_a_failure() -> None:
         layer.receive(b"\x17\x03\x03\x00\x05hello")
     layer.send(b"still here?")
     layer.close()
+
+
+def test_who_is_to_go_is_told_in_the_same_turn() -> None:
+    server = make_server()
+    client, wire = connect(server)
+    other, _ = connect(server)
+    assert client.peer.session is not None
+    close_connection(server.broker, client.peer.session, "enough")
+    server.finish_turn()
+    assert b"CONNECTION_FORCED - enough" in wire.written
+    assert client.peer.session is None
+    assert other.peer.session is not None
+    assert server.broker.effects.evictions == {}
+
+
+def test_who_is_to_go_is_read_from_though_it_was_blocked() -> None:
+    """Its close-ok has to come through."""
+    server = make_server()
+    client, wire = connect(server)
+    server.set_alarm(Alarm.MEMORY, True)
+    client.data_received(DECLARE + publish("q", b"x"))
+    assert not wire.reading
+    delete_vhost(server.broker, "/")
+    server.finish_turn()
+    assert b"CONNECTION_FORCED - vhost '/' is down" in wire.written
+    assert wire.reading
+    client.data_received(frame.marshal(commands.Connection.CloseOk(), 0))
+    assert client.peer.closed
