@@ -59,6 +59,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Largest value of a runtime parameter, as JSON."""
     publish_targets_max: int = 1024
     """Different publish methods of a connection that are kept parsed."""
+    queue_memory_messages: int = 8192
+    """Ready messages of one queue in memory, at its head and tail; others are on disk only."""
+    queue_memory_bytes: int = 32 * MIB
+    """Octets of their bodies in memory, likewise."""
     route_cache_max: int = 16384
     """Routing results kept per virtual host."""
     recent_history_max: int = 10_000

@@ -54,6 +54,7 @@ from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover
 from amqpd.wire.tables import encode_table
 from amqpd_storage.entries import (
+    PASSING_QUEUE_ID_MIN,
     POSITION_BITS,
     POSITION_MAX,
     Backlog,
@@ -67,6 +68,7 @@ from amqpd_storage.entries import (
     PutDefinition,
     Settle,
     StoredMessage,
+    storage_key,
 )
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
@@ -948,6 +950,8 @@ class MemoryStore:
         definitions = [(kind, key, value) for (kind, key), value in self.definitions.items()]
         highest = max(self.shared, default=0)
         store = cast(SQLiteStore, self)
+        passing = storage_key(PASSING_QUEUE_ID_MIN, 0)
+        self.rows = {key: row for key, row in self.rows.items() if key < passing}
         backlogs: dict[int, Backlog] = {}
         for key, row in sorted(self.rows.items()):
             queue_id = key >> POSITION_BITS
@@ -957,9 +961,15 @@ class MemoryStore:
             )
         return Recovery(store, sorted(definitions), dict(self.delivered), backlogs, set(), highest)
 
-    async def read_messages(self, after: int, last: int = (1 << 63) - 1) -> list[StoredMessage]:
-        """All messages between two keys."""
-        return [row for key, row in sorted(self.rows.items()) if after < key <= last]
+    async def read_messages(
+        self, after: int, last: int = (1 << 63) - 1, rows_max: int = 2000
+    ) -> list[StoredMessage]:
+        """The next messages between two keys."""
+        return self.page(after, last, rows_max)
+
+    def page(self, after: int, last: int, rows_max: int) -> list[StoredMessage]:
+        """The same, without waiting."""
+        return [row for key, row in sorted(self.rows.items()) if after < key <= last][:rows_max]
 
 
 class HandJournal:
@@ -1100,12 +1110,27 @@ class BrokerUnderTest:
             entries = self.core.finish_turn()
             if entries:
                 self.journal.append(entries)
+            read = self._read_pages()
             speaking = self.speaking[:]
             self.speaking.clear()
-            if not speaking:
+            if not speaking and not read:
                 return
             for connection in speaking:
                 self.clients[connection].take_output()
+
+    def _read_pages(self) -> bool:
+        """Answer the queues that want to have messages read, and let who waited for it go on."""
+        requests = self.core.take_page_requests()
+        for request in requests:
+            pages = [
+                self.journal.store.page(after, last, request.rows_max)
+                for after, last in request.ranges
+            ]
+            request.queue.page_in(request, pages)
+        for client in self.clients.values():
+            while client.peer.may_go_on:
+                client.peer.go_on(self.now)
+        return bool(requests)
 
     def advance(self, seconds: float) -> None:
         """Let time pass, asking each connection at each of its deadlines."""

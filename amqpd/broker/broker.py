@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable
-from heapq import heappop, heappush
 from typing import Final
 
 from amqpd.broker import definitions
@@ -26,9 +25,11 @@ from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.internal_publishing import InternalPublishing
 from amqpd.broker.limits import VhostLimits, require_connection_room
 from amqpd.broker.messages import PendingConfirm, QueueMessage
+from amqpd.broker.paging import PageRequest
 from amqpd.broker.parameters import Parameters
 from amqpd.broker.passwords import SALT_BYTES, SHA256, hash_password
 from amqpd.broker.policies import KINDS, PolicyComponent
+from amqpd.broker.queue_ids import QueueIds
 from amqpd.broker.reply_to import ReplyConsumer
 from amqpd.broker.session import Origin, Session
 from amqpd.broker.virtual_host import VirtualHost
@@ -36,7 +37,7 @@ from amqpd.config import Config
 from amqpd.errors import NOT_ALLOWED, ConnectionException
 from amqpd.timers import Timers
 from amqpd.wire.tables import erlang
-from amqpd_storage.entries import PASSING_QUEUE_ID_MIN, SAFE, Barrier, Enqueue, Entry
+from amqpd_storage.entries import PASSING_QUEUE_ID_MIN, QUEUE_ID_MAX, SAFE, Barrier, Enqueue, Entry
 
 CONNECTION_OPEN: Final = (10, 40)
 CLUSTER_ID: Final = "internal_cluster_id"
@@ -81,8 +82,10 @@ class Broker:
         self.timers = Timers()
         """All deadlines: of the queues here, and of whatever the runtime enters."""
         self.random_octets = entropy
-        self._free_queue_ids: list[int] = []
-        self._queue_id_max = 0
+        self.queue_ids = QueueIds(1, PASSING_QUEUE_ID_MIN)
+        """Those of durable queues."""
+        self.passing_ids = QueueIds(PASSING_QUEUE_ID_MIN, QUEUE_ID_MAX + 1)
+        """Those of transient messages that are out of memory."""
         self._message_id_max = 0
         self._serial_max = 0
 
@@ -127,18 +130,6 @@ class Broker:
         """A connection's or channel's identity in the form of an Erlang process's, which is what
         RabbitMQ's events and tools call them by: node, start of the broker, serial number."""
         return f"<{self.node}.{int(self.effects.epoch_s)}.{serial}.0>"
-
-    def take_queue_id(self) -> int:
-        """The lowest id that no durable queue has."""
-        if self._free_queue_ids:
-            return heappop(self._free_queue_ids)
-        assert self._queue_id_max < PASSING_QUEUE_ID_MIN - 1, "no queue id is left"
-        self._queue_id_max += 1
-        return self._queue_id_max
-
-    def release_queue_id(self, queue_id: int) -> None:
-        """The queue is gone."""
-        heappush(self._free_queue_ids, queue_id)
 
     def warn_once(self, subject: str, warning: str) -> None:
         """Tell whoever reads the log; of each subject once."""
@@ -268,10 +259,17 @@ class Broker:
                 channel, mark = waiting
                 channel.barrier_safe(barrier, mark)
 
+    def take_page_requests(self) -> list[PageRequest]:
+        """What the runtime is to read, and to answer with `request.queue.page_in`."""
+        requests = self.effects.page_requests
+        if requests:
+            self.effects.page_requests = []
+        return requests
+
     # -- recovery
 
     def recovered(self, queue_ids: set[int], message_id_max: int) -> None:
         """What the store had in use, so that new ids are new."""
-        self._queue_id_max = max(queue_ids, default=0)
-        self._free_queue_ids = sorted(set(range(1, self._queue_id_max)) - queue_ids)
+        self.queue_ids.recovered(queue_ids)
+        self.passing_ids.recovered(queue_ids)
         self._message_id_max = message_id_max

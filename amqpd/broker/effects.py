@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
     from amqpd.broker.confirms import Confirms
     from amqpd.broker.messages import PendingConfirm
+    from amqpd.broker.paging import PageRequest
     from amqpd.broker.queue import Queue
     from amqpd.broker.session import Session
 
@@ -32,6 +33,7 @@ class Effects:
         "journaling",
         "marked_queues",
         "now",
+        "page_requests",
         "timed_queues",
         "warnings",
     )
@@ -58,6 +60,8 @@ class Effects:
         None for changes of definitions that nobody waits for (nowait, auto-delete): while there is
         one, what a client is told of definitions may still be lost.
         """
+        self.page_requests: list[PageRequest] = []
+        """What queues want to have read."""
         self.warnings: list[str] = []
         """For the log: what a person should know."""
         self._defined = False

@@ -9,6 +9,8 @@ Messages are handed out from the front, so whatever was ever handed out lies bef
 first, then from `fresh`, serves every message at its own place. The boundary between the two is
 also what the journal keeps (`Delivered`) to set `redelivered` right after a crash.
 
+Of a long queue only the head and the tail are in memory: see `paging`.
+
 Only the head of the queue expires (RabbitMQ's rule: what stands behind it waits and is counted), at
 its own time to live or the queue's, whichever ends first. Expired, rejected and supernumerary
 messages go where `dead_letters` sends them.
@@ -19,20 +21,30 @@ confirm is due at once) or is removed by a `Settle` entry.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from itertools import chain
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
 from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, dead_letter
 from amqpd.broker.definitions import ReturnRecord
 from amqpd.broker.messages import PendingConfirm, QueueMessage
+from amqpd.broker.paging import (
+    PagedMessages,
+    PageRequest,
+    Postponed,
+    Waiting,
+    restored_message,
+    unshared,
+)
 from amqpd.broker.policies import Governed
 from amqpd.broker.policy_settings import QueueType
 from amqpd.broker.queue_rules import REJECT_PUBLISH_DLX, read_rules
 from amqpd.broker.returns import LOST, RETURNED, Returns
-from amqpd.commands import Arguments, Message
+from amqpd.commands import Arguments, Message, Target
 from amqpd.config import Compat
 from amqpd.timers import Entry as TimerEntry
 from amqpd.wire.properties import EXPIRATION, PRIORITY, read_property
@@ -41,9 +53,12 @@ from amqpd_storage.entries import (
     PENDING,
     POSITION_BITS,
     POSITION_MAX,
+    SAFE,
+    Backlog,
     Delivered,
     DropQueue,
     Settle,
+    StoredMessage,
     storage_key,
 )
 
@@ -66,10 +81,15 @@ class Queue(Governed):
         "_limited",
         "_marked_through",
         "_next_position",
+        "_paged",
+        "_passing_id",
         "_returned",
+        "_tail",
+        "_tail_max",
         "_used_at",
-        "_weighs",
+        "_waiting",
         "_weight",
+        "_weight_max",
         "arguments",
         "auto_delete",
         "consumers",
@@ -123,9 +143,8 @@ class Queue(Governed):
         self._home = home
         self._effects = effects = home.effects
         self._limited = self.rules.limits_length
-        self._weighs = self.rules.max_length_bytes is not None
         self._weight = 0
-        """Octets of the bodies of ready messages, if that counts."""
+        """Octets of the bodies of ready messages."""
         self._expiring = False
         """Some message here has a time at which it expires."""
         self._used_at = effects.now
@@ -139,6 +158,17 @@ class Queue(Governed):
         self._next_position = 1
         self._marked_through = 0
         self._fresh: deque[QueueMessage] = deque()
+        self._tail = self._fresh
+        """Where new messages go: of a paged queue a part of its own, behind what is paged."""
+        self._paged: PagedMessages | None = None
+        self._passing_id = 0
+        """Under this id the store has transient messages; 0 as long as it has none."""
+        self._waiting: Waiting | None = None
+        pages = self.can_page and effects.journaling
+        self._tail_max = home.broker.limits.queue_memory_messages if pages else sys.maxsize
+        self._weight_max = home.broker.limits.queue_memory_bytes if pages else sys.maxsize
+        """More messages in the tail, or octets in the queue, than this: something is to be paged
+        out."""
         self._returned: list[tuple[int, QueueMessage]] = []
 
     def __repr__(self) -> str:
@@ -163,7 +193,14 @@ class Queue(Governed):
     @property
     def ready(self) -> int:
         """Messages that wait for a consumer."""
-        return len(self._fresh) + len(self._returned)
+        count = len(self._fresh) + len(self._returned)
+        paged = self._paged
+        return count if paged is None else count + paged.messages + len(self._tail)
+
+    @property
+    def ready_bytes(self) -> int:
+        """Octets of their bodies."""
+        return self._weight
 
     # -- messages in
 
@@ -172,7 +209,7 @@ class Queue(Governed):
         position = self._next_position
         self._next_position = position + 1
         consumer = None
-        if not self._fresh and not self._returned:
+        if not self._fresh and not self._returned and self._paged is None:
             consumer = self.consumers.take()
             if consumer is not None and consumer.no_ack:
                 consumer.deliver_settled(message, False)
@@ -189,8 +226,11 @@ class Queue(Governed):
             self._effects.entries.append(stored)
         if consumer is None:
             self._append(stored)
-            if self._weighs:
-                self._weight += len(message.body)
+            self._weight += len(message.body)
+            if self._weight > self._weight_max or len(self._tail) > self._tail_max:
+                self._page_out()
+            elif self._paged is not None and not stored.key:
+                self._spill(stored)
             if self._limited or self._expiring:
                 self._trim()
         else:
@@ -231,12 +271,12 @@ class Queue(Governed):
         self._next_position = max(self._next_position, position + 1)
         stored = QueueMessage(position, message)
         stored.key = key
+        stored.state = SAFE
         stored.expires_ms = expires_ms
         stored.redelivered = position <= self._marked_through
         if self.returns is not None and not self._recall(stored):
             return
-        if self._weighs:
-            self._weight += len(message.body)
+        self._weight += len(message.body)
         if expires_ms:
             self._expiring = True
             self._effects.timed_queues[self] = None
@@ -260,17 +300,16 @@ class Queue(Governed):
         fresh = self._fresh
         returned = self._returned
         consumers = self.consumers
-        while fresh or returned:
+        while fresh or returned or (self._paged is not None and self._refill()):
             if self._expiring:
                 self._expire()
                 if not fresh and not returned:
-                    return
+                    continue
             consumer = consumers.take()
             if consumer is None:
                 break
             stored = heappop(returned)[1] if returned else fresh.popleft()
-            if self._weighs:
-                self._weight -= len(stored.content.body)
+            self._weight -= len(stored.content.body)
             if consumer.no_ack:
                 content = self.presented(stored) if stored.redelivered else stored.content
                 consumer.deliver_settled(content, stored.redelivered)
@@ -282,15 +321,25 @@ class Queue(Governed):
                 consumer.deliver(stored)
         if self._limited or self._expiring:
             self._trim()
+        if self._paged is not None:
+            self._read_ahead()
 
     def get(self) -> QueueMessage | None:
-        """The first ready message, for basic.get; the caller settles or keeps it."""
+        """The first ready message, for basic.get; the caller settles or keeps it.
+
+        Raises Postponed when it is not in memory.
+        """
         self.use()
         if self._expiring:
             self._expire()
         if self._head() is None:
-            return None
+            if self._paged is None:
+                return None
+            if not self._refill():
+                raise Postponed(self)
         stored = self._pop_head()
+        if self._paged is not None:
+            self._read_ahead()
         if stored.key:
             self._mark_delivered(stored.key & POSITION_MAX)
         return stored
@@ -321,8 +370,7 @@ class Queue(Governed):
 
     def _return(self, stored: QueueMessage) -> None:
         """To its place among those that are ready."""
-        if self._weighs:
-            self._weight += len(stored.content.body)
+        self._weight += len(stored.content.body)
         self._expiring = self._expiring or stored.expires_ms > 0
         heappush(self._returned, (stored.position, stored))
 
@@ -341,17 +389,27 @@ class Queue(Governed):
 
     def purge(self) -> int:
         """Drop what is ready, or waits for its retry; the number of messages dropped."""
+        count = self.ready
         dropped = [stored for _, stored in self._returned]
         if self.returns is not None:
-            dropped += self.returns.take_all()
+            delayed = self.returns.take_all()
+            count += len(delayed)
+            dropped += delayed
         dropped += self._fresh
+        if self._paged is not None:
+            dropped += self._tail
+            if not self.deleted:
+                self._effects.entries += self._paged.drop()
+            self._tail.clear()
         self._returned.clear()
         self._fresh.clear()
         self._weight = 0
         for stored in dropped:
             if stored.key or self.deduplicates:
                 self._forget(stored)
-        return len(dropped)
+        if self._paged is not None and not self.deleted:
+            self._end_paging()
+        return count
 
     def drop(self) -> int:
         """The queue is deleted with its messages; the number of messages that were ready.
@@ -363,7 +421,13 @@ class Queue(Governed):
         if self.returns is not None:
             self.returns.forget_all()
         if self._journaled:
-            self._effects.entries.append(DropQueue(self.queue_id))
+            self._effects.entries.append(DropQueue(self.queue_id, self.is_long))
+        if self._passing_id:
+            self._effects.entries.append(DropQueue(self._passing_id, self.is_long))
+            if not self.is_long:
+                self._home.broker.passing_ids.release(self._passing_id)
+        if self._waiting is not None:
+            self._waiting.wake()
         return count
 
     # -- policies
@@ -384,17 +448,10 @@ class Queue(Governed):
         self._home.refusing_queues += rules.refuses_publishes - before.refuses_publishes
         self.message_ttl_ms = rules.message_ttl_ms
         self._limited = rules.limits_length
-        weighed, self._weighs = self._weighs, rules.max_length_bytes is not None
-        if self._weighs and not weighed:
-            self._weight = self._weigh()
         self.use()
         self._effects.timed_queues[self] = None
         if not rules.refuses_publishes:
             self._trim()
-
-    def _weigh(self) -> int:
-        returned = (stored for _, stored in self._returned)
-        return sum(len(stored.content.body) for stored in chain(self._fresh, returned))
 
     # -- consumers
 
@@ -415,7 +472,7 @@ class Queue(Governed):
         """The consumer may be able to take messages again."""
         if consumer.blocked and consumer.can_take():
             self.consumers.unblock(consumer)
-            if self._fresh or self._returned:
+            if self._fresh or self._returned or self._paged is not None:
                 self.dispatch()
 
     # -- time, as `amqpd.timers.Timed`
@@ -477,7 +534,7 @@ class Queue(Governed):
 
     def _append(self, stored: QueueMessage) -> None:
         """To the end of the queue."""
-        self._fresh.append(stored)
+        self._tail.append(stored)
 
     def _head(self) -> QueueMessage | None:
         if self._returned:
@@ -486,8 +543,7 @@ class Queue(Governed):
 
     def _pop_head(self) -> QueueMessage:
         stored = heappop(self._returned)[1] if self._returned else self._fresh.popleft()
-        if self._weighs:
-            self._weight -= len(stored.content.body)
+        self._weight -= len(stored.content.body)
         return stored
 
     def _expire(self) -> None:
@@ -496,7 +552,10 @@ class Queue(Governed):
         while (head := self._head()) is not None and 0 < head.expires_ms <= now_ms:
             self._bury_head(EXPIRED)
         if head is None:
-            self._expiring = False
+            if self._paged is None:
+                self._expiring = False
+            else:
+                self._read_ahead()
 
     def _bury_head(self, reason: str) -> None:
         self._bury(self._pop_head(), reason)
@@ -522,8 +581,159 @@ class Queue(Governed):
             self._expire()
             self._effects.timed_queues[self] = None
         if self._limited:
-            while self.ready and self._over(self.ready):
+            while self._over(self.ready):
+                if self._head() is None and not (self._paged is not None and self._refill()):
+                    break  # it is on disk, and goes when it is read
                 self._bury_head(MAXLEN)
+
+    # -- memory
+
+    can_page = True
+    """Whether a part of it may be on disk only."""
+
+    @property
+    def is_long(self) -> bool:
+        """A part of it is on disk only: its rows are not deleted all at once."""
+        return self._paged is not None and self._paged.messages > 0
+
+    def restore_backlog(self, backlog: Backlog) -> None:
+        """The store has messages of this queue: none of them is read yet."""
+        self._next_position = max(self._next_position, backlog.last + 1)
+        if backlog.messages:
+            self._tail = deque()
+            self._paged = PagedMessages(0)
+            self._paged.add_backlog(self.queue_id, backlog)
+            self._weight = backlog.body_bytes
+            self._adjust_limits()
+            # Nobody knows yet whether the first one expires.
+            self._effects.page_requests.append(self._paged.probe(self))
+
+    def wait_for_head(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when the head that `get` missed is in memory, or there is none any more."""
+        if self._waiting is None:
+            self._waiting = Waiting()
+        self._waiting.add(wake)
+
+    def page_in(self, request: PageRequest, pages: Sequence[Sequence[StoredMessage]]) -> None:
+        """The answer to a request. Raises DamagedStore if messages are missing."""
+        paged = self._paged
+        if paged is not None and paged is request.paged and not self.deleted:
+            targets: dict[bytes, Target] = {}
+            for found in paged.take(request.lanes, pages):
+                position = found.key & POSITION_MAX
+                stored = QueueMessage(position, restored_message(found, targets))
+                stored.key = found.key
+                stored.state = SAFE
+                stored.expires_ms = found.expires_ms
+                stored.redelivered = position <= self._marked_through
+                if self.returns is not None and not self._recall(stored):
+                    self._weight -= len(found.body)
+                    continue
+                if found.expires_ms:
+                    self._expiring = True
+                    self._effects.timed_queues[self] = None
+                self._fresh.append(stored)
+            if paged.messages:
+                self._adjust_limits()
+            else:
+                self._end_paging()
+            if not request.is_probe or len(self.consumers):
+                self.dispatch()
+        if self._waiting is not None:
+            self._waiting.wake()
+
+    def _page_out(self) -> None:
+        """The tail is long, or the queue heavy: let go of what is safe on disk."""
+        if self._paged is None:
+            self._begin_paging()
+        paged, tail = self._paged, self._tail
+        assert paged is not None
+        limits = self._home.broker.limits
+        keep = limits.queue_memory_messages // 2
+        weight_max = limits.queue_memory_bytes // 2
+        while (
+            tail
+            and (len(tail) > keep or self._weight - paged.body_bytes > weight_max)
+            and tail[0].state == SAFE
+        ):
+            paged.put(tail.popleft())
+        last = tail[-1] if tail else None
+        if last is not None and not last.key:
+            self._spill(last)
+        self._adjust_limits()
+
+    def _begin_paging(self) -> None:
+        """The first half of what a queue may have in memory is its head, the rest its tail."""
+        limits = self._home.broker.limits
+        fresh = self._fresh
+        weight = count = 0
+        for stored in fresh:
+            weight += len(stored.content.body)
+            if count and (
+                count >= limits.queue_memory_messages // 2
+                or weight > limits.queue_memory_bytes // 2
+            ):
+                break
+            count += 1
+        self._tail = deque(islice(fresh, count, None))
+        while len(fresh) > count:
+            fresh.pop()
+        after = fresh[-1].position if fresh else self._next_position - len(self._tail) - 1
+        self._paged = PagedMessages(after)
+        for stored in self._tail:
+            if not stored.key:
+                self._spill(stored)
+
+    def _end_paging(self) -> None:
+        """All that is ready is in memory again."""
+        if self._tail is not self._fresh:
+            self._fresh.extend(self._tail)
+            self._tail = self._fresh
+        self._paged = None
+        self._adjust_limits()
+
+    def _adjust_limits(self) -> None:
+        """When to page out next. What could not go because it is not safe yet is tried again after
+        a while."""
+        limits = self._home.broker.limits
+        step = limits.queue_memory_messages // 8 + 1
+        self._tail_max = max(limits.queue_memory_messages, len(self._tail) + step)
+        paged_bytes = self._paged.body_bytes if self._paged is not None else 0
+        resident = self._weight - paged_bytes
+        step = limits.queue_memory_bytes // 8 + 1
+        self._weight_max = paged_bytes + max(limits.queue_memory_bytes, resident + step)
+
+    def _spill(self, stored: QueueMessage) -> None:
+        """A transient message may have to leave memory: the journal takes it as well."""
+        if not self._passing_id:
+            self._passing_id = self._home.broker.passing_ids.take()
+        if stored.content.message_id:
+            stored.content = unshared(stored.content)
+        stored.key = storage_key(self._passing_id, stored.position)
+        stored.state = PENDING
+        self._effects.entries.append(stored)
+
+    def _refill(self) -> bool:
+        """There is nothing in memory before the paged part: whether there is now."""
+        assert self._paged is not None
+        if self._paged.messages:
+            self._read_ahead()
+            return False
+        self._end_paging()
+        return bool(self._fresh)
+
+    def _read_ahead(self) -> None:
+        """Ask for the next page before the head is empty."""
+        paged = self._paged
+        assert paged is not None
+        limits = self._home.broker.limits
+        if (
+            not paged.reading
+            and paged.messages
+            and len(self._fresh) < limits.queue_memory_messages // 4
+        ):
+            rows = max(2, limits.queue_memory_messages // 4)
+            self._effects.page_requests.append(paged.request(self, rows))
 
     # -- the journal
 
@@ -533,7 +743,7 @@ class Queue(Governed):
             self._effects.entries.append(Delivered(self.queue_id, self._marked_through + 1))
 
     def _mark_delivered(self, position: int) -> None:
-        if position > self._marked_through:
+        if position > self._marked_through and self._journaled:
             self._marked_through = position
             self._effects.marked_queues[self] = None
 
@@ -557,9 +767,13 @@ class PriorityQueue(Queue):
     taken first is what has the lowest number. The mark of what was handed out is a position as
     ever, so after a crash a message that waited behind later ones of higher priority comes back
     with `redelivered` set, although nobody saw it.
+
+    It does not page: in the store messages lie by position, and here the last may be the first.
     """
 
     __slots__ = ()
+
+    can_page = False
 
     def _append(self, stored: QueueMessage) -> None:
         most = max(1, self.arguments["x-max-priority"][1])

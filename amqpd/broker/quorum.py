@@ -171,11 +171,7 @@ class QuorumQueue(Queue):
         heappush(self._returned, (key, stored))
 
     def _weigh_in(self, stored: QueueMessage) -> None:
-        if self._weighs:
-            self._weight += len(stored.content.body)
-
-    def _weigh(self) -> int:
-        return super()._weigh() + sum(len(stored.content.body) for stored in self._unburied)
+        self._weight += len(stored.content.body)
 
     # -- length
 
@@ -239,8 +235,7 @@ class QuorumQueue(Queue):
         """Once more for what found no place; under changed rules perhaps at most once."""
         unburied, self._unburied = self._unburied, {}
         for stored, reason in unburied.items():
-            if self._weighs:
-                self._weight -= len(stored.content.body)
+            self._weight -= len(stored.content.body)
             self._bury(stored, reason)
 
     def purge(self) -> int:

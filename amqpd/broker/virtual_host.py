@@ -215,7 +215,7 @@ class VirtualHost:
         journaled = durable and self.effects.journaling
         recovering = queue_id != 0
         if journaled and not recovering:
-            queue_id = self.broker.take_queue_id()
+            queue_id = self.broker.queue_ids.take()
         queue = queue_class(arguments)(
             name,
             self,
@@ -271,7 +271,8 @@ class VirtualHost:
         count = queue.drop()
         if queue.durable and self.effects.journaling:
             self.effects.define(definitions.drop(self._queue_record(queue)))
-            self.broker.release_queue_id(queue.queue_id)
+            if not queue.is_long:
+                self.broker.queue_ids.release(queue.queue_id)
         if queue.owner is not None:
             queue.owner.exclusive_queues.pop(queue, None)
         for consumer in queue.consumers.members():

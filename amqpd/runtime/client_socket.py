@@ -121,7 +121,7 @@ class ClientSocket(asyncio.Protocol):
         self.flush()
         self._server.finish_turn()
         self.pace()
-        if self.peer.busy:
+        if self.peer.may_go_on:
             self._go_on_soon()
 
     # -- for the server
@@ -140,11 +140,15 @@ class ClientSocket(asyncio.Protocol):
             self._resuming = connection.sent(len(data)) or self._resuming
             if not self._reading:
                 self.pace()
-            if connection.pieces or self._resuming or self.peer.busy:
+            if connection.pieces or self._resuming or self.peer.may_go_on:
                 self._go_on_soon()
                 return
         if self.peer.closed:
             self._last_words()
+
+    def wake(self) -> None:
+        """What the peer waited for is there."""
+        self._go_on_soon()
 
     def pausing(self, now: float) -> bool:
         """Whether the rest of what the peer said has to wait, in a turn that began at `now`."""
@@ -221,7 +225,7 @@ class ClientSocket(asyncio.Protocol):
         if self._resuming:
             self._resuming = False
             peer.resume()
-        if peer.busy and not self._swamped():
+        if peer.may_go_on and not self._swamped():
             self._attend(peer.go_on)
         self.flush()
         self._end_turn()
@@ -233,7 +237,7 @@ class ClientSocket(asyncio.Protocol):
         self.pace()
         if peer.closed:
             self._last_words()
-        elif peer.busy and not self._swamped():
+        elif peer.may_go_on and not self._swamped():
             self._go_on_soon()
 
     def _swamped(self) -> bool:

@@ -13,7 +13,7 @@ write.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio
 
@@ -21,6 +21,11 @@ from amqpd.broker.broker import Broker
 from amqpd_storage.entries import Entry
 from amqpd_storage.errors import JournalFailed
 from amqpd_storage.journal import Batch, Journal
+
+TIDY_AFTER_S: Final = 0.05
+"""So long nothing was to be written: time to tidy up."""
+TIDY_EVERY_S: Final = 1.0
+"""A step at least so often, however much there is to write."""
 
 
 class Store(Protocol):
@@ -31,6 +36,9 @@ class Store(Protocol):
 
         Where `JournalFailed.disk_full` is set, the same batch may be written again.
         """
+
+    async def tidy(self) -> bool:
+        """Do a step of what can wait; whether there is more. Raises JournalFailed."""
 
 
 class JournalWriter:
@@ -59,6 +67,7 @@ class JournalWriter:
         self._unwritten: Batch | None = None
         """Taken from the journal, and not written yet."""
         self._stopping = False
+        self._tidied_at = 0.0
         self._writing = anyio.Lock()
         self._failed = False
 
@@ -73,11 +82,30 @@ class JournalWriter:
         return self._journal.pending_bytes > self._bytes_max
 
     async def run(self) -> None:
-        """Write batches for ever."""
+        """Write batches for ever, and tidy up when there are none, or now and then."""
+        untidy = True
         while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            await self.flush()
+            with anyio.move_on_after(TIDY_AFTER_S if untidy else None):
+                await self._wake.wait()
+            if self._wake.is_set():
+                self._wake = anyio.Event()
+                await self.flush()
+                untidy = True
+                if anyio.current_time() < self._tidied_at + TIDY_EVERY_S:
+                    continue
+            untidy = await self._tidy()
+
+    async def _tidy(self) -> bool:
+        """A step; whether there is more to do, and it is worth trying."""
+        self._tidied_at = anyio.current_time()
+        more = False
+        with anyio.CancelScope(shield=True):
+            try:
+                more = await self._store.tidy()
+            except JournalFailed as error:
+                if not error.disk_full:  # it makes room, but takes some
+                    raise
+        return more
 
     async def settle(self) -> None:
         """The broker stops: let a write under way finish, then write what is left.

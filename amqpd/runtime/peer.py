@@ -14,6 +14,7 @@ from amqpd.broker.access import User
 from amqpd.broker.broker import Broker
 from amqpd.broker.handlers import handle
 from amqpd.broker.limits import require_channel_room
+from amqpd.broker.paging import Postponed
 from amqpd.broker.publishing import publish, refuse_oversized
 from amqpd.broker.session import Origin, Session
 from amqpd.commands import Channel, Message, MethodCommand, Oversized, Settle
@@ -71,6 +72,7 @@ class Peer:
         now: float,
         speaking: list[Connection],
         pausing: Callable[[float], bool] | None = None,
+        waking: Callable[[], None] = lambda: None,
         secure: bool = False,
     ) -> None:
         """`name` is `host:port -> host:port`, as RabbitMQ names connections; `secure` with TLS.
@@ -78,6 +80,7 @@ class Peer:
         `speaking` collects the connections, this one and others, that have something to send.
         `pausing(now)` says, in the midst of a chunk, whether to leave the rest of it for `go_on`:
         because the turn that began at `now` is long, or because of what the peer does not read.
+        `waking()` says that what a command waited for is there: `go_on` then.
         """
         self.broker = broker
         self.name = name
@@ -93,7 +96,10 @@ class Peer:
         self.session: Session | None = None
         self.blocked = False
         """Published during an alarm: not to be read from until all alarms are clear."""
+        self.waiting = False
+        """A command waits for messages to be read from disk, and all that follows for it."""
         self._pausing = pausing
+        self._waking = waking
         self._left: list[Command] = []
         """Commands not handled yet."""
         self._is_loopback = is_loopback
@@ -114,6 +120,11 @@ class Peer:
     def busy(self) -> bool:
         """Not all that it said was acted on: call `go_on`, and read nothing more before."""
         return not self.closed and (bool(self._left) or self.connection.reader.has_more)
+
+    @property
+    def may_go_on(self) -> bool:
+        """It is busy, and nothing but its turn has to come."""
+        return self.busy and not self.waiting
 
     @property
     def origin(self) -> Origin:
@@ -161,7 +172,7 @@ class Peer:
             connection.wake()
 
     def go_on(self, now: float) -> None:
-        """Act on more of what was left: see `busy`."""
+        """Act on more of what was left: see `may_go_on`."""
         self.broker.now = now
         self._read(b"", now)
 
@@ -179,6 +190,9 @@ class Peer:
                     commands = commands[:start]
                     break
                 self._handle_all(commands[start : start + COMMANDS_MIN], now)
+                if self._left:  # one of these is postponed
+                    self._left += commands[start + COMMANDS_MIN :]
+                    break
         alarms = self.broker.alarms
         if alarms and (self.connection.reader.amid_content or self._published(commands)):
             self._block()
@@ -279,6 +293,16 @@ class Peer:
             except ConnectionException as exception:
                 self._fail(exception, now)
                 session = self.session
+            except Postponed as postponed:
+                self._left = commands[commands.index(command) :]
+                self.waiting = True
+                postponed.queue.wait_for_head(self._wake)
+                return
+
+    def _wake(self) -> None:
+        """What a command waited for is there."""
+        self.waiting = False
+        self._waking()
 
     def _handle_other(self, command: Command, now: float) -> None:
         """Channel 0, a channel that is not open, or the fault at the end of the commands."""

@@ -23,11 +23,12 @@ from amqpd.broker.definitions import (
     drop,
 )
 from amqpd.broker.events import EVENT_EXCHANGE
+from amqpd.broker.paging import restored_message
 from amqpd.broker.queue import Queue
 from amqpd.broker.virtual_host import VirtualHost
-from amqpd.commands import Message, Target, make_message, target_of
+from amqpd.commands import Target
 from amqpd.wire.tables import decode_table
-from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, StoredMessage
+from amqpd_storage.entries import POSITION_MAX, Backlog, storage_key
 from amqpd_storage.errors import DamagedStore
 from amqpd_storage.sqlite_engine import SQLiteStore
 
@@ -65,7 +66,7 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
         if queue_id in queues:
             queues[queue_id].restore_mark(below)
     broker.recovered(set(queues) | recovery.dropped_queues, recovery.message_id_max)
-    return await restore_messages(queues, store)
+    return await restore_backlogs(queues, recovery.backlogs, store)
 
 
 def place(record: Record) -> tuple[int, int]:
@@ -151,42 +152,44 @@ def restore_memory(virtual_host: VirtualHost, record: HistoryRecord | SeenRecord
     memory.restore(record)
 
 
-async def restore_messages(queues: dict[int, Queue], store: SQLiteStore) -> int:
-    """Put every message into its queue, in order.
+async def restore_backlogs(
+    queues: dict[int, Queue], backlogs: dict[int, Backlog], store: SQLiteStore
+) -> int:
+    """Tell every queue what it has; how many messages that is. Only queues that cannot page read
+    them now.
 
-    Raises DamagedStore for a message of a queue that is not defined: a queue's definition and its
-    messages go in one transaction, so a definition is missing, and the message must not be dropped.
+    Raises DamagedStore for messages of a queue that is not defined: a queue's definition and its
+    messages go in one transaction, so a definition is missing, and they must not be dropped.
     """
-    targets: dict[bytes, Target] = {}
-    shared: dict[int, Message] = {}
     count = 0
-    after = -1
-    while batch := await store.read_messages(after):
-        after = batch[-1].key
-        for stored in batch:
-            queue = queues.get(stored.key >> POSITION_BITS)
-            if queue is None:
-                queue_id = stored.key >> POSITION_BITS
+    for queue_id, backlog in backlogs.items():
+        queue = queues.get(queue_id)
+        if queue is None:
+            if backlog.messages:
                 raise DamagedStore(
                     store.path, f"messages of queue {queue_id}, which is not defined"
                 )
-            message = shared.get(stored.message_id) if stored.message_id else None
-            if message is None:
-                message = restored_message(stored, targets)
-            if stored.message_id:
-                shared[stored.message_id] = message
-            position = stored.key & POSITION_MAX
-            queue.restore(position, message, stored.key, stored.expires_ms)
-            count += 1
+            continue
+        count += backlog.messages
+        if queue.can_page:
+            queue.restore_backlog(backlog)
+        else:
+            await restore_messages(queue, backlog, store)
     return count
 
 
-def restored_message(stored: StoredMessage, targets: dict[bytes, Target]) -> Message:
-    """The message as it was published."""
-    target = targets.get(stored.envelope)
-    if target is None:
-        target = targets[stored.envelope] = target_of(stored.envelope)
-    message = make_message(0, target, stored.properties, stored.body, True, False)
-    message.message_id = stored.message_id
-    message.stored = True
-    return message
+async def restore_messages(queue: Queue, backlog: Backlog, store: SQLiteStore) -> None:
+    """Read all messages of one queue. Raises DamagedStore if there are others than there should."""
+    targets: dict[bytes, Target] = {}
+    after = storage_key(queue.queue_id, 0)
+    last = storage_key(queue.queue_id, POSITION_MAX)
+    count = 0
+    while page := await store.read_messages(after, last):
+        for found in page:
+            message = restored_message(found, targets)
+            queue.restore(found.key & POSITION_MAX, message, found.key, found.expires_ms)
+        after = page[-1].key
+        count += len(page)
+    if count != backlog.messages:
+        reason = f"queue {queue.queue_id} has {count} messages and should have {backlog.messages}"
+        raise DamagedStore(store.path, reason)

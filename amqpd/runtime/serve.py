@@ -27,6 +27,7 @@ from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.logs import configure_logging
+from amqpd.runtime.pager import Pager
 from amqpd.runtime.recovery import recover
 from amqpd.runtime.resources import ResourceMonitor
 from amqpd.runtime.server import (
@@ -196,12 +197,15 @@ async def journaling(
         retry_s=server.limits.disk_full_retry_s,
     )
     server.attach_journal(writer)
+    pager = Pager(store, server.finish_turn)
+    server.attach_pager(pager)
     # What was made before anybody could connect (defaults, definitions) is safe before they can.
     server.finish_turn()
     try:
         try:
             await writer.flush()
             tasks.start_soon(_run_writer, writer)
+            tasks.start_soon(_run_pager, pager)
             yield
         finally:
             with anyio.CancelScope(shield=True):
@@ -215,6 +219,14 @@ async def _run_writer(writer: JournalWriter) -> None:
         await writer.run()
     except JournalFailed as error:
         logger.critical("the journal cannot be written: stopping", extra={"reason": str(error)})
+        raise _refusal(error) from error
+
+
+async def _run_pager(pager: Pager) -> None:
+    try:
+        await pager.run()
+    except StoreError as error:
+        logger.critical("messages cannot be read: stopping", extra={"reason": str(error)})
         raise _refusal(error) from error
 
 

@@ -33,6 +33,7 @@ from amqpd.runtime.clock import Clock, MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsFile, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.journal_writer import JournalWriter
+from amqpd.runtime.pager import Pager
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.settings import parse_address, show_address
 from amqpd.runtime.tls import server_context
@@ -68,6 +69,7 @@ class Server:
         self._waiting_for_journal: dict[ClientSocket, None] = {}
         self._one_left = anyio.Event()
         self._journal: JournalWriter | None = None
+        self._pager: Pager | None = None
         self.disk_full = False
         """The journal cannot be written for want of room."""
 
@@ -76,6 +78,10 @@ class Server:
     def attach_journal(self, journal: JournalWriter) -> None:
         """Entries go there from now on."""
         self._journal = journal
+
+    def attach_pager(self, pager: Pager) -> None:
+        """Messages that are not in memory come from there."""
+        self._pager = pager
 
     def finish_turn(self) -> None:
         """Journal what has to be kept, send what there is to say."""
@@ -88,6 +94,10 @@ class Server:
         if entries:
             assert self._journal is not None
             self._journal.append(entries)
+        requests = self.broker.take_page_requests()
+        if requests:
+            assert self._pager is not None
+            self._pager.ask(requests)
         speaking = self._speaking
         if speaking:
             for connection in speaking:
@@ -179,6 +189,7 @@ class Server:
             now=self.clock.now(),
             speaking=self._speaking,
             pausing=client.pausing,
+            waking=client.wake,
             secure=client.secure,
         )
         self._clients[peer.connection] = client

@@ -124,7 +124,10 @@ class SQLiteStore:
         )
 
     async def read_messages(
-        self, after: int, last: int = sqlite_reading.LAST_KEY
+        self,
+        after: int,
+        last: int = sqlite_reading.LAST_KEY,
+        rows_max: int = sqlite_reading.READ_ROWS_MAX,
     ) -> list[StoredMessage]:
         """The next few messages with a key above `after`, up to `last`, in order; [] at the end."""
         if self._reader is None:
@@ -133,7 +136,7 @@ class SQLiteStore:
                 await self._reader
         with sqlite_file.explained(self.path):
             return await self._reader.run(
-                partial(sqlite_reading.read_messages, after=after, last=last)
+                partial(sqlite_reading.read_messages, after=after, last=last, rows_max=rows_max)
             )
 
     async def tidy(self) -> bool:

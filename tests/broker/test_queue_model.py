@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from amqpd.commands import Basic, Queue
-from amqpd_storage.entries import Enqueue, Settle
+from amqpd_storage.entries import PASSING_QUEUE_ID_MIN, DropRange, Enqueue, Settle, storage_key
 from tests.conversation import (
     PERSISTENT,
     TRANSIENT,
@@ -381,9 +381,14 @@ class QueueModel(RuleBasedStateMachine):
         ]
         settled = [message for message in self.messages if message.settled_written == PENDING]
         entries = [] if batch is None else batch.entries
-        enqueues = [entry for entry in entries if isinstance(entry, Enqueue)]
+        passing = storage_key(PASSING_QUEUE_ID_MIN, 0)
+        enqueues = [
+            entry for entry in entries if isinstance(entry, Enqueue) and entry.key < passing
+        ]
         assert [int(entry.content.body) for entry in enqueues] == expected
-        assert sum(isinstance(entry, Settle) for entry in entries) == len(settled)
+        gone = sum(isinstance(entry, Settle) and entry.key < passing for entry in entries)
+        gone += sum(entry.messages for entry in entries if isinstance(entry, DropRange))
+        assert gone == len(settled)
         for message in self.messages:
             message.advance(PENDING, TAKEN)
 

@@ -619,7 +619,7 @@ class Arena:
             },
             "ready": virtual_host.queues["witness"].ready,
             "unacked": virtual_host.queues["witness"].unacked,
-            "queue ids": core._queue_id_max - len(core._free_queue_ids),
+            "queue ids": core.queue_ids.in_use,
         }
         if self.journaling:
             store = self.broker.journal.store

@@ -33,6 +33,9 @@ class Disk:
             raise self.failures.pop(0)
         self.written.append(batch)
 
+    async def tidy(self) -> bool:
+        return False
+
 
 class Stage:
     """A writer with what it talks to."""

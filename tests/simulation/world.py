@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from heapq import heappop, heappush
 from random import Random
 from struct import unpack_from
@@ -29,6 +30,7 @@ from zlib import crc32
 
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import decode
+from amqpd.broker.paging import PageRequest
 from amqpd.commands import Connection as ConnectionMethods
 from amqpd.commands import Frame
 from amqpd.config import Config, Limits
@@ -112,6 +114,7 @@ class Figures(NamedTuple):
     seconds: float
     turns: int
     batches: int
+    pages: int
     delivered: int
     confirmed: int
 
@@ -200,6 +203,7 @@ class StoreToRecover:
 
     async def recover(self) -> Recovery:
         """Definitions and numbers."""
+        sqlite_reading.forget_passing(self.connection)
         return Recovery(
             cast(SQLiteStore, self),
             sqlite_reading.read_definitions(self.connection),
@@ -210,10 +214,13 @@ class StoreToRecover:
         )
 
     async def read_messages(
-        self, after: int, last: int = sqlite_reading.LAST_KEY
+        self,
+        after: int,
+        last: int = sqlite_reading.LAST_KEY,
+        rows_max: int = sqlite_reading.READ_ROWS_MAX,
     ) -> list[StoredMessage]:
         """The next few."""
-        return sqlite_reading.read_messages(self.connection, after, last)
+        return sqlite_reading.read_messages(self.connection, after, last, rows_max)
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -252,13 +259,17 @@ class World:
         """What it may hold in addition: a write is under way."""
         self._had_defaults = False
         self._batch: tuple[Batch, State] | None = None
+        self._reading: list[PageRequest] = []
+        """Pages that queues asked for and do not have yet."""
         """Taken, and not reported as committed; with what the store holds afterwards."""
         self._written = False
         self._take_scheduled = False
         self._pace_s = self._commit_s = 1.0
         self._cut_in_batch: int | None = None
         self._cut_calls = 0
-        self._counts = dict.fromkeys(("power_cuts", "kills", "stops", "turns", "batches"), 0)
+        self._counts = dict.fromkeys(
+            ("power_cuts", "kills", "stops", "turns", "batches", "pages"), 0
+        )
         self._began = self.now
         self.broker: Broker
         self.journal: Journal
@@ -353,12 +364,17 @@ class World:
         self.bug.connect(self.store)
         self.store.execute(f"PRAGMA wal_autocheckpoint = {self.chance.choice((5, 40, 2048))}")
         self.broker = Broker(
-            Config(limits=Limits(unsent_bytes_max=3000)),
+            Config(
+                limits=Limits(
+                    unsent_bytes_max=3000, queue_memory_messages=self.chance.choice((4, 9, 8192))
+                )
+            ),
             journaling=True,
             entropy=self.chance.randbytes,
         )
         self.journal = Journal()
         self._batch = None
+        self._reading = []
         self._written = False
         self._take_scheduled = False
         self.speaking.clear()
@@ -549,6 +565,7 @@ class World:
             entries = self.broker.finish_turn()
             if entries:
                 self.bug.append(self, entries)
+            self._take_page_requests()
             if not self.speaking:
                 break
             speaking = self.speaking[:]
@@ -559,10 +576,42 @@ class World:
                     self._take_output(connection)
         for connection in self.connections.values():
             self._read_ledgers(connection)
-        self.model.end_turn(self._is_congested)
+        self.model.end_turn(self._is_congested, {request.queue.name for request in self._reading})
         self._check_counts()
-        if not self.journal.has_pending and self._batch is None:
+        if not self.journal.has_pending and self._batch is None and not self._reading:
             self.model.check_quiet()
+
+    def _take_page_requests(self) -> None:
+        for request in self.broker.take_page_requests():
+            self._reading.append(request)
+            delay_s = self.chance.random() * self._commit_s
+            self._schedule(delay_s, partial(self._read_scheduled, request))
+
+    def _read_scheduled(self, request: PageRequest) -> None:
+        if any(request is asked for asked in self._reading):
+            self._read(request)
+            self.turn()
+
+    def _read_for(self, peer: Peer) -> None:
+        """A command of this peer waits for a page. The model knows it, and all that follows, as
+        received: so the page comes at once."""
+        while peer.waiting:
+            self.model.postponed = True
+            self._take_page_requests()
+            self._read(self._reading[0])
+            if peer.may_go_on:
+                peer.go_on(self.now)
+
+    def _read(self, request: PageRequest) -> None:
+        """What a queue asked for comes from the disk."""
+        self._reading.remove(request)
+        self._counts["pages"] += 1
+        pages = [
+            sqlite_reading.read_messages(self.store, after, last, request.rows_max)
+            for after, last in request.ranges
+        ]
+        self.note(f"read: {sum(map(len, pages))} messages of {request.queue.name}")
+        request.queue.page_in(request, pages)
 
     def _take_output(self, connection: SimulatedConnection) -> None:
         data = connection.peer.connection.take_output(self.now)
@@ -756,6 +805,7 @@ class World:
         peer = connection.peer
         if octets and not peer.closed:
             peer.receive(octets, self.now)
+            self._read_for(peer)
             self.turn()
             if peer.closed or peer.session is None:
                 require(connection.model.ended, "the broker closed the connection")

@@ -1,0 +1,214 @@
+"""Queues longer than memory: what lies between head and tail of a long queue is on disk only.
+
+    head (in memory)      paged (on disk)           tail (in memory)
+    |41 42 43 ... 4136|   |4137 ........ 9,876,543|   |9,876,544 ... 9,880,211|
+     <── consumers     <── read ahead              <── paged out once safe      <── publishers
+
+What is published goes to the tail. Once that has grown, its oldest messages are dropped from
+memory, as far as the journal has them safe. The head is filled again from the store before it is
+empty, by a `PageRequest` which the runtime answers in a later turn. Consumers see only the head; a
+`basic.get` that finds it empty is postponed until the page is there (`Postponed`).
+
+The journal has no transient messages. From the moment a queue pages, they are written too, under
+an id of their own that means nothing to the next owner of the store. So a queue has up to two
+*lanes* in the store, and a page is what was read of both, merged by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from amqpd.commands import Message, Target, make_message, target_of
+from amqpd.wire.properties import DELIVERY_MODE, read_property
+from amqpd_storage.entries import (
+    PASSING_QUEUE_ID_MIN,
+    POSITION_MAX,
+    Backlog,
+    DropRange,
+    StoredMessage,
+    storage_key,
+)
+from amqpd_storage.errors import DamagedStore
+
+if TYPE_CHECKING:
+    from amqpd.broker.messages import QueueMessage
+    from amqpd.broker.queue import Queue
+
+PERSISTENT: Final = 2
+
+PROBED_MAX: Final = 8
+"""A queue that has no more messages than these has them in memory soon after the start."""
+
+
+class Postponed(Exception):
+    """A command has to wait until the head of `queue` is in memory again."""
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__()
+        self.queue = queue
+
+
+class PageRequest(NamedTuple):
+    """Wanted: the next messages of each lane, above the first key of its range up to the second."""
+
+    queue: Queue
+    paged: PagedMessages
+    """For what was asked: if the queue was purged meanwhile, it is not the queue's any more."""
+    lanes: tuple[Lane, ...]
+    ranges: tuple[tuple[int, int], ...]
+    rows_max: int
+    is_probe: bool
+    """Nobody has asked for a message since the start: it is only to know when the first expires."""
+
+
+class Lane:
+    """The paged messages of a queue that are stored under one queue id."""
+
+    __slots__ = ("body_bytes", "key_base", "last", "messages")
+
+    def __init__(self, queue_id: int) -> None:
+        self.key_base = storage_key(queue_id, 0)
+        self.messages = 0
+        self.body_bytes = 0
+        self.last = 0
+        """Position of the last of them."""
+
+
+class PagedMessages:
+    """The part of a queue that is on disk only."""
+
+    __slots__ = ("_lanes", "after", "body_bytes", "messages", "reading")
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        """All of them have positions above this one."""
+        self.messages = 0
+        self.body_bytes = 0
+        self.reading = False
+        """There is a request under way."""
+        self._lanes: dict[int, Lane] = {}
+
+    def add_backlog(self, queue_id: int, backlog: Backlog) -> None:
+        """What the store has of a queue whose messages nobody has read yet."""
+        lane = self._lanes[storage_key(queue_id, 0)] = Lane(queue_id)
+        lane.messages, lane.body_bytes, lane.last = backlog
+        self.messages += backlog.messages
+        self.body_bytes += backlog.body_bytes
+
+    def put(self, stored: QueueMessage) -> None:
+        """The next message, which is safe in the store, leaves memory."""
+        key = stored.key
+        lane = self._lanes.get(key & ~POSITION_MAX)
+        if lane is None:
+            lane = self._lanes[key & ~POSITION_MAX] = Lane(key // (POSITION_MAX + 1))
+        size = len(stored.content.body)
+        lane.messages += 1
+        lane.body_bytes += size
+        lane.last = key & POSITION_MAX
+        self.messages += 1
+        self.body_bytes += size
+
+    def probe(self, queue: Queue) -> PageRequest:
+        """Ask for the first of them, or for all if they are few."""
+        return self.request(queue, self.messages if self.messages <= PROBED_MAX else 1, True)
+
+    def request(self, queue: Queue, rows_max: int, is_probe: bool = False) -> PageRequest:
+        """Ask for the first of them."""
+        self.reading = True
+        lanes = tuple(lane for lane in self._lanes.values() if lane.messages)
+        ranges = tuple((lane.key_base | self.after, lane.key_base | lane.last) for lane in lanes)
+        return PageRequest(queue, self, lanes, ranges, rows_max, is_probe)
+
+    def take(
+        self, lanes: Sequence[Lane], pages: Sequence[Sequence[StoredMessage]]
+    ) -> list[StoredMessage]:
+        """What was read of each lane, merged, up to where all of them are known.
+
+        These are in memory from now on. What was paged since the request lies behind them. Raises
+        DamagedStore if the store does not have what was paged.
+        """
+        self.reading = False
+        horizon = POSITION_MAX
+        for lane, page in zip(lanes, pages, strict=True):
+            if not page:
+                queue_id = lane.key_base // (POSITION_MAX + 1)
+                raise DamagedStore(None, f"{lane.messages} messages of queue {queue_id} are gone")
+            if len(page) < lane.messages:
+                horizon = min(horizon, page[-1].key & POSITION_MAX)
+        taken: list[StoredMessage] = []
+        for lane, page in zip(lanes, pages, strict=True):
+            known = [stored for stored in page if stored.key & POSITION_MAX <= horizon]
+            size = sum(len(stored.body) for stored in known)
+            lane.messages -= len(known)
+            lane.body_bytes -= size
+            self.messages -= len(known)
+            self.body_bytes -= size
+            taken += known
+        if len(lanes) > 1:
+            taken.sort(key=_position)
+        self.after = taken[-1].key & POSITION_MAX
+        return taken
+
+    def drop(self) -> list[DropRange]:
+        """All of them are gone: what the journal has to know."""
+        return [
+            DropRange(
+                lane.key_base | self.after + 1,
+                lane.key_base | lane.last,
+                lane.messages,
+                lane.body_bytes,
+            )
+            for lane in self._lanes.values()
+            if lane.messages
+        ]
+
+
+class Waiting:
+    """Who waits for the head of a queue."""
+
+    __slots__ = ("_wakes",)
+
+    def __init__(self) -> None:
+        self._wakes: list[Callable[[], None]] = []
+
+    def add(self, wake: Callable[[], None]) -> None:
+        """Call this, once, when there is a head, or nothing to wait for."""
+        self._wakes.append(wake)
+
+    def wake(self) -> None:
+        """There is."""
+        wakes, self._wakes = self._wakes, []
+        for wake in wakes:
+            wake()
+
+
+def restored_message(stored: StoredMessage, targets: dict[bytes, Target]) -> Message:
+    """The message as it was published. `targets` keeps those of one page, by envelope."""
+    target = targets.get(stored.envelope)
+    if target is None:
+        target = targets[stored.envelope] = target_of(stored.envelope)
+    persistent = (
+        stored.key < storage_key(PASSING_QUEUE_ID_MIN, 0)
+        or read_property(stored.properties, DELIVERY_MODE) == PERSISTENT
+    )
+    message = make_message(0, target, stored.properties, stored.body, persistent, False)
+    message.message_id = stored.message_id
+    message.stored = True
+    return message
+
+
+def unshared(message: Message) -> Message:
+    """A message of its own, with the same bytes: nobody else's row is to be waited for."""
+    return make_message(
+        message.channel,
+        message.target,
+        message.properties,
+        message.body,
+        message.persistent,
+        message.special,
+    )
+
+
+def _position(stored: StoredMessage) -> int:
+    return stored.key & POSITION_MAX
