@@ -29,13 +29,16 @@ class DeduplicatingQueue(Queue):
     __slots__ = ("_headers", "_present")
 
     deduplicates = True
-    can_page = False
-    """Nobody knows the headers of messages that are not read."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._headers: dict[int, str] = {}
         self._present: set[str] = set()
+
+    @property
+    def can_page(self) -> bool:
+        """Nobody knows the headers of messages that are not read."""
+        return False
 
     def has_duplicate(self, message: Message) -> bool:
         header = self._header(message)

@@ -588,8 +588,10 @@ class Queue(Governed):
 
     # -- memory
 
-    can_page = True
-    """Whether a part of it may be on disk only."""
+    @property
+    def can_page(self) -> bool:
+        """Whether a part of it may be on disk only."""
+        return True
 
     @property
     def is_long(self) -> bool:
@@ -773,7 +775,10 @@ class PriorityQueue(Queue):
 
     __slots__ = ()
 
-    can_page = False
+    @property
+    def can_page(self) -> bool:
+        """Its last message may be the first to go."""
+        return False
 
     def _append(self, stored: QueueMessage) -> None:
         most = max(1, self.arguments["x-max-priority"][1])

@@ -149,8 +149,8 @@ class QuorumQueue(Queue):
 
     @property
     def can_page(self) -> bool:
-        """Strict levels are in memory, all of them."""
-        return self.compat != "4.3"
+        """Where priorities order it, all messages are in memory."""
+        return self.compat == "3.13"
 
     def _append(self, stored: QueueMessage) -> None:
         if self.compat == "3.13":
