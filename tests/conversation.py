@@ -20,7 +20,7 @@ With `BrokerUnderTest(journaling=True)` nothing is ever safe until the test says
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ from amqpd.config import Compat, Config, Limits
 from amqpd.protocol.connection import Connection
 from amqpd.protocol.methods import decode_method, encode_method
 from amqpd.runtime.peer import Peer
-from amqpd.runtime.recovery import recover
+from amqpd.runtime.recovery import recover, restored_delays
 from amqpd.wire.tables import encode_table
 from amqpd_storage.entries import (
     PASSING_QUEUE_ID_MIN,
@@ -59,14 +59,19 @@ from amqpd_storage.entries import (
     POSITION_MAX,
     Backlog,
     Barrier,
+    Delay,
     Delivered,
     DropDefinition,
+    DropDelays,
     DropQueue,
     DropRange,
     Enqueue,
     Entry,
     PutDefinition,
+    Release,
     Settle,
+    StoredDelay,
+    StoredDelays,
     StoredMessage,
     storage_key,
 )
@@ -889,6 +894,7 @@ class MemoryStore:
         self.delivered: dict[int, int] = {}
         self.rows: dict[int, StoredMessage] = {}
         self.shared: set[int] = set()
+        self.delays: dict[int, tuple[int, StoredDelay]] = {}
 
     def write(self, batch: Batch) -> None:
         """One transaction."""
@@ -927,6 +933,27 @@ class MemoryStore:
                 assert sum(len(row.body) for row in rows) == entry.body_bytes
                 for row in rows:
                     self._release(row.message_id)
+            case Delay():
+                assert entry.sequence not in self.delays, "a sequence was used twice"
+                content = entry.content
+                self.delays[entry.sequence] = (
+                    entry.exchange_id,
+                    StoredDelay(
+                        entry.due_ms,
+                        entry.sequence,
+                        content.envelope,
+                        content.properties,
+                        content.body,
+                    ),
+                )
+            case Release():
+                assert self.delays.pop(entry.sequence)[0] == entry.exchange_id
+            case DropDelays():
+                self.delays = {
+                    sequence: row
+                    for sequence, row in self.delays.items()
+                    if row[0] != entry.exchange_id
+                }
             case Delivered():
                 assert entry.below >= self.delivered.get(entry.queue_id, 0)
                 self.delivered[entry.queue_id] = entry.below
@@ -959,7 +986,14 @@ class MemoryStore:
             backlogs[queue_id] = Backlog(
                 before.messages + 1, before.body_bytes + len(row.body), key & POSITION_MAX
             )
-        return Recovery(store, sorted(definitions), dict(self.delivered), backlogs, set(), highest)
+        delays = StoredDelays(
+            dict(Counter(exchange_id for exchange_id, _ in self.delays.values())),
+            max((exchange_id for exchange_id, _ in self.delays.values()), default=0),
+            max(self.delays, default=0),
+        )
+        return Recovery(
+            store, sorted(definitions), dict(self.delivered), backlogs, set(), highest, delays
+        )
 
     async def read_messages(
         self, after: int, last: int = (1 << 63) - 1, rows_max: int = 2000
@@ -970,6 +1004,14 @@ class MemoryStore:
     def page(self, after: int, last: int, rows_max: int) -> list[StoredMessage]:
         """The same, without waiting."""
         return [row for key, row in sorted(self.rows.items()) if after < key <= last][:rows_max]
+
+    def read_delays(
+        self, exchange_id: int, after: tuple[int, int], rows_max: int
+    ) -> tuple[list[StoredDelay], bool]:
+        """The next messages that wait at an exchange, and whether these are the last."""
+        rows = sorted(row for owner, row in self.delays.values() if owner == exchange_id)
+        rows = [row for row in rows if row[:2] > after]
+        return rows[:rows_max], len(rows) <= rows_max
 
 
 class HandJournal:
@@ -1000,7 +1042,7 @@ class HandJournal:
         assert batch is not None
         self.store.write(batch)
         self._journal.committed(batch)
-        self._broker.core.committed(batch.enqueues, batch.barriers)
+        self._broker.core.committed(batch.enqueues, batch.barriers, batch.delays)
         self._broker.turn()
 
     def commit(self) -> list[Entry]:
@@ -1030,6 +1072,8 @@ class BrokerUnderTest:
         self.now = 1000.0
         self.speaking: list[Connection] = []
         self.clients: dict[Connection, Client] = {}
+        self.reads_at_once = True
+        """What the store is asked for is there in the same turn; if not, see `answer_reads`."""
         self._octets = 0
         self.core = self._new_core()
         self.core.add_defaults()
@@ -1113,6 +1157,7 @@ class BrokerUnderTest:
             read = self._read_pages()
             speaking = self.speaking[:]
             self.speaking.clear()
+            read = (self.reads_at_once and self.answer_reads()) or read
             if not speaking and not read:
                 return
             for connection in speaking:
@@ -1131,6 +1176,17 @@ class BrokerUnderTest:
             while client.peer.may_go_on:
                 client.peer.go_on(self.now)
         return bool(requests)
+
+    def answer_reads(self) -> bool:
+        """Read what waiting rooms asked for; the turn is not finished. Whether any asked."""
+        reads = self.core.effects.delay_reads[:]
+        self.core.effects.delay_reads.clear()
+        for read in reads:
+            rows, at_end = self.journal.store.read_delays(
+                read.exchange_id, read.after, read.rows_max
+            )
+            read.room.fill(restored_delays(read.room, rows), at_end=at_end)
+        return bool(reads)
 
     def advance(self, seconds: float) -> None:
         """Let time pass, asking each connection at each of its deadlines."""
@@ -1162,6 +1218,8 @@ class BrokerUnderTest:
         self.core = self._new_core()
         self._journal = HandJournal(self, store)
         _finish(recover(self.core, cast(SQLiteStore, store)))
+        self.core.now = self.now
+        self.turn()
 
 
 def _finish(coroutine: Coroutine[Any, Any, T]) -> T:

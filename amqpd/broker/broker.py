@@ -33,11 +33,20 @@ from amqpd.broker.queue_ids import QueueIds
 from amqpd.broker.reply_to import ReplyConsumer
 from amqpd.broker.session import Origin, Session
 from amqpd.broker.virtual_host import VirtualHost
+from amqpd.broker.waiting_room import DelayedMessage
 from amqpd.config import Config
 from amqpd.errors import NOT_ALLOWED, ConnectionException
 from amqpd.timers import Timers
 from amqpd.wire.tables import erlang
-from amqpd_storage.entries import PASSING_QUEUE_ID_MIN, QUEUE_ID_MAX, SAFE, Barrier, Enqueue, Entry
+from amqpd_storage.entries import (
+    PASSING_QUEUE_ID_MIN,
+    QUEUE_ID_MAX,
+    SAFE,
+    Barrier,
+    Delay,
+    Enqueue,
+    Entry,
+)
 
 CONNECTION_OPEN: Final = (10, 40)
 CLUSTER_ID: Final = "internal_cluster_id"
@@ -88,6 +97,8 @@ class Broker:
         """Those of transient messages that are out of memory."""
         self._message_id_max = 0
         self._serial_max = 0
+        self._exchange_id_max = 0
+        self._delay_sequence = 0
 
     @property
     def node(self) -> str:
@@ -130,6 +141,17 @@ class Broker:
         """A connection's or channel's identity in the form of an Erlang process's, which is what
         RabbitMQ's events and tools call them by: node, start of the broker, serial number."""
         return f"<{self.node}.{int(self.effects.epoch_s)}.{serial}.0>"
+
+    def next_exchange_id(self) -> int:
+        """What a delayed exchange's messages are stored under. Never used twice: rows of a deleted
+        exchange may still be in the store when the next one is declared."""
+        self._exchange_id_max += 1
+        return self._exchange_id_max
+
+    def next_delay_sequence(self) -> int:
+        """The number of one more message that waits: what came later has a higher one."""
+        self._delay_sequence += 1
+        return self._delay_sequence
 
     def warn_once(self, subject: str, warning: str) -> None:
         """Tell whoever reads the log; of each subject once."""
@@ -242,8 +264,16 @@ class Broker:
             return effects.take_entries()
         return []
 
-    def committed(self, enqueues: Iterable[Enqueue], barriers: Iterable[Barrier]) -> None:
+    def committed(
+        self,
+        enqueues: Iterable[Enqueue],
+        barriers: Iterable[Barrier],
+        delays: Iterable[Delay] = (),
+    ) -> None:
         """The journal wrote and flushed these: confirm, and let replies out."""
+        for delay in delays:
+            assert isinstance(delay, DelayedMessage)
+            delay.safe()
         for enqueue in enqueues:
             assert isinstance(enqueue, QueueMessage)
             enqueue.state = SAFE
@@ -273,3 +303,8 @@ class Broker:
         self.queue_ids.recovered(queue_ids)
         self.passing_ids.recovered(queue_ids)
         self._message_id_max = message_id_max
+
+    def recovered_delays(self, exchange_id_max: int, sequence_max: int) -> None:
+        """What waiting messages had in use."""
+        self._exchange_id_max = exchange_id_max
+        self._delay_sequence = sequence_max

@@ -90,6 +90,8 @@ class ExchangeRecord(Struct, frozen=True):
     auto_delete: bool
     internal: bool
     arguments: bytes
+    exchange_id: int = 0
+    """Of a delayed exchange: what its waiting messages are stored under."""
 
 
 class QueueRecord(Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from amqpd.timers import Timed
 from amqpd_storage.entries import Barrier, Entry
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from amqpd.broker.paging import PageRequest
     from amqpd.broker.queue import Queue
     from amqpd.broker.session import Session
+    from amqpd.broker.waiting_room import DelayRead
 
 
 class Effects:
@@ -26,6 +28,7 @@ class Effects:
     __slots__ = (
         "_defined",
         "barriers",
+        "delay_reads",
         "due_confirms",
         "entries",
         "epoch_s",
@@ -44,8 +47,10 @@ class Effects:
         """Seconds of the runtime's clock, at the beginning of this turn."""
         self.epoch_s = epoch_s
         """The time since 1970 at which that clock would have shown 0."""
-        self.timed_queues: dict[Queue, None] = {}
-        """Queues whose deadline may have come nearer."""
+        self.timed_queues: dict[Timed, None] = {}
+        """Queues and waiting rooms whose deadline may have come nearer."""
+        self.delay_reads: list[DelayRead] = []
+        """Waiting rooms that want to know what comes due next in the store."""
         self.entries: list[Entry] = []
         """For the journal, in order."""
         self.due_confirms: list[Confirms] = []

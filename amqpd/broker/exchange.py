@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from amqpd.broker.policies import Governed
 from amqpd.commands import Arguments
+from amqpd_exchanges.delayed import DelayedExchange
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 
 if TYPE_CHECKING:
     from amqpd.broker.exchange_memory import ExchangeMemory
     from amqpd.broker.queue import Queue
+    from amqpd.broker.waiting_room import WaitingRoom
 
 
 class BrokerExchange(Governed):
@@ -20,11 +22,13 @@ class BrokerExchange(Governed):
         "arguments",
         "auto_delete",
         "durable",
+        "exchange_id",
         "internal",
         "memory",
         "name",
         "table",
         "type",
+        "waiting_room",
     )
 
     def __init__(
@@ -38,6 +42,7 @@ class BrokerExchange(Governed):
         internal: bool,
         arguments: Arguments,
         memory: ExchangeMemory | None = None,
+        exchange_id: int = 0,
     ) -> None:
         super().__init__()
         self.name = name
@@ -49,6 +54,10 @@ class BrokerExchange(Governed):
         self.arguments = arguments
         self.memory = memory
         """What exchanges of some types remember of messages; None for all others."""
+        self.exchange_id = exchange_id
+        """Names a durable delayed exchange in the store; 0 for others."""
+        self.waiting_room: WaitingRoom | None = None
+        """Where messages wait, if this is a delayed exchange."""
 
     def apply_policies(self) -> None:
         """The alternate exchange: that of the arguments, or else that of the policies."""
@@ -59,3 +68,15 @@ class BrokerExchange(Governed):
             self.table.alternate = (self.effective_policy_definition or {}).get(
                 "alternate-exchange"
             )
+
+    @property
+    def routing_type(self) -> str:
+        """The type that decides where messages go: of a delayed exchange, the one before which
+        they wait."""
+        table = self.table
+        return table.inner.kind if isinstance(table, DelayedExchange) else self.type
+
+    @property
+    def messages_delayed(self) -> int | None:
+        """How many messages wait here, as the plugin's field of that name; None for other types."""
+        return None if self.waiting_room is None else self.waiting_room.messages

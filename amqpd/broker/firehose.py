@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.reply_to import ReplyConsumer
+from amqpd.broker.waiting_room import BlindWaitingRoom, WaitingRoom
 from amqpd.commands import Arguments, DeliveryOutlet, Field, Message
 from amqpd.errors import ConnectionException
 from amqpd.wire import properties as wire
@@ -51,6 +52,9 @@ PROPERTIES: Final = (
 
 _HEADERS_ALONE: Final = wire.HEADERS.to_bytes(2, "big")
 
+NO_QUEUES: Final = (ReplyConsumer, WaitingRoom, BlindWaitingRoom)
+"""What a message may be routed to, and RabbitMQ knows nothing of."""
+
 
 class Firehose:
     """Copies what goes through one virtual host, as long as its tracing is on."""
@@ -74,7 +78,7 @@ class Firehose:
             replies = channel.broker.reply_consumers
             names = sorted({key for key in keys if key not in replies})
         else:
-            names = [queue.name for queue in queues if not isinstance(queue, ReplyConsumer)]
+            names = [queue.name for queue in queues if not isinstance(queue, NO_QUEUES)]
         routed: Arguments = {"routed_queues": _strings(names)}
         self._copy(f"publish.{message.target.exchange}", message, keys, {}, channel, routed)
 

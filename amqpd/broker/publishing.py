@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from amqpd.broker.messages import PendingConfirm
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
+from amqpd.broker.waiting_room import WaitingRoom
 from amqpd.commands import Arguments, Message, Oversized, Target
 from amqpd.errors import (
     ACCESS_REFUSED,
@@ -405,9 +406,9 @@ def extra_keys(channel: Channel, message: Message) -> list[str]:
     return keys
 
 
-def cc_keys(headers: Arguments) -> list[str]:
-    """The routing keys in the CC header of a message that was taken."""
-    octet, value = headers.get("CC", ("V", None))
+def cc_keys(headers: Arguments, name: str = "CC") -> list[str]:
+    """The routing keys in the CC (or BCC) header of a message that was taken."""
+    octet, value = headers.get(name, ("V", None))
     return [item for kind, item in value if kind == "S"] if octet == "A" else []
 
 
@@ -418,13 +419,16 @@ def route(
     target = message.target
     virtual_host = channel.virtual_host
     extra = extra_keys(channel, message)
+    published = message.properties
     if message.special:
         # Neither who gets the message nor who gets it back sees whom else it went to.
-        message.properties = without_header(message.properties, "BCC")
+        message.properties = without_header(published, "BCC")
     replies: tuple[ReplyConsumer, ...] = ()
     if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
         replies = reply_consumers(channel, target.routing_key, *extra)
     queues = virtual_host.router.route(exchange.table, target.routing_key, content, extra)
+    if not content.lasting:
+        queues = delayed(channel, message, queues, published)
     # While messages are traced, each comes this way.
     lasting = content.lasting and not replies and virtual_host.firehose is None
     if lasting and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
@@ -436,6 +440,24 @@ def route(
         # RabbitMQ 3.x passes the reply on, and returns it all the same: no queue took it.
         channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
     return (*replies, *queues)
+
+
+def delayed(
+    channel: Channel, message: Message, queues: tuple[Queue, ...], published: bytes
+) -> tuple[Queue, ...]:
+    """The queues of a message that may have to wait; `published` are its properties with BCC."""
+    rooms = [room for room in queues if isinstance(room, WaitingRoom)]
+    if not rooms:
+        return queues
+    if message.target.mandatory and len(rooms) == len(queues):
+        # The plugin tells the channel that there is no queue, and never speaks of it again.
+        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    if published is message.properties:
+        return queues
+    return tuple(
+        cast("Queue", queue.with_bcc(published)) if isinstance(queue, WaitingRoom) else queue
+        for queue in queues
+    )
 
 
 def reply_consumers(channel: Channel, *routing_keys: str) -> tuple[ReplyConsumer, ...]:

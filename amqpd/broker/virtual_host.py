@@ -6,12 +6,13 @@ It does what was decided; who may do it, and what to answer, is for `handlers`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from amqpd.broker import definitions
 from amqpd.broker.deduplicating_queue import queue_kind
 from amqpd.broker.deduplication import Deduplication
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, VhostRecord
+from amqpd.broker.delayed import DelayedMessages
 from amqpd.broker.events import EVENT_EXCHANGE, INTERNAL_USER, Properties, terms
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.exchange_memory import ExchangeMemory
@@ -24,6 +25,7 @@ from amqpd.broker.recent_history import RecentHistory
 from amqpd.commands import Arguments, Field
 from amqpd.wire.tables import encode_table
 from amqpd_exchanges.deduplication import DeduplicationExchange
+from amqpd_exchanges.delayed import DELAYED_TYPE, DelayedExchange
 from amqpd_exchanges.exchange import Binding, binding_identity
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 from amqpd_exchanges.recent_history import RecentHistoryExchange
@@ -114,12 +116,13 @@ class VirtualHost:
         auto_delete: bool,
         internal: bool,
         arguments: Arguments,
+        exchange_id: int = 0,
         journal: bool = True,
         user: str = INTERNAL_USER,
     ) -> BrokerExchange:
         """A new exchange, whose type has accepted the arguments. KeyError for an unknown type.
 
-        `journal`: false while recovering.
+        `journal` is false while recovering; `exchange_id` is then what the store says.
         """
         alternate = arguments.get("alternate-exchange")
         table = self.router.declare(name, type, alternate[1] if alternate else None, arguments)
@@ -132,7 +135,14 @@ class VirtualHost:
             internal=internal,
             arguments=arguments,
             memory=self._memory(name, type, arguments, durable),
+            exchange_id=exchange_id,
         )
+        if isinstance(table, DelayedExchange):
+            if journal and durable and self.effects.journaling:
+                exchange.exchange_id = self.broker.next_exchange_id()
+            exchange.waiting_room = DelayedMessages(self, exchange)
+            # To the router a destination like any other.
+            table.waiting_room = cast(Queue, exchange.waiting_room)
         self.exchanges[name] = exchange
         self._govern_exchange(exchange)
         if journal and durable and self.effects.journaling:
@@ -158,6 +168,8 @@ class VirtualHost:
     def _memory(
         self, name: str, type: str, arguments: Arguments, durable: bool
     ) -> ExchangeMemory | None:
+        if type == DelayedExchange.kind:
+            type = arguments[DELAYED_TYPE][1]
         if type == DeduplicationExchange.kind:
             return Deduplication(self, name, arguments, durable=durable)
         if type == RecentHistoryExchange.kind:
@@ -174,6 +186,9 @@ class VirtualHost:
         """Forget the exchange and its bindings; which they were."""
         del self.exchanges[exchange.name]
         removed = self.router.delete(exchange.name)
+        if exchange.waiting_room is not None:
+            self.broker.timers.forget(exchange.waiting_room)
+            exchange.waiting_room.drop()
         # The journal hears of the bindings while both ends of them still have their durability.
         self._journal_unbindings(removed, exchange)
         if exchange.memory is not None:
@@ -447,6 +462,7 @@ class VirtualHost:
             auto_delete=exchange.auto_delete,
             internal=exchange.internal,
             arguments=encode_table(exchange.arguments),
+            exchange_id=exchange.exchange_id,
         )
 
     def _queue_record(self, queue: Queue) -> QueueRecord:

@@ -57,6 +57,15 @@ class DefinitionsCheck(NamedTuple):
             record.queue_id: record for record in self.records if isinstance(record, QueueRecord)
         }
 
+    @property
+    def delayed_exchanges(self) -> dict[int, ExchangeRecord]:
+        """The durable delayed exchanges, by id."""
+        return {
+            record.exchange_id: record
+            for record in self.records
+            if isinstance(record, ExchangeRecord) and record.exchange_id
+        }
+
 
 def decode_all(definitions: Iterable[Definition]) -> tuple[list[Record], list[str]]:
     """The records that can be read, and what is wrong with the others."""
@@ -78,12 +87,17 @@ def check_records(records: Iterable[Record]) -> DefinitionsCheck:
     taken: list[Record] = []
     refused: list[tuple[Record, str]] = []
     queue_ids: dict[int, str] = {}
+    exchange_ids: dict[int, str] = {}
     for record in sorted(records, key=place):
         reason = _missing(broker, record)
         if isinstance(record, QueueRecord) and not reason:
             if record.queue_id in queue_ids:
                 reason = f"its messages are those of {queue_ids[record.queue_id]}"
             queue_ids.setdefault(record.queue_id, describe(record))
+        if isinstance(record, ExchangeRecord) and record.exchange_id and not reason:
+            if record.exchange_id in exchange_ids:
+                reason = f"its messages are those of {exchange_ids[record.exchange_id]}"
+            exchange_ids.setdefault(record.exchange_id, describe(record))
         if not reason:
             try:
                 restore_definitions(broker, [record])

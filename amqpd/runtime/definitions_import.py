@@ -48,6 +48,7 @@ from amqpd.runtime.definitions_file import (
     UserDefinition,
 )
 from amqpd.runtime.definitions_rehearsal import Rehearsal
+from amqpd_exchanges.delayed import unknown_kind
 
 NO_TYPE: Final[Field] = ("V", None)
 DECLARE: Final = (50, 10)
@@ -285,10 +286,9 @@ class DefinitionsImport:
     def _exchange(self, row: ExchangeDefinition, path: str) -> None:
         self._require_vhost(row.vhost, path)
         if not is_known_type(row.type, self._broker.config.compat):
-            problem = f"unknown exchange type '{row.type}'"
-            raise DefinitionsError(f"{path}.type", problem, self._source_name)
+            raise DefinitionsError(f"{path}.type", unknown_kind(row.type), self._source_name)
         with self._at(f"{path}.arguments"):
-            check_type_arguments(row.type, row.arguments, self._broker.limits)
+            check_type_arguments(row.type, row.arguments, self._broker.config)
             if not self._rehearsal.exchange(row):
                 return
 

@@ -144,6 +144,6 @@ class JournalWriter:
                 self._on_disk_full(False)
             self._unwritten = None
             self._journal.committed(batch)
-            self._broker.committed(batch.enqueues, batch.barriers)
+            self._broker.committed(batch.enqueues, batch.barriers, batch.delays)
             self._finish_turn()
         return True

@@ -10,11 +10,11 @@ import io
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from amqpd.broker.definitions import QueueRecord, encode
+from amqpd.broker.definitions import ExchangeRecord, QueueRecord, encode
 from amqpd.runtime.definitions_check import (
     DefinitionsCheck,
     check_records,
@@ -35,7 +35,7 @@ from amqpd.runtime.store_words import (
 )
 from amqpd_storage.backup import back_up, empty_directory
 from amqpd_storage.backup import restore as restore_store
-from amqpd_storage.doctor import Examination, examine
+from amqpd_storage.doctor import Examination, QueueContent, examine
 from amqpd_storage.errors import (
     DamagedStore,
     StoreError,
@@ -182,10 +182,17 @@ def _doctor(directory: Path) -> int:
             for queue_id, queue in sorted(found.queues.items())
             if queue_id not in check.queues
         ),
+        *(
+            f"delayed exchange with id {exchange_id}: {count_of(delays.messages, 'message')}, "
+            "and no exchange"
+            for exchange_id, delays in sorted(found.delays.items())
+            if exchange_id not in check.delayed_exchanges
+        ),
     ]
     _print_store(found)
     _print_definitions(check)
-    _print_queues(found, check.queues)
+    _print_contents("queue", found.queues, check.queues)
+    _print_contents("delayed exchange", found.delays, check.delayed_exchanges)
     print_lines("note:", _notes(found, check))
     if not damage:
         print("whole: nothing is wrong with this store")
@@ -211,12 +218,17 @@ def _print_definitions(check: DefinitionsCheck) -> None:
     print("definitions: " + (", ".join(words) or "none"))
 
 
-def _print_queues(found: Examination, queues: dict[int, QueueRecord]) -> None:
-    if not queues:
+def _print_contents(
+    title: str,
+    contents: dict[int, QueueContent],
+    records: Mapping[int, QueueRecord | ExchangeRecord],
+) -> None:
+    """A table of what each of them holds."""
+    if not records:
         return
-    rows = [("queue", "vhost", "messages", "bytes")]
-    for queue_id, record in sorted(queues.items(), key=lambda item: (item[1].vhost, item[1].name)):
-        content = found.queues.get(queue_id)
+    rows = [(title, "vhost", "messages", "bytes")]
+    for number, record in sorted(records.items(), key=lambda item: (item[1].vhost, item[1].name)):
+        content = contents.get(number)
         count, size = (content.messages, content.body_bytes) if content is not None else (0, 0)
         rows.append((show_name(record.name), show_name(record.vhost), str(count), str(size)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -257,7 +269,9 @@ def _recover(directory: Path, into: Path) -> int:
     lost = mended.lost()
     count = sum(rescued.queues.values()) + rescued.placeless
     messages, queues = count_of(count, "message"), count_of(len(mended.check.queues), "queue")
-    print(f"{into}: {messages} in {queues}")
+    waiting = sum(rescued.delays.values())
+    delayed = f", {count_of(waiting, 'delayed message')}" if waiting else ""
+    print(f"{into}: {messages} in {queues}{delayed}")
     _print_definitions(mended.check)
     print_lines("note:", mended.notes)
     if not lost:

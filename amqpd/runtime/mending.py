@@ -26,6 +26,7 @@ from amqpd.runtime.definitions_check import (
 )
 from amqpd.runtime.store_words import QueueNames, count_of, describe_lost, found_again
 from amqpd.wire.tables import encode_table
+from amqpd_exchanges.delayed import DELAYED_TYPE, DelayedExchange
 from amqpd_storage.rescue import Rescued
 
 RECOVERED_VHOST: Final = "/"
@@ -100,11 +101,43 @@ class Mended:
                 held = count_of(rescued.queues[queue_id], "message")
                 text = f"what it held, {held}, is in queue {name!r} of virtual host '/'"
                 self.added.append(f"the definition of the queue with id {queue_id}: {text}")
+        added_exchanges = self._add_exchanges(check, records)
         hosts = {record.name for record in records if isinstance(record, VhostRecord)}
-        if queue_ids and RECOVERED_VHOST not in hosts:
+        if (queue_ids or added_exchanges) and RECOVERED_VHOST not in hosts:
             records.append(VhostRecord(RECOVERED_VHOST))
             self.notes.append("virtual host '/' was made, for the queues that were recovered")
         return records
+
+    def _add_exchanges(self, check: DefinitionsCheck, records: list[Record]) -> bool:
+        """An exchange, and a queue bound to it, for every id that only delayed messages name."""
+        lost = sorted(self.rescued.delays.keys() - check.delayed_exchanges.keys())
+        queue_ids = {record.queue_id for record in records if isinstance(record, QueueRecord)}
+        taken = {record.name for record in records if isinstance(record, ExchangeRecord)}
+        for exchange_id in lost:
+            name = f"recovered-delayed-{exchange_id}"
+            while name in taken:
+                name += "-again"
+            taken.add(name)
+            queue_id = 1 + max(queue_ids, default=0)
+            queue_ids.add(queue_id)
+            records += [
+                ExchangeRecord(
+                    RECOVERED_VHOST,
+                    name,
+                    DelayedExchange.kind,
+                    True,
+                    False,
+                    False,
+                    encode_table({DELAYED_TYPE: ("S", "fanout")}),
+                    exchange_id,
+                ),
+                QueueRecord(RECOVERED_VHOST, name, False, NO_ARGUMENTS, queue_id),
+                BindingRecord(RECOVERED_VHOST, name, name, "queue", "", NO_ARGUMENTS),
+            ]
+            held = count_of(self.rescued.delays[exchange_id], "delayed message")
+            text = f"{held} will come to queue {name!r} of virtual host '/'"
+            self.added.append(f"the definition of the exchange with id {exchange_id}: {text}")
+        return bool(lost)
 
     def _add_notes(self) -> None:
         self.notes += self.check.loose

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from amqpd.broker.broker import Broker
@@ -26,11 +28,19 @@ from amqpd.broker.events import EVENT_EXCHANGE
 from amqpd.broker.paging import restored_message
 from amqpd.broker.queue import Queue
 from amqpd.broker.virtual_host import VirtualHost
+from amqpd.broker.waiting_room import DelayedMessage, WaitingRoom
 from amqpd.commands import Target
 from amqpd.wire.tables import decode_table
-from amqpd_storage.entries import POSITION_MAX, Backlog, storage_key
+from amqpd_storage.entries import (
+    POSITION_MAX,
+    SAFE,
+    Backlog,
+    StoredDelay,
+    StoredMessage,
+    storage_key,
+)
 from amqpd_storage.errors import DamagedStore
-from amqpd_storage.sqlite_engine import SQLiteStore
+from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
 
 ORDER: Final[tuple[type[Record], ...]] = (
     VhostRecord,
@@ -66,6 +76,7 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
         if queue_id in queues:
             queues[queue_id].restore_mark(below)
     broker.recovered(set(queues) | recovery.dropped_queues, recovery.message_id_max)
+    restore_delays(broker, recovery, store.path)
     return await restore_backlogs(queues, recovery.backlogs, store)
 
 
@@ -95,6 +106,7 @@ def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queu
                     auto_delete=record.auto_delete,
                     internal=record.internal,
                     arguments=decode_table(record.arguments, 0, depth_max)[0],
+                    exchange_id=record.exchange_id,
                     journal=False,
                 )
             case QueueRecord():
@@ -193,3 +205,38 @@ async def restore_messages(queue: Queue, backlog: Backlog, store: SQLiteStore) -
     if count != backlog.messages:
         reason = f"queue {queue.queue_id} has {count} messages and should have {backlog.messages}"
         raise DamagedStore(store.path, reason)
+
+
+def restore_delays(broker: Broker, recovery: Recovery, path: Path) -> None:
+    """Tell each delayed exchange how many messages wait for it; they are read when it asks.
+
+    Raises DamagedStore for messages of an exchange that is not defined: as with queues, its
+    definition is missing, and they must not be dropped.
+    """
+    delays = recovery.delays
+    waiting = dict(delays.messages)
+    rooms = [
+        exchange.waiting_room
+        for virtual_host in broker.virtual_hosts.values()
+        for exchange in virtual_host.exchanges.values()
+        if exchange.waiting_room is not None
+    ]
+    exchange_id_max = max([delays.exchange_id_max, *(room.exchange_id for room in rooms)])
+    broker.recovered_delays(exchange_id_max, delays.sequence_max)
+    for room in rooms:
+        room.restore(waiting.pop(room.exchange_id, 0))
+    for exchange_id in waiting:
+        raise DamagedStore(path, f"messages of exchange {exchange_id}, which is not defined")
+
+
+def restored_delays(room: WaitingRoom, rows: Iterable[StoredDelay]) -> list[DelayedMessage]:
+    """Waiting messages that were read back."""
+    targets: dict[bytes, Target] = {}
+    restored = []
+    for row in rows:
+        stored = StoredMessage(0, 0, row.envelope, row.properties, row.body)
+        message = restored_message(stored, targets)
+        delayed = DelayedMessage(room, message, row.due_ms, row.sequence, True)
+        delayed.state = SAFE
+        restored.append(delayed)
+    return restored

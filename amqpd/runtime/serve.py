@@ -25,6 +25,7 @@ from amqpd.broker.definitions import VhostRecord
 from amqpd.config import Config
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
+from amqpd.runtime.delay_reader import DelayReader
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.logs import configure_logging
 from amqpd.runtime.pager import Pager
@@ -196,9 +197,11 @@ async def journaling(
         bytes_max=server.limits.unwritten_bytes_max,
         retry_s=server.limits.disk_full_retry_s,
     )
+    reader = DelayReader(store, server.finish_turn)
     server.attach_journal(writer)
     pager = Pager(store, server.finish_turn)
     server.attach_pager(pager)
+    server.attach_delay_reader(reader)
     # What was made before anybody could connect (defaults, definitions) is safe before they can.
     server.finish_turn()
     try:
@@ -206,6 +209,7 @@ async def journaling(
             await writer.flush()
             tasks.start_soon(_run_writer, writer)
             tasks.start_soon(_run_pager, pager)
+            tasks.start_soon(_run_reader, reader)
             yield
         finally:
             with anyio.CancelScope(shield=True):
@@ -227,6 +231,14 @@ async def _run_pager(pager: Pager) -> None:
         await pager.run()
     except StoreError as error:
         logger.critical("messages cannot be read: stopping", extra={"reason": str(error)})
+        raise _refusal(error) from error
+
+
+async def _run_reader(reader: DelayReader) -> None:
+    try:
+        await reader.run()
+    except StoreError as error:
+        logger.critical("the store cannot be read: stopping", extra={"reason": str(error)})
         raise _refusal(error) from error
 
 

@@ -32,6 +32,7 @@ from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.clock import Clock, MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsFile, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
+from amqpd.runtime.delay_reader import DelayReader
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.pager import Pager
 from amqpd.runtime.peer import Peer
@@ -70,6 +71,7 @@ class Server:
         self._one_left = anyio.Event()
         self._journal: JournalWriter | None = None
         self._pager: Pager | None = None
+        self._delay_reader: DelayReader | None = None
         self.disk_full = False
         """The journal cannot be written for want of room."""
 
@@ -82,6 +84,10 @@ class Server:
     def attach_pager(self, pager: Pager) -> None:
         """Messages that are not in memory come from there."""
         self._pager = pager
+
+    def attach_delay_reader(self, reader: DelayReader) -> None:
+        """What waiting rooms want to know is read there from now on."""
+        self._delay_reader = reader
 
     def finish_turn(self) -> None:
         """Journal what has to be kept, send what there is to say."""
@@ -98,6 +104,12 @@ class Server:
         if requests:
             assert self._pager is not None
             self._pager.ask(requests)
+        reads = self.broker.effects.delay_reads
+        if reads and self._journal is not None and not self._journal.full:
+            # While the disk is behind, nothing more is read only to be written to its queues.
+            assert self._delay_reader is not None
+            self._delay_reader.ask(reads[:])
+            reads.clear()
         speaking = self._speaking
         if speaking:
             for connection in speaking:

@@ -34,6 +34,8 @@ def describe_lost(lost: Iterable[LostKeys | LostNames], names: QueueNames) -> li
             what = _lost_places(item, names)
         elif item.table == "message":
             what = f"shared messages {_span(item.first, item.last)}"
+        elif item.table == "delayed":
+            what = f"delayed messages with the numbers {_span(item.first, item.last)}"
         else:
             what = f"what was delivered before, of queues with id {_span(item.first, item.last)}"
         found = f"; {item.found} were found again" if item.found else ""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from amqpd.commands import Arguments
+from amqpd.commands import Arguments, Field
 from amqpd.errors import FRAME_ERROR, ConnectionException
 from amqpd.wire.tables import (
     TableError,
@@ -49,6 +49,7 @@ __all__ = [
     "read_property",
     "replace",
     "validate",
+    "with_header",
     "with_headers",
     "with_property",
     "with_reply_to",
@@ -302,12 +303,34 @@ def without_header(properties: bytes, name: str) -> bytes:
     return replace(properties, HEADERS, len(kept).to_bytes(4, "big") + kept)
 
 
-def _fields_without(properties: bytes, offset: int, end: int, name: bytes) -> bytes:
+def with_header(properties: bytes, name: str, field: Field) -> bytes:
+    """`properties` with another value of the header `name`, in its place or, if new, at the end.
+
+    All other octets are as they were. Raises `ValueError` for what the header cannot carry.
+    """
+    start, end = _span(properties, HEADERS)
+    fresh = encode_table({name: field})[4:]
+    wanted = name.encode("utf-8", "surrogateescape")
+    try:
+        kept = _fields_without(properties, start + 4, end, wanted, fresh)
+    except (TableError, IndexError):
+        raise _malformed(properties) from None
+    return replace(properties, HEADERS, len(kept).to_bytes(4, "big") + kept)
+
+
+def _fields_without(
+    properties: bytes, offset: int, end: int, name: bytes, instead: bytes = b""
+) -> bytes:
+    """The fields but those of this name, with `instead` where the first of them was, or last."""
     kept: list[bytes] = []
     while offset < end:
         value = offset + 1 + properties[offset]
         after = value_end(properties, value, end)
         if properties[offset + 1 : value] != name:
             kept.append(properties[offset:after])
+        else:
+            kept.append(instead)
+            instead = b""
         offset = after
+    kept.append(instead)
     return b"".join(kept)

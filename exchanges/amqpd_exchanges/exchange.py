@@ -137,7 +137,7 @@ class Exchange(ABC, Generic[Q]):
     kind: ClassVar[str]
     """The type as exchange.declare names it."""
 
-    routes_once: ClassVar[bool] = False
+    routes_once: bool = False
     """True: a message passes once, by its own routing key, however many CC and BCC add."""
 
     remembered: bool = True

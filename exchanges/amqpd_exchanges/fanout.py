@@ -26,7 +26,7 @@ class FanoutExchange(Exchange[Q]):
     __slots__ = ("_destinations",)
 
     kind: ClassVar[str] = "fanout"
-    routes_once: ClassVar[bool] = True
+    routes_once: bool = True
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)

@@ -56,7 +56,7 @@ class HeadersExchange(Exchange[Q]):
     __slots__ = ("_any", "_every", "_hanging", "_unconditional")
 
     kind: ClassVar[str] = "headers"
-    routes_once: ClassVar[bool] = True
+    routes_once: bool = True
     remembered: bool = False
 
     def __init__(self, declaration: Declaration) -> None:

@@ -30,7 +30,7 @@ class ModulusHashExchange(Exchange[Q]):
     __slots__ = ("_numbered",)
 
     kind: ClassVar[str] = "x-modulus-hash"
-    routes_once: ClassVar[bool] = True
+    routes_once: bool = True
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)

@@ -26,7 +26,7 @@ class RandomExchange(Exchange[Q]):
     __slots__ = ("_chance", "_choices")
 
     kind: ClassVar[str] = "x-random"
-    routes_once: ClassVar[bool] = True
+    routes_once: bool = True
     remembered: bool = False
 
     def __init__(self, declaration: Declaration) -> None:

@@ -24,6 +24,7 @@ from amqpd_exchanges.chance import Chance
 from amqpd_exchanges.consistent_hash import ConsistentHashExchange
 from amqpd_exchanges.deduplication import DeduplicationExchange
 from amqpd_exchanges.default import DefaultExchange
+from amqpd_exchanges.delayed import INNER_KINDS, DelayedExchange
 from amqpd_exchanges.direct import DirectExchange
 from amqpd_exchanges.exchange import (
     NO_ARGUMENTS,
@@ -73,6 +74,10 @@ declare another one.
 """
 
 _NO_ARGUMENTS: Final[dict[str, Any]] = {}
+
+# Any of these may be the type behind a delayed exchange, which is none of them itself.
+INNER_KINDS.update(KINDS)
+KINDS[DelayedExchange.kind] = DelayedExchange
 
 
 class Router(Generic[Q]):

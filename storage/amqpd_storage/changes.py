@@ -26,12 +26,15 @@ from amqpd_storage.entries import (
     POSITION_MAX,
     Backlog,
     Content,
+    Delay,
     Delivered,
     DropDefinition,
+    DropDelays,
     DropQueue,
     DropRange,
     Enqueue,
     PutDefinition,
+    Release,
     Settle,
 )
 from amqpd_storage.journal import Batch
@@ -43,10 +46,14 @@ class Changes:
     __slots__ = (
         "backlogs",
         "definitions",
+        "delay_counts",
+        "delays",
         "delivered",
+        "dropped_exchanges",
         "dropped_queues",
         "dropped_ranges",
         "enqueues",
+        "gone_delays",
         "gone_keys",
         "long_queues",
         "messages",
@@ -68,6 +75,12 @@ class Changes:
         self.backlogs: dict[int, Backlog] = {}
         """For each queue how many messages more it has, how many bytes more, and its last position
         if it grew."""
+        self.delays: list[Delay] = []
+        self.gone_delays: set[int] = set()
+        self.delay_counts: dict[int, int] = {}
+        """For each delayed exchange, how many messages more it has."""
+        self.dropped_exchanges: set[int] = set()
+        """Exchanges whose messages are deleted later."""
         self.delivered: dict[int, int] = {}
         self.definitions: dict[tuple[str, str], bytes | None] = {}
         """The new value of a definition; None when it is gone."""
@@ -126,11 +139,30 @@ def net_changes(batch: Batch) -> Changes:
             dropped.add(entry.queue_id)
             if entry.is_long:
                 changes.long_queues.add(entry.queue_id)
+        elif isinstance(entry, Delay | Release | DropDelays):
+            sum_delay(changes, entry)
         elif isinstance(entry, PutDefinition):
             changes.definitions.setdefault((entry.kind, entry.key), entry.value)
         elif isinstance(entry, DropDefinition):
             changes.definitions.setdefault((entry.kind, entry.key), None)
+    changes.delays.reverse()
     changes.enqueues.reverse()  # rows of one queue in ascending order: the B-tree appends
     changes.messages = batch.shared
     changes.backlogs = {queue_id: Backlog(*total) for queue_id, total in sums.items()}
     return changes
+
+
+def sum_delay(changes: Changes, entry: Delay | Release | DropDelays) -> None:
+    """Add what came before all that was added: a message that waits, or that did."""
+    exchange_id = entry.exchange_id
+    if isinstance(entry, DropDelays):
+        changes.dropped_exchanges.add(exchange_id)
+    elif exchange_id not in changes.dropped_exchanges:
+        change = 1 if isinstance(entry, Delay) else -1
+        changes.delay_counts[exchange_id] = changes.delay_counts.get(exchange_id, 0) + change
+        if isinstance(entry, Release):
+            changes.gone_delays.add(entry.sequence)
+        elif entry.sequence in changes.gone_delays:
+            changes.gone_delays.remove(entry.sequence)  # it never was in the store
+        else:
+            changes.delays.append(entry)

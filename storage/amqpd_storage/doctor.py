@@ -25,7 +25,9 @@ from amqpd_storage.salvage import (
     Place,
     Salvage,
     SharedMessage,
+    Waiting,
 )
+from amqpd_storage.sqlite_delays import count_delays, read_delay_counts
 from amqpd_storage.sqlite_file import MAGIC, TABLES, check_identity
 from amqpd_storage.sqlite_reading import count_backlogs, read_backlogs
 from amqpd_storage.untouched import log_bytes, open_untouched
@@ -35,7 +37,7 @@ PROBLEMS_MAX: Final = 20
 
 
 class QueueContent:
-    """What lies in the store under one queue id."""
+    """What lies in the store under one queue id, or what waits at one delayed exchange."""
 
     __slots__ = ("body_bytes", "dangling", "messages")
 
@@ -60,12 +62,16 @@ class Examination:
         self.found_again = 0
         self.definitions: list[Definition] = []
         self.queues: dict[int, QueueContent] = {}
+        self.delays: dict[int, QueueContent] = {}
+        """What waits at delayed exchanges, by exchange id."""
         self.marked: set[int] = set()
         """Queue ids that have a mark of how far they were handed out."""
         self.unreferenced = 0
         """Shared messages that no row refers to."""
         self.miscounted: list[int] = []
         """Queue ids of which the store says other numbers than there are messages and bytes."""
+        self.miscounted_delays: list[int] = []
+        """The same, exchange ids of delayed messages."""
 
     @property
     def first_problem(self) -> str | None:
@@ -79,6 +85,8 @@ class Examination:
             return f"{dangling} rows refer to a shared message that is missing"
         if self.miscounted:
             return f"it is wrong about how much is in queue {self.miscounted[0]}"
+        if self.miscounted_delays:
+            return f"it is wrong about how much waits at exchange {self.miscounted_delays[0]}"
         return None
 
 
@@ -122,6 +130,7 @@ def _structure(examination: Examination) -> None:
                     problems += [line for line in str(verdict).splitlines() if line]
             if not problems:
                 _backlogs(examination, connection)
+                _delay_counts(examination, connection)
     except DamagedStore as error:
         problems.append(error.reason)
     except sqlite3.Error as error:
@@ -149,6 +158,16 @@ def _backlogs(examination: Examination, connection: sqlite3.Connection) -> None:
     )
 
 
+def _delay_counts(examination: Examination, connection: sqlite3.Connection) -> None:
+    known = read_delay_counts(connection).messages
+    counted = count_delays(connection)
+    examination.miscounted_delays = sorted(
+        exchange_id
+        for exchange_id in known.keys() | counted.keys()
+        if known.get(exchange_id, 0) != counted.get(exchange_id, 0)
+    )
+
+
 def _rows(examination: Examination, salvage: Salvage) -> None:
     shared = _SharedMessages()
     queues = examination.queues
@@ -169,6 +188,10 @@ def _rows(examination: Examination, salvage: Salvage) -> None:
                     late.append(row)
             case SharedMessage(message_id, record):
                 shared.add(message_id, len(decode_record(record).body))
+            case Waiting(_, exchange_id, _, record):
+                waiting = examination.delays.setdefault(exchange_id, QueueContent())
+                waiting.messages += 1
+                waiting.body_bytes += len(decode_record(record).body)
             case Definition():
                 examination.definitions.append(row)
             case Mark(queue_id, _):

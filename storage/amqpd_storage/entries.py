@@ -102,6 +102,37 @@ class DropRange(NamedTuple):
     body_bytes: int
 
 
+class Delay:
+    """A persistent message waits at a durable exchange until its time has come.
+
+    It goes through the states of an `Enqueue`. `sequence` names it in the store and is never used
+    twice while it is there; of two messages due at the same time, the lower one came first.
+    """
+
+    __slots__ = ("content", "due_ms", "exchange_id", "sequence", "state")
+
+    def __init__(self, exchange_id: int, due_ms: int, sequence: int, content: Content) -> None:
+        self.exchange_id = exchange_id
+        self.due_ms = due_ms
+        """When it comes due, in milliseconds since 1970."""
+        self.sequence = sequence
+        self.content = content
+        self.state = PENDING
+
+
+class Release(NamedTuple):
+    """The waiting message is gone: it came due."""
+
+    exchange_id: int
+    sequence: int
+
+
+class DropDelays(NamedTuple):
+    """The exchange is gone, with all messages that waited there. Its id is not used again."""
+
+    exchange_id: int
+
+
 class Delivered(NamedTuple):
     """Every message of the queue at a position below `below` was handed out at least once.
 
@@ -148,7 +179,17 @@ class Barrier:
 
 
 Entry = (
-    Enqueue | Settle | DropRange | Delivered | DropQueue | PutDefinition | DropDefinition | Barrier
+    Enqueue
+    | Settle
+    | DropRange
+    | Delivered
+    | DropQueue
+    | Delay
+    | Release
+    | DropDelays
+    | PutDefinition
+    | DropDefinition
+    | Barrier
 )
 
 
@@ -170,6 +211,26 @@ class StoredMessage(NamedTuple):
     properties: bytes
     body: bytes
     expires_ms: int = 0
+
+
+class StoredDelay(NamedTuple):
+    """A waiting message as it is read back: its place, and its bytes."""
+
+    due_ms: int
+    sequence: int
+    envelope: bytes
+    properties: bytes
+    body: bytes
+
+
+class StoredDelays(NamedTuple):
+    """What the store knows of waiting messages without reading them."""
+
+    messages: dict[int, int]
+    """For each exchange id, how many they are."""
+    exchange_id_max: int
+    """The highest id that has rows, be it only of an exchange that is gone."""
+    sequence_max: int
 
 
 def storage_key(queue_id: int, position: int) -> int:

@@ -35,6 +35,7 @@ from amqpd_storage.entries import (
     TAKEN,
     Barrier,
     Content,
+    Delay,
     Enqueue,
     Entry,
     PutDefinition,
@@ -50,7 +51,7 @@ class Batch:
     No generated repr: aiosqlite logs what it executes, and a batch may hold a gigabyte.
     """
 
-    __slots__ = ("barriers", "enqueues", "entries", "shared", "size_bytes")
+    __slots__ = ("barriers", "delays", "enqueues", "entries", "shared", "size_bytes")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -58,6 +59,8 @@ class Batch:
         """Everything to write, in the order it was appended: no elided Enqueues, no Barriers."""
         self.enqueues: list[Enqueue] = []
         """The Enqueues among the entries."""
+        self.delays: list[Delay] = []
+        """The Delays among the entries."""
         self.shared: list[Content] = []
         """The shared messages whose own row is written with this batch."""
         self.barriers: list[Barrier] = []
@@ -107,6 +110,9 @@ class Journal:
                     last = content
             elif isinstance(entry, PutDefinition):
                 size += len(entry.value)
+            elif isinstance(entry, Delay):
+                content = entry.content
+                size += len(content.body) + len(content.properties) + len(content.envelope)
         self._pending_bytes += size
 
     def take(self) -> Batch | None:
@@ -134,6 +140,11 @@ class Journal:
                         batch.shared.append(content)
             elif isinstance(entry, Barrier):
                 batch.barriers.append(entry)
+            elif isinstance(entry, Delay):
+                if entry.state != ELIDED:
+                    entry.state = TAKEN
+                    keep(entry)
+                    batch.delays.append(entry)
             else:
                 keep(entry)
         self._under_way = batch

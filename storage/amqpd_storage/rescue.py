@@ -22,7 +22,9 @@ from amqpd_storage.salvage import (
     Place,
     Salvage,
     SharedMessage,
+    Waiting,
 )
+from amqpd_storage.sqlite_delays import count_delays, fill_delay_counts
 from amqpd_storage.sqlite_file import explained, open_connection, sync_directory
 from amqpd_storage.sqlite_reading import fill_backlogs, read_backlogs
 
@@ -54,6 +56,8 @@ class Rescued(NamedTuple):
     definitions: list[Definition]
     queues: dict[int, int]
     """How many messages the new store holds, by queue id."""
+    delays: dict[int, int]
+    """How many wait at a delayed exchange, by exchange id."""
     lost: list[LostKeys | LostNames]
     dangling: list[DanglingRows]
     found_again: int
@@ -105,9 +109,13 @@ def rescue(salvage: Salvage, connection: sqlite3.Connection) -> Rescued:
     )
     connection.execute("BEGIN IMMEDIATE")
     fill_backlogs(connection)
+    fill_delay_counts(connection)
     connection.execute("COMMIT")
+    delays = count_delays(connection)
     queues = {queue: backlog.messages for queue, backlog in read_backlogs(connection).items()}
-    return Rescued(definitions, queues, salvage.lost, dangling, salvage.found_again, placeless)
+    return Rescued(
+        definitions, queues, delays, salvage.lost, dangling, salvage.found_again, placeless
+    )
 
 
 def place(connection: sqlite3.Connection, queue_id: int) -> None:
@@ -141,6 +149,9 @@ def _copy_rows(salvage: Salvage, connection: sqlite3.Connection) -> list[Definit
                 size += ROW_BYTES + len(record)
             case Mark():
                 connection.execute("INSERT OR IGNORE INTO delivered VALUES (?, ?)", row)
+            case Waiting():
+                connection.execute("INSERT OR IGNORE INTO delayed VALUES (?, ?, ?, ?)", row)
+                size += ROW_BYTES + len(row.record)
             case Definition():
                 definitions.append(row)
             case Meta():

@@ -10,6 +10,7 @@ Tables are told apart by what their rows look like, if the schema cannot be read
     entry       (NULL, record or message id)   key >= 2^40, since queue ids begin at 1
     message     (NULL, record)                 key < 2^40
     delivered   (NULL, position)               key < 2^23
+    delayed     (NULL, exchange id, due time, record)
     definition  (kind, key, value)             meta  (name, value)
 """
 
@@ -40,7 +41,7 @@ from amqpd_storage.pages import BadPage, PageFile
 from amqpd_storage.records import decode_record
 from amqpd_storage.sqlite_file import SCHEMA_VERSION, TABLES
 
-Table = Literal["meta", "definition", "message", "delivered", "entry"]
+Table = Literal["meta", "definition", "message", "delivered", "entry", "delayed"]
 
 ROOTS: Final[dict[str, int]] = {
     "meta": 3,
@@ -49,6 +50,7 @@ ROOTS: Final[dict[str, int]] = {
     "dropped": 8,
     "delivered": 9,
     "definition": 10,
+    "delayed": 11,
 }
 """Where the trees begin in a file whose schema cannot be read: in the order of their creation.
 
@@ -71,6 +73,7 @@ _BOUNDS: Final[dict[Table, tuple[int, int]]] = {
     "message": (0, KEY_MIN - 1),
     "delivered": (-1, QUEUE_ID_MAX),
     "entry": (KEY_MIN - 1, KEY_MAX),
+    "delayed": (0, KEY_MAX),
 }
 
 
@@ -110,7 +113,16 @@ class Place(NamedTuple):
     record: bytes | int
 
 
-Found = Meta | Definition | SharedMessage | Mark | Place
+class Waiting(NamedTuple):
+    """A message that waits at a delayed exchange."""
+
+    sequence: int
+    exchange_id: int
+    due_ms: int
+    record: bytes
+
+
+Found = Meta | Definition | SharedMessage | Mark | Place | Waiting
 
 _TABLE_OF: Final[dict[type[Found], Table]] = {
     Meta: "meta",
@@ -118,6 +130,7 @@ _TABLE_OF: Final[dict[type[Found], Table]] = {
     SharedMessage: "message",
     Mark: "delivered",
     Place: "entry",
+    Waiting: "delayed",
 }
 
 
@@ -168,12 +181,14 @@ class Salvage:
         }
         self._check_version()
         self._dropped = self._read_dropped()
+        self._dropped_exchanges = set(self._read_dropped_exchanges())
 
     def rows(self) -> Iterator[Found]:
         """Definitions, messages, marks and places, each in order of their keys; then finds."""
         yield from self._index("definition")
         for table in _BOUNDS:
-            yield from self._table(table)
+            if table in self.roots:
+                yield from self._table(table)
         if self._name_gaps or any(self._gaps.values()):
             yield from self._finds()
 
@@ -226,10 +241,21 @@ class Salvage:
         return ranges
 
     def _is_dropped(self, row: Found) -> bool:
+        if isinstance(row, Waiting):
+            return row.exchange_id in self._dropped_exchanges
         if not isinstance(row, Place):
             return False
         place = bisect_right(self._dropped, (row.key, KEY_MAX)) - 1
         return place >= 0 and row.key <= self._dropped[place][1]
+
+    def _read_dropped_exchanges(self) -> Iterator[int]:
+        """Exchanges whose rows are gone, and not deleted yet."""
+        if "delayed_count" in self.roots:
+            for row in self._trees.table(self.roots["delayed_count"], 0, KEY_MAX):
+                if isinstance(row, Row):
+                    with suppress(BadCell):
+                        if columns(row.payload)[2:] == [1]:
+                            yield row.rowid
 
     # -- what the trees lead to
 
@@ -239,7 +265,7 @@ class Salvage:
                 case Row(rowid, payload):
                     try:
                         found = understood(rowid, payload, table)
-                        if not (self._dropped and self._is_dropped(found)):
+                        if not self._is_dropped(found):
                             yield found
                     except (BadCell, DamagedStore) as error:
                         reason = error.reason if isinstance(error, DamagedStore) else str(error)
@@ -293,6 +319,8 @@ class Salvage:
             if visited[number] or number in free:
                 continue
             for row in self._rows_of(number):
+                if self._is_dropped(row):
+                    continue
                 table = _TABLE_OF[type(row)]
                 if isinstance(row, Meta | Definition):
                     name = row[:-1]
@@ -360,21 +388,28 @@ class Salvage:
 
 def understood(rowid: int, payload: bytes, table: Table | None = None) -> Found:
     """A row of one of the tables with integer keys. Raises BadCell or DamagedStore."""
-    values = columns(payload)
-    if len(values) != 2 or values[0] is not None:
-        raise BadCell("the row has other columns than it should")
-    value = values[1]
     row: Found
-    if isinstance(value, bytes):
-        decode_record(value)
-        row = Place(rowid, value) if rowid >= KEY_MIN else SharedMessage(rowid, value)
-    elif isinstance(value, int):
-        row = Place(rowid, value) if rowid >= KEY_MIN else Mark(rowid, value)
-    else:
-        raise BadCell("the row holds what it should not")
+    match columns(payload):
+        case [None, int(exchange_id), int(due_ms), bytes(record)]:
+            decode_record(record)
+            row = Waiting(rowid, exchange_id, due_ms, record)
+        case [None, value]:
+            row = _understood(rowid, value)
+        case _:
+            raise BadCell("the row has other columns than it should")
     if table not in (None, _TABLE_OF[type(row)]):
         raise BadCell("the row is of another table")
     return row
+
+
+def _understood(rowid: int, value: Value) -> SharedMessage | Mark | Place:
+    """A row that is told from others by its key and the type of its one column."""
+    if isinstance(value, bytes):
+        decode_record(value)
+        return Place(rowid, value) if rowid >= KEY_MIN else SharedMessage(rowid, value)
+    if isinstance(value, int):
+        return Place(rowid, value) if rowid >= KEY_MIN else Mark(rowid, value)
+    raise BadCell("the row holds what it should not")
 
 
 def understood_name(payload: bytes, table: Table | None = None) -> Meta | Definition:

@@ -28,8 +28,8 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar, cast
 
 import aiosqlite
 
-from amqpd_storage import sqlite_file, sqlite_reading
-from amqpd_storage.entries import Backlog, StoredMessage
+from amqpd_storage import sqlite_delays, sqlite_file, sqlite_reading
+from amqpd_storage.entries import Backlog, StoredDelay, StoredDelays, StoredMessage
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -93,6 +93,8 @@ class Recovery(NamedTuple):
     """Queue ids that are not to be used: rows of theirs are still to be deleted."""
     message_id_max: int
     """The highest id of a shared message; 0 when there is none."""
+    delays: StoredDelays
+    """The messages that wait at delayed exchanges."""
 
 
 class SQLiteStore:
@@ -109,6 +111,7 @@ class SQLiteStore:
         self._reader: JournalConnection | None = None
         """A second connection with a thread of its own, made when somebody reads messages: they
         need not wait for the commit under way."""
+        self._opening = asyncio.Lock()
         self._failed = False
 
     async def recover(self) -> Recovery:
@@ -121,6 +124,7 @@ class SQLiteStore:
             await self._read(sqlite_reading.read_backlogs),
             await self._read(sqlite_reading.read_dropped_queues),
             await self._read(sqlite_reading.read_message_id_max),
+            await self._read(sqlite_delays.read_delay_counts),
         )
 
     async def read_messages(
@@ -130,14 +134,31 @@ class SQLiteStore:
         rows_max: int = sqlite_reading.READ_ROWS_MAX,
     ) -> list[StoredMessage]:
         """The next few messages with a key above `after`, up to `last`, in order; [] at the end."""
-        if self._reader is None:
-            self._reader = JournalConnection(partial(_open_reader, self.path), _ITER_CHUNK_ROWS)
-            with sqlite_file.explained(self.path):
-                await self._reader
-        with sqlite_file.explained(self.path):
-            return await self._reader.run(
-                partial(sqlite_reading.read_messages, after=after, last=last, rows_max=rows_max)
+        return await self._read_beside(
+            partial(sqlite_reading.read_messages, after=after, last=last, rows_max=rows_max)
+        )
+
+    async def read_delays(
+        self, exchange_id: int, after: tuple[int, int], rows_max: int
+    ) -> tuple[list[StoredDelay], bool]:
+        """The next messages that wait at an exchange, after a due time and sequence, and whether
+        these are the last."""
+        return await self._read_beside(
+            partial(
+                sqlite_delays.read_delays, exchange_id=exchange_id, after=after, rows_max=rows_max
             )
+        )
+
+    async def _read_beside(self, function: Callable[[sqlite3.Connection], R]) -> R:
+        """Read while a commit may be under way."""
+        with sqlite_file.explained(self.path):
+            async with self._opening:
+                reader = self._reader
+                if reader is None:
+                    reader = JournalConnection(partial(_open_reader, self.path), _ITER_CHUNK_ROWS)
+                    await reader
+                    self._reader = reader
+            return await reader.run(function)
 
     async def tidy(self) -> bool:
         """Delete some of what is gone, or give some disk space back; whether there is more to do.

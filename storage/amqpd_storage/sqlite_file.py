@@ -5,6 +5,7 @@
     message     message_id, record                      a message that several rows share
     backlog     queue_id, messages, body_bytes, last    what a queue has, without counting rows
     dropped     first, last                             keys of rows gone, and not deleted yet
+    delayed, delayed_count                              see sqlite_delays
     delivered   queue_id, below                         see entries.Delivered
     definition  kind, key, value                        durable things other than messages
     meta        name, value                             schema version, broker id, time of creation
@@ -34,6 +35,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
+from amqpd_storage import sqlite_delays
 from amqpd_storage.errors import DamagedStore, StoreTooNew, StoreUnwritable
 from amqpd_storage.sqlite_reading import fill_backlogs
 from amqpd_storage.sqlite_writing import create_commit_view
@@ -47,7 +49,8 @@ APPLICATION_ID: Final = 0x616D7170
 
 SCHEMA_VERSION: Final = 2
 
-SCHEMA: Final = """
+SCHEMA: Final = (
+    """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE entry (key INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE message (message_id INTEGER PRIMARY KEY, record BLOB NOT NULL);
@@ -62,10 +65,18 @@ CREATE TABLE definition (
     kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key)
 ) WITHOUT ROWID;
 """
-
-TABLES: Final = frozenset(
-    {"meta", "entry", "message", "backlog", "dropped", "delivered", "definition"}
+    + sqlite_delays.SCHEMA
 )
+
+TABLES: Final = sqlite_delays.TABLES | {
+    "meta",
+    "entry",
+    "message",
+    "backlog",
+    "dropped",
+    "delivered",
+    "definition",
+}
 
 
 def _upgrade_from_1(connection: sqlite3.Connection) -> None:
@@ -79,6 +90,8 @@ def _upgrade_from_1(connection: sqlite3.Connection) -> None:
     )
     connection.execute("CREATE TABLE dropped (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)")
     fill_backlogs(connection)
+    for statement in sqlite_delays.SCHEMA.split(";"):  # executescript would commit
+        connection.execute(statement)
 
 
 UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {1: _upgrade_from_1}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+from amqpd_storage.sqlite_delays import sweep_delays
 from amqpd_storage.sqlite_writing import UNREFERENCED
 
 SWEPT_ROWS: Final = 4000
@@ -28,7 +29,7 @@ KEPT_FREE_SHARE: Final = 4
 
 def tidy(connection: sqlite3.Connection) -> bool:
     """One step; whether there is more to do. Raises sqlite3.Error, and then nothing was done."""
-    return sweep(connection) or give_back(connection)
+    return sweep(connection) or sweep_delays(connection) or give_back(connection)
 
 
 def sweep(connection: sqlite3.Connection) -> bool:

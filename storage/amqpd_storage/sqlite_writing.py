@@ -34,7 +34,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from amqpd_storage.changes import Changes, net_changes
-from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Content, Enqueue, storage_key
+from amqpd_storage.entries import (
+    POSITION_BITS,
+    POSITION_MAX,
+    Content,
+    Delay,
+    Enqueue,
+    storage_key,
+)
 from amqpd_storage.journal import Batch
 from amqpd_storage.records import record_pieces
 
@@ -58,7 +65,8 @@ CREATE TEMP TABLE released (message_id INTEGER);
 CREATE TEMP VIEW commit_batch AS SELECT
     NULL AS data, NULL AS dropped_queues, NULL AS short_queues, NULL AS dropped_ranges,
     NULL AS settled, NULL AS entries, NULL AS shared, NULL AS messages, NULL AS released_messages,
-    NULL AS backlogs, NULL AS delivered, NULL AS definition_keys, NULL AS definitions
+    NULL AS backlogs, NULL AS gone_delays, NULL AS delays, NULL AS delay_counts,
+    NULL AS dropped_exchanges, NULL AS delivered, NULL AS definition_keys, NULL AS definitions
 WHERE 0;
 
 CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
@@ -98,6 +106,19 @@ CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
         last = max(last, json_extract(sums.value, '$[2]'))
         FROM json_each(new.backlogs) AS sums WHERE queue_id = CAST(sums.key AS INTEGER);
 
+    DELETE FROM delayed WHERE sequence IN (SELECT value FROM json_each(new.gone_delays));
+    INSERT INTO delayed SELECT CAST(key AS INTEGER),
+        json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+        substr(new.data, (json_extract(value, '$[2]') >> {_LENGTH_BITS}) + 1,
+               json_extract(value, '$[2]') & {_LENGTH_MASK})
+        FROM json_each(new.delays);
+    INSERT INTO delayed_count SELECT CAST(key AS INTEGER), 0, 0 FROM json_each(new.delay_counts)
+        WHERE CAST(key AS INTEGER) NOT IN (SELECT exchange_id FROM delayed_count);
+    UPDATE delayed_count SET messages = messages + counts.value
+        FROM json_each(new.delay_counts) AS counts WHERE exchange_id = CAST(counts.key AS INTEGER);
+    UPDATE delayed_count SET dropped = 1
+        WHERE exchange_id IN (SELECT value FROM json_each(new.dropped_exchanges));
+
     DELETE FROM delivered WHERE queue_id IN (
         SELECT CAST(key AS INTEGER) FROM json_each(new.delivered));
     INSERT INTO delivered SELECT CAST(key AS INTEGER), value FROM json_each(new.delivered);
@@ -116,7 +137,7 @@ CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
 END;
 """
 
-_COLUMNS: Final = 13
+_COLUMNS: Final = 17
 _COMMIT: Final = f"INSERT OR ROLLBACK INTO commit_batch VALUES (?{', ?' * (_COLUMNS - 1)})"
 
 _Arguments = tuple[bytes | str, ...]
@@ -170,6 +191,11 @@ def _statements(changes: Changes) -> Iterator[_Arguments]:
             yield statement.arguments()
             statement = _Statement()
         statement.put_entry(enqueue)
+    for delay in changes.delays:
+        if statement.size >= DATA_BYTES_MAX:
+            yield statement.arguments()
+            statement = _Statement()
+        statement.put_delay(delay)
     statement.sum_up(changes)
     yield statement.arguments()
 
@@ -181,10 +207,14 @@ class _Statement:
         "_backlogs",
         "_definition_keys",
         "_definitions",
+        "_delay_counts",
+        "_delays",
         "_delivered",
+        "_dropped_exchanges",
         "_dropped_queues",
         "_dropped_ranges",
         "_entries",
+        "_gone_delays",
         "_messages",
         "_pieces",
         "_released",
@@ -209,6 +239,10 @@ class _Statement:
         self._settled: list[str] = []
         self._released: list[str] = []
         self._backlogs: list[str] = []
+        self._gone_delays: list[str] = []
+        self._delays: list[str] = []
+        self._delay_counts: list[str] = []
+        self._dropped_exchanges: list[str] = []
 
     def delete(self, changes: Changes) -> None:
         """Whatever goes, and what is deleted to be inserted anew."""
@@ -221,6 +255,7 @@ class _Statement:
             for queue_id in long
         ]
         self._settled = [str(key) for key in changes.gone_keys]
+        self._gone_delays = [str(sequence) for sequence in changes.gone_delays]
         self._delivered = [f'"{queue}":{below}' for queue, below in changes.delivered.items()]
         self._definition_keys = [
             f"[{self._span(kind.encode())},{self._span(key.encode())}]"
@@ -234,6 +269,8 @@ class _Statement:
             f'"{queue_id}":[{backlog.messages},{backlog.body_bytes},{backlog.last}]'
             for queue_id, backlog in changes.backlogs.items()
         ]
+        self._delay_counts = [f'"{each}":{more}' for each, more in changes.delay_counts.items()]
+        self._dropped_exchanges = [str(each) for each in changes.dropped_exchanges]
 
     def put_definition(self, kind: str, key: str, value: bytes) -> None:
         name = f"{self._span(kind.encode())},{self._span(key.encode())}"
@@ -250,6 +287,10 @@ class _Statement:
             placed = self._place(content, enqueue.expires_ms)
             self._entries.append(f'"{enqueue.key}":{placed}')
 
+    def put_delay(self, delay: Delay) -> None:
+        placed = self._place(delay.content)
+        self._delays.append(f'"{delay.sequence}":[{delay.exchange_id},{delay.due_ms},{placed}]')
+
     def arguments(self) -> _Arguments:
         """In the order of the columns of `commit_batch`."""
         return (
@@ -263,6 +304,10 @@ class _Statement:
             f"{{{','.join(self._messages)}}}",
             f"[{','.join(self._released)}]",
             f"{{{','.join(self._backlogs)}}}",
+            f"[{','.join(self._gone_delays)}]",
+            f"{{{','.join(self._delays)}}}",
+            f"{{{','.join(self._delay_counts)}}}",
+            f"[{','.join(self._dropped_exchanges)}]",
             f"{{{','.join(self._delivered)}}}",
             f"[{','.join(self._definition_keys)}]",
             f"[{','.join(self._definitions)}]",

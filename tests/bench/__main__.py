@@ -18,10 +18,13 @@ from typing import Final
 
 from tests.bench import brokers, load, process, wire, workloads
 from tests.bench.brokers import Broker, BrokerError, Starter
+from tests.bench.delayed import DELAYED
 from tests.bench.report import Figure, Report, number
-from tests.bench.scenarios import SCENARIOS, Scenario, Site
+from tests.bench.scenarios import SCENARIOS as OTHER_SCENARIOS
+from tests.bench.scenarios import Scenario, Site
 from tests.bench.workloads import Workload
 
+SCENARIOS: Final = (*OTHER_SCENARIOS, DELAYED)
 WORKLOAD_SECONDS: Final = 300.0
 """A load process that takes longer hangs; each workload bounds itself far below that."""
 START: Final = "start"

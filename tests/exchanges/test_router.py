@@ -10,11 +10,14 @@ from amqpd_exchanges.exchange import Arguments, Exchange
 from amqpd_exchanges.router import KINDS, Router
 from tests.exchanges.content import Content, Unread
 
+DELAYED: Arguments = {"x-delayed-type": ("S", "topic")}
+"""For the one type that needs it."""
+
 
 def made(**kinds: str) -> Router[str]:
     router: Router[str] = Router()
     for name, kind in kinds.items():
-        router.declare(name, kind)
+        router.declare(name, kind, arguments=DELAYED)
     return router
 
 
@@ -57,6 +60,7 @@ def test_the_types_that_may_be_declared() -> None:
         "headers",
         "topic",
         "x-consistent-hash",
+        "x-delayed-message",
         "x-local-random",
         "x-message-deduplication",
         "x-modulus-hash",
@@ -156,7 +160,7 @@ def test_removing_a_queue_removes_its_bindings(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_hundred_thousand_bindings(kind: str) -> None:
     router: Router[int] = Router()
-    found = router.declare("x", kind)
+    found = router.declare("x", kind, arguments=DELAYED)
     for queue in range(100_000):
         router.bind("x", queue, key_for(kind, f"{queue}.*"), {"n": ("I", queue)})
     assert len(found.bindings) == 100_000

@@ -38,7 +38,7 @@ from amqpd.protocol.connection import Connection as ProtocolConnection
 from amqpd.protocol.methods import encode_method
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover
-from amqpd_storage import sqlite_file, sqlite_reading
+from amqpd_storage import sqlite_delays, sqlite_file, sqlite_reading
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
@@ -211,6 +211,7 @@ class StoreToRecover:
             sqlite_reading.read_backlogs(self.connection),
             sqlite_reading.read_dropped_queues(self.connection),
             sqlite_reading.read_message_id_max(self.connection),
+            sqlite_delays.read_delay_counts(self.connection),
         )
 
     async def read_messages(
@@ -551,7 +552,7 @@ class World:
         batch, _ = self._batch
         self._batch = None
         self.journal.committed(batch)
-        self.broker.committed(batch.enqueues, batch.barriers)
+        self.broker.committed(batch.enqueues, batch.barriers, batch.delays)
         self.turn()
         if self.journal.has_pending:
             self._take()

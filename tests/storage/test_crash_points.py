@@ -25,16 +25,21 @@ from amqpd_storage.entries import (
     PASSING_QUEUE_ID_MIN,
     POSITION_BITS,
     Backlog,
+    Delay,
     Delivered,
     DropDefinition,
+    DropDelays,
     DropQueue,
     DropRange,
     Enqueue,
     Entry,
     PutDefinition,
+    Release,
     Settle,
+    StoredDelays,
     storage_key,
 )
+from amqpd_storage.sqlite_delays import read_delay_counts, read_delays
 from amqpd_storage.sqlite_reading import (
     forget_passing,
     read_definitions,
@@ -59,9 +64,12 @@ class State(NamedTuple):
     definitions: dict[tuple[str, str], bytes]
     backlogs: dict[int, Backlog]
     shared: set[int]
+    delays: dict[int, tuple[int, int, bytes]]
+    delay_counts: StoredDelays
 
 
-EMPTY: Final = State({}, {}, {}, {}, set())
+NO_DELAYS: Final = StoredDelays({}, 0, 0)
+EMPTY: Final = State({}, {}, {}, {}, set(), {}, NO_DELAYS)
 
 
 def state_of(connection: Any) -> State:
@@ -71,6 +79,8 @@ def state_of(connection: Any) -> State:
         {(kind, key): value for kind, key, value in read_definitions(connection)},
         backlogs(connection),
         {message_id for (message_id,) in connection.execute("SELECT message_id FROM message")},
+        delays(connection),
+        read_delay_counts(connection),
     )
 
 
@@ -89,9 +99,14 @@ def contents() -> list[Entry]:
     entries += [enqueue(2, n, b"second %d" % n) for n in range(1, 6)]
     entries += shared(1, (1, 31), (2, 6), (3, 1))
     entries += shared(2, (2, 7), (3, 2))
+    entries += [delay(n, 5_000 - n % 5, b"waiting %d " % n * n) for n in range(1, 20)]
     entries += [Delivered(1, 4), Delivered(2, 2)]
     entries += [PutDefinition("queue", name, b"old " + name.encode()) for name in "abc"]
     return entries
+
+
+def delay(sequence: int, due_ms: int, body: bytes, exchange_id: int = 1) -> Delay:
+    return Delay(exchange_id, due_ms, sequence, PublishedContent(body))
 
 
 def settle(queue_id: int, position: int) -> Settle:
@@ -130,6 +145,14 @@ TRANSACTIONS: Final[dict[str, Callable[[], list[Entry]]]] = {
         PutDefinition("exchange", "x", b"new" * 100),
         DropDefinition("queue", "c"),
     ],
+    "delay": lambda: [delay(40, 1, b"first"), delay(41, 9_000, b"last", 2)],
+    "delay many": lambda: [delay(40 + n, n * 7919 % 100, b"%d" % n * 200) for n in range(80)],
+    "release": lambda: [Release(1, 5), enqueue(1, 40, b"waiting 5")],
+    "release all": lambda: [
+        *(Release(1, n) for n in range(1, 20)),
+        *(enqueue(1, 40 + n, b"waiting %d" % n) for n in range(1, 20)),
+    ],
+    "drop a delayed exchange": lambda: [DropDelays(1), DropDefinition("queue", "b")],
     "tx.commit": lambda: [
         enqueue(1, 40, b"published"),
         *shared(9, (2, 40), (3, 40)),
@@ -160,6 +183,19 @@ def expected_after(transaction: Callable[[], list[Entry]]) -> State:
     state = state_of(connection)
     connection.close()
     return state
+
+
+def delays(connection: Any) -> dict[int, tuple[int, int, bytes]]:
+    """Exchange, due time and body of each message that waits."""
+    found = {}
+    counts = read_delay_counts(connection)
+    for exchange_id, count in counts.messages.items():
+        rows, at_end = read_delays(connection, exchange_id, (-1, -1), 1000)
+        assert at_end
+        assert len(rows) == count
+        for row in rows:
+            found[row.sequence] = (exchange_id, row.due_ms, row.body)
+    return found
 
 
 def reopened(disk: Disk) -> State:

@@ -31,6 +31,7 @@ from amqpd.wire.properties import (
     read_property,
     replace,
     validate,
+    with_header,
     with_headers,
     with_property,
     with_reply_to,
@@ -132,6 +133,7 @@ def try_everything(properties: bytes) -> None:
         partial(without_header, properties, "BCC"),
         partial(with_reply_to, properties, "to"),
         partial(with_headers, properties, {}),
+        partial(with_header, properties, "x-delay", ("I", 1)),
         *(partial(read_property, properties, flag) for flag in FLAGS.values() if flag != HEADERS),
         *(partial(replace, properties, flag, None) for flag in FLAGS.values()),
     ]
@@ -313,6 +315,25 @@ def test_dropping_every_occurrence_and_no_other() -> None:
     assert without_header(without_header(changed, "a"), "b") == joined(
         {"content_type": b"\x01a", "headers": b"\0\0\0\0"}
     )
+
+
+@given(property_parts())
+def test_a_header_changes_in_its_place(parts: dict[str, bytes]) -> None:
+    """A new one comes last; and all other octets stay alone."""
+    properties = joined(parts)
+    headers = read_headers(properties, DEPTH_MAX)
+    for name in ("BCC", "a new one"):
+        changed = {**headers, name: ("I", -5)}
+        expected = joined({**parts, "headers": encode_table(changed)})
+        assert with_header(properties, name, ("I", -5)) == expected
+
+
+def test_a_header_that_occurs_twice_is_one_afterwards() -> None:
+    headers = b"".join(short(name) + b"t\x07" for name in (b"a", b"b", b"a"))
+    properties = joined({"headers": len(headers).to_bytes(4, "big") + headers})
+    changed = with_header(properties, "a", ("t", True))
+    wanted = short(b"a") + b"t\x01" + short(b"b") + b"t\x07"
+    assert changed == joined({"headers": len(wanted).to_bytes(4, "big") + wanted})
 
 
 def test_the_flags_are_pamqps() -> None:

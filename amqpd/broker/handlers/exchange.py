@@ -11,10 +11,11 @@ from amqpd.broker.names import exchange_text, stripped
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import check_equivalent
 from amqpd.commands import Arguments, Exchange
-from amqpd.config import Compat, Limits
+from amqpd.config import Compat, Config
 from amqpd.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, AMQPException, amqp_error
 from amqpd.wire.tables import type_name
 from amqpd_exchanges.deduplication import CACHE_SIZE, DeduplicationExchange
+from amqpd_exchanges.delayed import DELAYED_TYPE, DelayedExchange, unknown_kind
 from amqpd_exchanges.exchange import Destination, InvalidArguments, InvalidBinding
 from amqpd_exchanges.local_random import LocalRandomExchange
 from amqpd_exchanges.recent_history import LENGTH, RecentHistoryExchange
@@ -48,8 +49,7 @@ def declare_actively(
     """Create the exchange, or find it to be the same."""
     type = method.exchange_type or ""
     if not is_known_type(type, channel.broker.config.compat):
-        text = f"unknown exchange type '{type}'" if type else "invalid exchange type ''"
-        raise amqp_error(PRECONDITION_FAILED, text, DECLARE)
+        raise amqp_error(PRECONDITION_FAILED, unknown_kind(type), DECLARE)
     refuse_default(name, DECLARE)
     virtual_host = channel.virtual_host
     access, user = virtual_host.access, channel.session.user
@@ -71,7 +71,7 @@ def declare_actively(
         access.require(user, virtual_host.name, "read", "exchange", name, DECLARE)
         access.require(user, virtual_host.name, "write", "exchange", alternate_name, DECLARE)
     try:
-        check_type_arguments(type, arguments, channel.broker.limits)
+        check_type_arguments(type, arguments, channel.broker.config)
     except InvalidArguments as reason:
         raise amqp_error(PRECONDITION_FAILED, str(reason), DECLARE) from reason
     virtual_host.declare_exchange(
@@ -90,12 +90,16 @@ def is_known_type(type: str, compat: Compat) -> bool:
     return type in KINDS and not (type == LocalRandomExchange.kind and compat == "3.13")
 
 
-def check_type_arguments(type: str, arguments: Arguments, limits: Limits) -> None:
+def check_type_arguments(type: str, arguments: Arguments, config: Config) -> None:
     """Raises InvalidArguments for what no exchange of this type is declared with."""
     KINDS[type].check_arguments(arguments)
+    if type == DelayedExchange.kind:
+        type = arguments[DELAYED_TYPE][1]
+        if not is_known_type(type, config.compat):
+            raise InvalidArguments(unknown_kind(type))
     for kind, name, most in (
-        (RecentHistoryExchange.kind, LENGTH, limits.recent_history_max),
-        (DeduplicationExchange.kind, CACHE_SIZE, limits.deduplication_cache_max),
+        (RecentHistoryExchange.kind, LENGTH, config.limits.recent_history_max),
+        (DeduplicationExchange.kind, CACHE_SIZE, config.limits.deduplication_cache_max),
     ):
         if type == kind and name in arguments:
             number = decimal(arguments[name])
@@ -215,7 +219,7 @@ def check_binding(
             text = f"Queue type rabbit_{destination.type}_queue not valid for this exchange type"
             raise amqp_error(PRECONDITION_FAILED, text, method)
     # 4.3 takes two `#` in a topic binding key and no more.
-    if source.type != "topic" or channel.broker.config.compat != "4.3":
+    if source.routing_type != "topic" or channel.broker.config.compat != "4.3":
         return
     count = routing_key.split(".").count("#")
     if count > TOPIC_HASHES_MAX:
