@@ -37,7 +37,11 @@ def command_line() -> None:
 @click.option("--tls-certificate", metavar="FILE", help="Certificate chain, PEM.")
 @click.option("--tls-key", metavar="FILE", help="Private key, PEM, if it is not in the former.")
 @click.option("--tls-ca", metavar="FILE", help="Authorities for clients' certificates, PEM.")
-@click.option("--management", metavar="off", help="HTTP API; only `off` in this version.")
+@click.option(
+    "--management",
+    metavar="HOST:PORT|off",
+    help="Where the HTTP API listens.  [default: 127.0.0.1:15672]",
+)
 @click.option(
     "--data-dir", metavar="DIR", help="Where the store is.  [default: the user's data directory]"
 )

@@ -81,6 +81,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Longest wait for close-ok after the broker closed a connection."""
     linger_s: float = 2.0
     """Longest wait for a peer to read the last words and close its end of the socket."""
+    http_body_bytes_max: int = 20_000_000
+    """Largest body of an HTTP request; definitions are such bodies (rabbit: 20 MB for them)."""
+    http_connections_max: int = 1024
+    """HTTP connections open at once; further ones are answered 503."""
+    http_get_messages_max: int = 10_000
+    """Messages that one HTTP request fetches from a queue."""
     shutdown_s: float = 5.0
     """Longest wait for clients to close when the broker stops."""
 
@@ -94,7 +100,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     tls_key: str | None = None
     tls_ca: str | None = None
     """Certificate authorities for clients' certificates; asked for when set."""
-    management: str = "off"
+    management: str = "127.0.0.1:15672"
+    """Where the HTTP API listens, or `off`."""
     data_dir: str | None = None
     in_memory: bool = False
     definitions: str | None = None

@@ -63,7 +63,7 @@ def options(argv: Sequence[str]) -> tuple[Options, list[str]]:
     command: list[str] = []
     if of_harness.broker == "amqpd" and not of_harness.amqp_url:
         command = shlex.split(of_harness.amqpd) or [sys.executable, "-m", "amqpd"]
-        command.append("serve")
+        command += ["serve", "--management", "off"]
     return Options(given.amqps_address, command), rest
 
 

@@ -453,7 +453,7 @@ def amqpd(work_dir: Path, argv: Sequence[str] = (), extra: Sequence[str] = ()) -
         argv = [sys.executable, "-m", "amqpd"]
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     line = [*argv, "serve", "--listen", "127.0.0.1:0", "--data-dir", str(home / "data")]
-    line += ["--ready-file", str(ready), *extra]
+    line += ["--management", "127.0.0.1:0", "--ready-file", str(ready), *extra]
     with log.open("wb") as out:
         process = subprocess.Popen(
             line,

@@ -6,10 +6,12 @@ pins what it is built with.
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from compat import harness
@@ -48,6 +50,32 @@ def source(cargo: str, work_dir: Path, crate: str, version: str) -> Path:
     return folder
 
 
+def kept_ports(work_dir: Path) -> tuple[int, int]:
+    """Ports for AMQP and HTTP that go into a build, the same ones in each run of a work dir.
+
+    They lie below those that the system gives to clients, so that they are free again next time.
+    """
+    path = work_dir / "ports.json"
+    if not path.exists():
+        path.write_text(json.dumps(random.sample(range(20000, 30000), 2)))
+    amqp, http = json.loads(path.read_text())
+    return int(amqp), int(http)
+
+
+def replace_ports(folder: Path, amqp: int, http: int) -> None:
+    """In a copy of a client's source: these ports in place of 5672 and 15672."""
+    for path in [*folder.rglob("*.rs"), *folder.rglob("*.toml"), *folder.rglob("*.conf")]:
+        text = path.read_text()
+        new = re.sub(r"\b15672\b", str(http), text)
+        new = re.sub(
+            r"localhost:5672\b|(?<=hostname\(\), )5672\b",
+            lambda found: found[0].replace("5672", str(amqp)),
+            new,
+        )
+        if new != text:
+            path.write_text(new)
+
+
 def parse(lines: Iterable[str]) -> list[harness.Result]:
     """Results from libtest's output, named `binary::test`; one that never ended has failed.
 
@@ -81,7 +109,12 @@ def parse(lines: Iterable[str]) -> list[harness.Result]:
 
 
 def run_tests(
-    ctx: harness.Context, cargo: str, folder: Path, features: str, env: Mapping[str, str]
+    ctx: harness.Context,
+    cargo: str,
+    folder: Path,
+    features: str,
+    env: Mapping[str, str],
+    targets: Sequence[str] = ("--lib", "--tests"),
 ) -> list[harness.Result]:
     """Build once, then run every test binary to its end, one test at a time, whatever fails."""
     crate = folder.name
@@ -94,7 +127,7 @@ def run_tests(
         "CARGO_TERM_COLOR": "never",
         **env,
     }
-    test = [cargo, "test", "--locked", "--features", features, "--lib", "--tests"]
+    test = [cargo, "test", "--locked", "--features", features, *targets]
     log = ctx.work_dir / f"{crate}-build.log"
     done = harness.command([*test, "--no-run"], timeout=BUILD_SECONDS, cwd=folder, env=env, log=log)
     harness.must(done, f"building the tests of {crate}")

@@ -56,6 +56,17 @@ NAME_OCTETS: Final = 16
 """Random octets in a generated name: 22 characters of URL-safe base64."""
 
 
+class SafeCall:
+    """Somebody who is no channel and waits for the journal."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def barrier_safe(self, barrier: Barrier, mark: object) -> None:
+        """What was waited for is on disk."""
+        self._call()
+
+
 class Broker:
     """Everything that clients share."""
 
@@ -211,6 +222,16 @@ class Broker:
             for entry in entries:
                 self.effects.define(entry)
 
+    def call_when_safe(self, call: Callable[[], None]) -> None:
+        """Call once everything journaled so far is on disk; at once if it is already."""
+        effects = self.effects
+        if not effects.entries and not effects.barriers:
+            call()
+            return
+        barrier = Barrier()
+        effects.entries.append(barrier)
+        effects.barriers[barrier] = (SafeCall(call), None)
+
     # -- sessions
 
     def open_session(
@@ -286,8 +307,8 @@ class Broker:
             if isinstance(waiting, PendingConfirm):
                 waiting.safe()
             elif waiting is not None:
-                channel, mark = waiting
-                channel.barrier_safe(barrier, mark)
+                waiter, mark = waiting
+                waiter.barrier_safe(barrier, mark)
 
     def take_page_requests(self) -> list[PageRequest]:
         """What the runtime is to read, and to answer with `request.queue.page_in`."""

@@ -7,19 +7,25 @@ One `Effects` is shared by everything in a broker. The runtime drains it at the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from amqpd.timers import Timed
 from amqpd_storage.entries import Barrier, Entry
 
 if TYPE_CHECKING:
-    from amqpd.broker.channel import Channel
     from amqpd.broker.confirms import Confirms
     from amqpd.broker.messages import PendingConfirm
     from amqpd.broker.paging import PageRequest
     from amqpd.broker.queue import Queue
     from amqpd.broker.session import Session
     from amqpd.broker.waiting_room import DelayRead
+
+
+class BarrierWaiter(Protocol):
+    """Somebody who waits for the journal: a channel, above all."""
+
+    def barrier_safe(self, barrier: Barrier, mark: object) -> None:
+        """Everything journaled before the barrier is on disk."""
 
 
 class Effects:
@@ -59,8 +65,8 @@ class Effects:
         """Queues that handed out messages which they never had before."""
         self.evictions: dict[Session, str] = {}
         """Connections that are to be closed by the operator's will, and why."""
-        self.barriers: dict[Barrier, tuple[Channel, object] | PendingConfirm | None] = {}
-        """What waits for the journal: which channel, and the mark to release; or a confirm.
+        self.barriers: dict[Barrier, tuple[BarrierWaiter, object] | PendingConfirm | None] = {}
+        """What waits for the journal: which channel, say, and the mark to release; or a confirm.
 
         None for changes of definitions that nobody waits for (nowait, auto-delete): while there is
         one, what a client is told of definitions may still be lost.

@@ -10,6 +10,7 @@ import gc
 import logging
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,7 @@ from anyio.abc import TaskGroup
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import VhostRecord
 from amqpd.config import Config
+from amqpd.runtime import http_listener
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.delay_reader import DelayReader
@@ -39,7 +41,7 @@ from amqpd.runtime.server import (
     make_broker,
     read_definitions,
 )
-from amqpd.runtime.settings import ConfigError, data_directory
+from amqpd.runtime.settings import OFF, ConfigError, data_directory, parse_address
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -144,10 +146,13 @@ async def run_server(
             tasks.start_soon(ResourceMonitor(server, directory).run)
             async with anyio.create_task_group() as listeners:
                 await _listen(server, listeners)
+                http = _bind_management(server)
                 if config.ready_file is not None:
                     with _explained_ready_file(config.ready_file):
                         server.write_ready_file()
                 _greet(server, directory, began)
+                if http:
+                    listeners.start_soon(http_listener.run, server, http)
                 number = await anext(signals)
                 logger.info("stopping", extra={"signal": number.name})
                 listeners.cancel_scope.cancel()
@@ -251,6 +256,21 @@ async def _listen(server: Server, listeners: TaskGroup) -> None:
         raise Refused(text, EX_UNAVAILABLE) from error
 
 
+def _bind_management(server: Server) -> list[socket.socket]:
+    """The HTTP API's sockets: none if it is off."""
+    if server.config.management == OFF:
+        return []
+    address = parse_address(server.config.management)
+    try:
+        bound = http_listener.bind(address)
+    except OSError as error:
+        text = f"cannot listen on {address} for the HTTP API: {error.strerror or error}; "
+        text += "stop what listens there, or choose another address, or `off`, with --management"
+        raise Refused(text, EX_UNAVAILABLE) from error
+    server.addresses["management"] += [http_listener.shown(listening) for listening in bound]
+    return bound
+
+
 async def drain(server: Server, signals: Signals) -> None:
     """Return when the clients are gone or given up on. Raises Refused at a second signal."""
     server.close_connections(SHUTDOWN_REASON)
@@ -299,6 +319,7 @@ def _greet(server: Server, directory: Path | None, began: float) -> None:
         extra={
             "amqp": ",".join(server.addresses["amqp"]) or "off",
             "amqps": ",".join(server.addresses["amqps"]) or "off",
+            "management": ",".join(server.addresses["management"]) or "off",
             "compat": server.config.compat,
             "data": directory or "in memory",
             "ready_ms": round((time.monotonic() - began) * 1000),
@@ -309,7 +330,8 @@ def _greet(server: Server, directory: Path | None, began: float) -> None:
         user = server.config.default_user
         scheme = "amqp" if server.addresses["amqp"] else "amqps"
         print(f"AMQP   {scheme}://{user}:***@{amqp[0]}/")
-        print("UI     none in this version")
+        management = server.addresses["management"]
+        print(f"HTTP   {f'http://{management[0]}/api/' if management else 'off'}")
         print(f"Data   {directory or 'in memory: gone when the broker stops'}")
         print("Stop   Ctrl-C", flush=True)
 

@@ -60,7 +60,7 @@ class Server:
         self.limits: Limits = config.limits
         self.broker = broker
         self.clock: Clock = clock or MonotonicClock()
-        self.addresses: dict[str, list[str]] = {"amqp": [], "amqps": []}
+        self.addresses: dict[str, list[str]] = {"amqp": [], "amqps": [], "management": []}
         self._timers = broker.timers
         self._wake_at = math.inf
         """When the timers are looked at next."""

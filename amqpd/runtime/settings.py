@@ -26,6 +26,9 @@ MESSAGE_BYTES_MAX_4: Final = 16 * MIB
 """RabbitMQ 4.x took its limit down from 128 MiB."""
 
 
+OFF: Final = "off"
+"""No HTTP API."""
+
 TRUE: Final = frozenset({"1", "true", "yes", "on"})
 FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
@@ -146,11 +149,6 @@ def convert(settings: Mapping[str, Any], source: str) -> Config:
 
 def check(config: Config) -> None:
     """What no type can say."""
-    if config.management != "off":
-        raise ConfigError(
-            f"--management {config.management}: this version has no HTTP API yet; use `off`",
-            EX_USAGE,
-        )
     if config.in_memory and config.data_dir is not None:
         raise ConfigError("--in-memory and --data-dir exclude each other: choose one", EX_USAGE)
     if config.tls_listen and config.tls_certificate is None:
@@ -159,6 +157,8 @@ def check(config: Config) -> None:
         raise ConfigError("nothing to listen on: give --listen HOST:PORT", EX_USAGE)
     for address in config.listen + config.tls_listen:
         parse_address(address)
+    if config.management != OFF:
+        parse_address(config.management)
     limits = config.limits
     if 0 < limits.frame_bytes_max < limits.frame_bytes_min:
         raise ConfigError(

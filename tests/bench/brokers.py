@@ -154,7 +154,8 @@ def amqpd(python: Path | None = None, options: Sequence[str] = (), label: str = 
     def start(home: Path) -> Iterator[Broker]:
         ready = home / "ready.json"
         argv = [python or sys.executable, "-m", "amqpd", "serve", "--listen", "127.0.0.1:0"]
-        argv += ["--data-dir", home / "data", "--ready-file", ready, *options]
+        argv += ["--management", "off", "--data-dir", home / "data", "--ready-file", ready]
+        argv += options
 
         def port() -> int | None:
             try:

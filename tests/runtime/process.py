@@ -138,13 +138,16 @@ def wait_until(condition: Any, complaint: Any = lambda: "it never came true") ->
 
 
 def bare_environment(directory: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without any setting of a broker, plus `extra`."""
+    """This process's environment without any setting of a broker, plus `extra`.
+
+    The HTTP API is off unless a test asks for it: it would listen on a port that others have too.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("AMQPD_", "RABBITMQ_", "XDG_"))
     }
-    return environment | {"HOME": str(directory)} | dict(extra or {})
+    return environment | {"HOME": str(directory), "AMQPD_MANAGEMENT": "off"} | dict(extra or {})
 
 
 def run_command(

@@ -46,8 +46,8 @@ def test_ready(broker: BrokerProcess) -> None:
     broker.log_file.unlink()
     broker.start()
     assert broker.ready["pid"] == broker.pid
-    assert set(broker.ready) == {"pid", "version", "amqp", "amqps"}
-    assert broker.ready["amqps"] == []
+    assert set(broker.ready) == {"pid", "version", "amqp", "amqps", "management"}
+    assert broker.ready["amqps"] == broker.ready["management"] == []
     (line,) = broker.log.splitlines()
     assert "[info] Server startup complete" in line
     assert f"amqp={broker.address}" in line
@@ -73,6 +73,7 @@ def test_serve_is_the_default(broker: BrokerProcess) -> None:
         "PATH": os.environ["PATH"],
         "HOME": str(broker.directory),
         "AMQPD_LISTEN": "127.0.0.1:0",
+        "AMQPD_MANAGEMENT": "127.0.0.1:0",
         "AMQPD_READY_FILE": str(broker.ready_file),
         "RABBITMQ_DEFAULT_USER": "ada",
         "RABBITMQ_DEFAULT_PASS": "pässword",
@@ -216,7 +217,7 @@ def test_ready_file_that_cannot_be_written(broker: BrokerProcess) -> None:
         (["--lissen", "x"], os.EX_USAGE, "No such option '--lissen'."),
         (["--compat", "2.8"], os.EX_USAGE, "Invalid value for '--compat': '2.8' is not one of"),
         (["--listen", "here"], os.EX_USAGE, "'here' is not an address: write HOST:PORT"),
-        (["--management", "on"], os.EX_USAGE, "--management on: this version has no HTTP API"),
+        (["--management", "on"], os.EX_USAGE, "'on' is not an address: write HOST:PORT"),
         (["--tls-listen", "[::1]:0"], os.EX_USAGE, "--tls-listen needs --tls-certificate"),
         (["--config", "/nowhere"], os.EX_NOINPUT, "cannot read /nowhere: No such file"),
         (["--definitions", "/nowhere"], os.EX_NOINPUT, "cannot read /nowhere (No such file"),

@@ -145,7 +145,8 @@ def test_variables_that_are_refused(variable: str, value: str, problem: str) -> 
 
 
 def test_what_no_type_can_say(toml: Path) -> None:
-    assert refused({"management": "127.0.0.1:15672"})[0] == os.EX_USAGE
+    assert refused({"management": "on"})[0] == os.EX_USAGE
+    assert config({"management": "off"}).management == "off"
     assert refused({"tls_listen": ("127.0.0.1:5671",)})[0] == os.EX_USAGE
     assert refused({"listen": ()})[0] == os.EX_USAGE
     assert refused({"listen": ("here",)})[0] == os.EX_USAGE

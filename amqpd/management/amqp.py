@@ -1,0 +1,122 @@
+"""AMQP methods on behalf of an HTTP caller: the same handlers, checks and words as for a client.
+
+A call gets a session and a channel of its own, which end with it. They are not among the broker's
+connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from amqpd.broker.channel import Channel
+from amqpd.broker.handlers import handle
+from amqpd.broker.session import Origin, Session
+from amqpd.commands import Arguments, Frame, Message, MethodCommand
+from amqpd.errors import AMQPException
+from amqpd.management.call import Call
+from amqpd.management.errors import bad_request, from_amqp
+
+CHANNEL_NUMBER: Final = 1
+SHORT_STRING_OCTETS_MAX: Final = 255
+
+
+class CallOutlet:
+    """Keeps what the channel says, for the handler to look at."""
+
+    def __init__(self) -> None:
+        self.methods: list[Frame] = []
+        self.got: list[tuple[int, bool, int, Message]] = []
+        """What basic.get fetched: delivery tag, redelivered, messages left, message."""
+        self.was_returned = False
+        self.was_refused = False
+
+    @property
+    def congested(self) -> bool:
+        """Never: it takes no deliveries."""
+        return False
+
+    @property
+    def saturated(self) -> bool:
+        """Never."""
+        return False
+
+    def method(self, method: Frame) -> None:
+        """A method without content."""
+        self.methods.append(method)
+
+    def deliver(
+        self, consumer_prefix: bytes, delivery_tag: int, redelivered: bool, message: Message
+    ) -> None:
+        """Not reached: a call has no consumers."""
+        raise AssertionError("a call does not consume")
+
+    def get_ok(
+        self, delivery_tag: int, redelivered: bool, message_count: int, message: Message
+    ) -> None:
+        """basic.get-ok."""
+        self.got.append((delivery_tag, redelivered, message_count, message))
+
+    def returned(self, code: int, text: str, message: Message) -> None:
+        """basic.return."""
+        self.was_returned = True
+
+    def confirm(self, publish_number: int, multiple: bool) -> None:
+        """Not asked for: the call waits for the disk by itself."""
+
+    def refuse(self, publish_number: int, multiple: bool) -> None:
+        """basic.nack: a queue had no room for what was published."""
+        self.was_refused = True
+
+    def hold(self) -> object:
+        """Nothing is held: the call as a whole waits for the disk."""
+        return None
+
+    def release(self, mark: object) -> None:
+        """Nothing is held."""
+
+
+def frame(kind: type[Frame], **arguments: Any) -> Any:
+    """A method with these arguments, as the wire would bring it: pamqp's constructors refuse names
+    that RabbitMQ takes. Raises 400 for a name that the wire could not carry."""
+    method = kind.__new__(kind)
+    for name, value in arguments.items():
+        if isinstance(value, str):
+            check_short(value, name)
+        setattr(method, name, value)
+    return method
+
+
+def check_short(value: str, name: str) -> bytes:
+    """The octets of a short string. Raises 400 for more than 255 of them."""
+    octets = value.encode("utf-8", "surrogateescape")
+    if len(octets) > SHORT_STRING_OCTETS_MAX:
+        raise bad_request(f"{name} is {len(octets)} octets long, the most is 255")
+    return octets
+
+
+@contextmanager
+def channel_for(call: Call) -> Iterator[tuple[Channel, CallOutlet]]:
+    """A channel in the virtual host of the path. Raises 404.
+
+    Exclusive queues of others stay locked to it; what it fetched and did not settle is requeued.
+    """
+    virtual_host = call.virtual_host
+    origin = Origin("HTTP API", call.broker.pid(call.broker.next_serial()))
+    session = Session(call.broker, virtual_host, call.user.name, origin, frozenset())
+    outlet = CallOutlet()
+    channel = session.open_channel(CHANNEL_NUMBER, outlet)
+    try:
+        yield channel, outlet
+    finally:
+        session.end()
+
+
+def perform(call: Call, method: Frame, arguments: Arguments | None = None) -> None:
+    """One method on a channel of its own. Raises ApiError for what AMQP refuses."""
+    with channel_for(call) as (channel, _):
+        try:
+            handle(channel, MethodCommand(CHANNEL_NUMBER, method, arguments or {}))
+        except AMQPException as error:
+            raise from_amqp(error, declaring=True) from error

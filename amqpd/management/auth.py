@@ -1,0 +1,104 @@
+"""Who calls, and what their tags let them do.
+
+| tag | may |
+|---|---|
+| management | see and change what is in the virtual hosts they have permissions in |
+| policymaker | the same, and policies and parameters there |
+| monitoring | see connections, channels and nodes of everybody |
+| administrator | everything |
+
+Within a virtual host their permissions count, as in AMQP.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from amqpd.broker.access import User
+from amqpd.broker.broker import Broker
+from amqpd.management.errors import login_failed, login_required, not_authorised
+
+if TYPE_CHECKING:
+    from amqpd.management.call import Call
+
+ADMINISTRATOR: Final = frozenset({"administrator"})
+POLICYMAKER: Final = ADMINISTRATOR | {"policymaker"}
+MONITORING: Final = ADMINISTRATOR | {"monitoring"}
+MANAGEMENT: Final = ADMINISTRATOR | {"management", "monitoring", "policymaker"}
+
+Rule = Callable[["Call"], None]
+"""Returns when the call is allowed, and raises 401 when not."""
+
+
+def log_in(broker: Broker, headers: Mapping[str, str], is_loopback: bool) -> User:
+    """The user of HTTP Basic authentication. Raises 401."""
+    given = headers.get("authorization")
+    if given is None:
+        raise login_required()
+    scheme, _, encoded = given.partition(" ")
+    if scheme.lower() != "basic":
+        raise login_failed()
+    try:
+        name, _, password = base64.b64decode(encoded.strip()).partition(b":")
+        user = broker.access.authenticate(name.decode(), password)
+    except (binascii.Error, UnicodeError):
+        user = None
+    if user is None:
+        raise login_failed()
+    if not broker.access.login_allowed(user.name, is_loopback):
+        raise not_authorised("User can only log in via localhost")
+    return user
+
+
+def has(user: User, tags: frozenset[str]) -> bool:
+    """Whether the user has one of the tags."""
+    return not tags.isdisjoint(user.tags)
+
+
+def anybody(call: Call) -> None:
+    """Every user with a tag that lets them in at all."""
+    if not has(call.user, MANAGEMENT):
+        raise not_authorised("Not management user")
+
+
+def administrators(call: Call) -> None:
+    """Administrators only."""
+    if not has(call.user, ADMINISTRATOR):
+        raise not_authorised("Not administrator user")
+
+
+def monitors(call: Call) -> None:
+    """Who may look at the node."""
+    if not has(call.user, MONITORING):
+        raise not_authorised("Not monitor user")
+
+
+def in_virtual_host(call: Call) -> None:
+    """Who has permissions in the virtual host of the path; one that is not there is 404 later."""
+    reason = "User not authorised to access virtual host"
+    if not has(call.user, MANAGEMENT) or not _enters(call):
+        raise not_authorised(reason)
+
+
+def policymakers(call: Call) -> None:
+    """Who may change policies and parameters in the virtual host of the path."""
+    if not has(call.user, POLICYMAKER) or not _enters(call):
+        raise not_authorised("User not authorised to access object")
+
+
+def _enters(call: Call) -> bool:
+    name = call.parameters.get("vhost")
+    if name is None or name not in call.broker.virtual_hosts:
+        return True
+    return call.broker.access.may_enter(call.user.name, name)
+
+
+def visible_virtual_hosts(call: Call) -> list[str]:
+    """Names of the virtual hosts whose contents the user is shown in lists."""
+    names = list(call.broker.virtual_hosts)
+    if has(call.user, ADMINISTRATOR):
+        return names
+    return [name for name in names if call.broker.access.may_enter(call.user.name, name)]

@@ -1,0 +1,101 @@
+"""One request, as the resources see it, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from amqpd.broker.access import User
+from amqpd.broker.broker import Broker
+from amqpd.broker.virtual_host import VirtualHost
+from amqpd.management.errors import bad_request, missing_keys, not_found
+from amqpd.management.node import Node
+
+TRUTHS: Final = {True: True, False: False, "true": True, "false": False}
+
+
+@dataclass
+class Call:
+    """A request whose path was found and whose user was let in."""
+
+    node: Node
+    method: str
+    parameters: Mapping[str, str]
+    """What the path has in the places of its pattern, percent-decoded."""
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    user: User
+
+    @property
+    def broker(self) -> Broker:
+        """The broker."""
+        return self.node.broker
+
+    def __getitem__(self, name: str) -> str:
+        return self.parameters[name]
+
+    @property
+    def virtual_host(self) -> VirtualHost:
+        """The virtual host in the path. Raises 404."""
+        found = self.broker.virtual_hosts.get(self.parameters["vhost"])
+        if found is None:
+            raise not_found("vhost_not_found") if self.method == "PUT" else not_found()
+        return found
+
+    def json(self) -> dict[str, Any]:
+        """The body's object; an empty body is an empty object. Raises 400."""
+        if not self.body:
+            return {}
+        try:
+            value = msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise bad_request("not_json")
+        return value
+
+    def json_with(self, *names: str) -> dict[str, Any]:
+        """The body's object, which has to have these keys. Raises 400 naming those it lacks."""
+        value = self.json()
+        lacking = [name for name in names if name not in value]
+        if lacking:
+            raise missing_keys(lacking)
+        return value
+
+
+@dataclass
+class Answer:
+    """What goes back. `body` is made into JSON; None is an empty body."""
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sorted_by: tuple[str, ...] | None = None
+    """`body` is a list that options may sort and cut; in this order unless they say another."""
+
+
+NO_CONTENT: Final = 204
+CREATED: Final = 201
+
+
+def done(created: bool = False) -> Answer:
+    """An empty answer: 201 for something new, 204 for something changed."""
+    return Answer(CREATED if created else NO_CONTENT)
+
+
+def listed(items: list[Any], *sorted_by: str) -> Answer:
+    """A list, which the query may sort, cut into pages and reduce to columns."""
+    return Answer(body=items, sorted_by=sorted_by)
+
+
+def boolean(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """A truth value, which may be written as a text. Raises 400."""
+    value = values.get(name, default)
+    if not isinstance(value, (bool, str)) or value not in TRUTHS:
+        raise bad_request(["not_boolean", value])
+    return TRUTHS[value]

@@ -1,0 +1,145 @@
+"""/exchanges: list, declare, delete, bindings, publish."""
+
+from __future__ import annotations
+
+from amqpd.broker.exchange import BrokerExchange
+from amqpd.broker.virtual_host import VirtualHost
+from amqpd.commands import Exchange
+from amqpd.management import amqp, fields, messages
+from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
+from amqpd.management.call import Answer, Call, boolean, done, listed
+from amqpd.management.errors import bad_request, not_authorised, not_found
+from amqpd.management.routing import Table
+from amqpd.wire.tables import typed
+
+DEFAULT = "amq.default"
+"""What the default exchange is called in paths."""
+
+
+def exchange_name(call: Call, place: str = "name") -> str:
+    """The name of the exchange in the path."""
+    return "" if call[place] == DEFAULT else call[place]
+
+
+def find(call: Call, place: str = "name") -> BrokerExchange:
+    """The exchange in the path. Raises 404."""
+    virtual_host = call.broker.virtual_hosts.get(call["vhost"])
+    found = None if virtual_host is None else virtual_host.exchanges.get(exchange_name(call, place))
+    if found is None:
+        raise not_found()
+    return found
+
+
+def every(call: Call) -> Answer:
+    """All of them in the virtual hosts that the user sees, or in one."""
+    names = [call["vhost"]] if "vhost" in call.parameters else visible_virtual_hosts(call)
+    hosts: list[VirtualHost] = []
+    for name in names:
+        virtual_host = call.broker.virtual_hosts.get(name)
+        if virtual_host is None:
+            raise not_found()
+        hosts.append(virtual_host)
+    return listed(
+        [fields.exchange(host, found) for host in hosts for found in host.exchanges.values()],
+        "vhost",
+        "name",
+    )
+
+
+def show(call: Call) -> Answer:
+    """One exchange."""
+    found = find(call)
+    body = fields.exchange(call.virtual_host, found)
+    return Answer(body=body | {"incoming": [], "outgoing": []})
+
+
+def put(call: Call) -> Answer:
+    """exchange.declare; the type is direct unless it says another."""
+    name = exchange_name(call)
+    virtual_host = call.virtual_host
+    body = call.json()
+    kind = body.get("type", "direct")
+    if not isinstance(kind, str):
+        raise bad_request(["not_string", "type"])
+    if not name:
+        raise not_authorised("Access refused.")
+    is_new = name not in virtual_host.exchanges
+    amqp.perform(
+        call,
+        amqp.frame(
+            Exchange.Declare,
+            exchange=name,
+            exchange_type=kind,
+            durable=boolean(body, "durable"),
+            auto_delete=boolean(body, "auto_delete"),
+            internal=boolean(body, "internal"),
+            passive=False,
+            nowait=False,
+        ),
+        typed(arguments(body)),
+    )
+    return done(is_new)
+
+
+def arguments(body: dict[str, object]) -> dict[str, object]:
+    """The object of that name; an empty list stands for an empty one. Raises 400."""
+    given = body.get("arguments") or {}
+    if not isinstance(given, dict):
+        raise bad_request(["not_a_map", "arguments"])
+    return given
+
+
+def delete(call: Call) -> Answer:
+    """exchange.delete."""
+    found = find(call)
+    if not found.name:
+        raise not_authorised("Access refused.")
+    if_unused = call.query.get("if-unused") == "true"
+    amqp.perform(
+        call, amqp.frame(Exchange.Delete, exchange=found.name, if_unused=if_unused, nowait=False)
+    )
+    return done()
+
+
+def bindings_from(call: Call) -> Answer:
+    """Where it leads."""
+    virtual_host = call.virtual_host
+    found = virtual_host.exchanges.get(exchange_name(call))
+    if found is None:
+        return listed([])
+    if not found.name:
+        made = [fields.default_binding(virtual_host, name) for name in virtual_host.queues]
+    else:
+        made = [fields.binding(virtual_host, binding) for binding in found.table.bindings]
+    return listed(made, "vhost", "source", "destination", "routing_key")
+
+
+def bindings_to(call: Call) -> Answer:
+    """What leads to it."""
+    virtual_host = call.virtual_host
+    found = virtual_host.exchanges.get(exchange_name(call))
+    incoming = [] if found is None else virtual_host.router.bindings_to(found.table)
+    made = [fields.binding(virtual_host, binding) for binding in incoming]
+    return listed(made, "vhost", "source", "destination", "routing_key")
+
+
+def publish(call: Call) -> Answer:
+    """basic.publish; whether any queue took it."""
+    call.virtual_host  # noqa: B018  404 before anything that is wrong with the body
+    message = messages.read(call, exchange_name(call))
+    return Answer(body={"routed": messages.publish(call, message)})
+
+
+def register(table: Table) -> None:
+    """The paths."""
+    table.add("/exchanges", GET=(every, anybody))
+    table.add("/exchanges/{vhost}", GET=(every, in_virtual_host))
+    table.add(
+        "/exchanges/{vhost}/{name}",
+        GET=(show, in_virtual_host),
+        PUT=(put, in_virtual_host),
+        DELETE=(delete, in_virtual_host),
+    )
+    table.add("/exchanges/{vhost}/{name}/bindings/source", GET=(bindings_from, in_virtual_host))
+    table.add("/exchanges/{vhost}/{name}/bindings/destination", GET=(bindings_to, in_virtual_host))
+    table.add("/exchanges/{vhost}/{name}/publish", POST=(publish, in_virtual_host))

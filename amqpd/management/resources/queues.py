@@ -1,0 +1,138 @@
+"""/queues: list, declare, delete, purge, get, bindings, actions."""
+
+from __future__ import annotations
+
+from amqpd.broker.queue import Queue as BrokerQueue
+from amqpd.broker.virtual_host import VirtualHost
+from amqpd.commands import Queue
+from amqpd.management import amqp, fields, messages
+from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
+from amqpd.management.call import Answer, Call, boolean, done, listed
+from amqpd.management.errors import bad_request, not_found
+from amqpd.management.resources.exchanges import arguments
+from amqpd.management.resources.overview import node_name
+from amqpd.management.routing import Table
+from amqpd.wire.tables import typed
+
+
+def find(call: Call) -> BrokerQueue:
+    """The queue in the path. Raises 404."""
+    virtual_host = call.broker.virtual_hosts.get(call["vhost"])
+    found = None if virtual_host is None else virtual_host.queues.get(call["name"])
+    if found is None:
+        raise not_found()
+    return found
+
+
+def every(call: Call) -> Answer:
+    """All of them in the virtual hosts that the user sees, or in one."""
+    names = [call["vhost"]] if "vhost" in call.parameters else visible_virtual_hosts(call)
+    hosts: list[VirtualHost] = []
+    for name in names:
+        virtual_host = call.broker.virtual_hosts.get(name)
+        if virtual_host is None:
+            raise not_found()
+        hosts.append(virtual_host)
+    node = node_name(call.node)
+    queues = [fields.queue(node, queue) for host in hosts for queue in host.queues.values()]
+    return listed(queues, "vhost", "name")
+
+
+def show(call: Call) -> Answer:
+    """One queue."""
+    found = find(call)
+    body = fields.queue(node_name(call.node), found)
+    return Answer(body=body | {"consumer_details": [], "incoming": [], "deliveries": []})
+
+
+def put(call: Call) -> Answer:
+    """queue.declare. Not exclusive: the caller has no connection that it could belong to."""
+    virtual_host = call.virtual_host
+    body = call.json()
+    node = body.get("node")
+    if node is not None and node != node_name(call.node):
+        raise bad_request(f"Node {node} could not be contacted")
+    is_new = call["name"] not in virtual_host.queues
+    amqp.perform(
+        call,
+        amqp.frame(
+            Queue.Declare,
+            queue=call["name"],
+            passive=False,
+            durable=boolean(body, "durable"),
+            exclusive=False,
+            auto_delete=boolean(body, "auto_delete"),
+            nowait=False,
+        ),
+        typed(arguments(body)),
+    )
+    return done(is_new)
+
+
+def delete(call: Call) -> Answer:
+    """queue.delete."""
+    found = find(call)
+    amqp.perform(
+        call,
+        amqp.frame(
+            Queue.Delete,
+            queue=found.name,
+            if_unused=call.query.get("if-unused") == "true",
+            if_empty=call.query.get("if-empty") == "true",
+            nowait=False,
+        ),
+    )
+    return done()
+
+
+def purge(call: Call) -> Answer:
+    """queue.purge."""
+    amqp.perform(call, amqp.frame(Queue.Purge, queue=find(call).name, nowait=False))
+    return done()
+
+
+def get(call: Call) -> Answer:
+    """basic.get, several times."""
+    virtual_host = call.virtual_host
+    wanted = messages.read_get(call)
+    if call["name"] not in virtual_host.queues:
+        reason = f"no queue '{call['name']}' in vhost '{virtual_host.name}'"
+        raise not_found(f"NOT_FOUND - {reason}")
+    return Answer(body=messages.get(call, call["name"], wanted))
+
+
+def bindings(call: Call) -> Answer:
+    """What leads to it, the default exchange first."""
+    virtual_host = call.virtual_host
+    name = call["name"]
+    found = virtual_host.queues.get(name)
+    incoming = [] if found is None else virtual_host.router.bindings_to(found)
+    made = [fields.binding(virtual_host, binding) for binding in incoming]
+    default = [] if found is None else [fields.default_binding(virtual_host, name)]
+    return listed([*default, *made], "vhost", "source", "destination", "routing_key")
+
+
+def act(call: Call) -> Answer:
+    """sync and cancel_sync were for mirrored queues: there is nothing to synchronise."""
+    find(call)
+    action = call.json_with("action")["action"]
+    if action not in ("sync", "cancel_sync"):
+        raise bad_request(["unknown", action])
+    return done()
+
+
+def register(table: Table) -> None:
+    """The paths."""
+    table.add("/queues", GET=(every, anybody))
+    table.add("/queues/detailed", GET=(every, anybody))
+    table.add("/queues/{vhost}", GET=(every, in_virtual_host))
+    table.add(
+        "/queues/{vhost}/{name}",
+        GET=(show, in_virtual_host),
+        PUT=(put, in_virtual_host),
+        DELETE=(delete, in_virtual_host),
+    )
+    table.add("/queues/{vhost}/{name}/bindings", GET=(bindings, in_virtual_host))
+    table.add("/queues/{vhost}/{name}/contents", DELETE=(purge, in_virtual_host))
+    table.add("/queues/{vhost}/{name}/get", POST=(get, in_virtual_host))
+    table.add("/queues/{vhost}/{name}/actions", POST=(act, in_virtual_host))

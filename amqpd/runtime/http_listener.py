@@ -1,0 +1,135 @@
+"""The HTTP API's listener: Starlette and uvicorn in the broker's own event loop.
+
+Its socket is bound before the broker is ready, so that a port that is taken is a start-up error.
+The libraries are imported after that: whoever connects in between waits in the socket's backlog,
+and AMQP does not wait at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from amqpd.runtime.settings import Address, show_address
+
+if TYPE_CHECKING:
+    from amqpd.broker.broker import Broker
+    from amqpd.runtime.server import Server
+
+logger = logging.getLogger("amqpd.management")
+
+BACKLOG: Final = 128
+TICK_S: Final = 1.0
+"""Between two looks of uvicorn at its clock, for the header `Date`."""
+KEEP_ALIVE_S: Final = 60
+HEADERS_BYTES_MAX: Final = 65536
+
+PROTOCOL_NAMES: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "management": "http"}
+"""What RabbitMQ calls the protocols of our listeners."""
+
+
+def bind(address: Address) -> list[socket.socket]:
+    """Sockets for an address; a name such as localhost may stand for several. Raises OSError."""
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    bound: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, place in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            bound.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if address.port == 0 and len(bound) > 1:
+                place = (place[0], bound[0].getsockname()[1], *place[2:])
+            listening.bind(place)
+            listening.listen(BACKLOG)
+            listening.setblocking(False)
+    except OSError:
+        for listening in bound:
+            listening.close()
+        raise
+    return bound
+
+
+def shown(listening: socket.socket) -> str:
+    """`HOST:PORT` of a bound socket."""
+    host, port = listening.getsockname()[:2]
+    return show_address(str(host), int(port))
+
+
+class ServerNode:
+    """The running broker as the HTTP API sees it (`amqpd.management.node.Node`)."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.broker: Broker = server.broker
+
+    @property
+    def listeners(self) -> Mapping[str, Sequence[str]]:
+        """Where it listens, by RabbitMQ's names of the protocols."""
+        return {PROTOCOL_NAMES[name]: found for name, found in self._server.addresses.items()}
+
+    def begin_turn(self) -> None:
+        """A request came."""
+        self.broker.now = self._server.clock.now()
+
+    async def end_turn(self, *, wait: bool) -> None:
+        """Send and journal what the request led to; `wait` until it is on disk."""
+        safe = anyio.Event()
+        if wait:
+            self.broker.call_when_safe(safe.set)
+        self._server.finish_turn()
+        if wait:
+            await safe.wait()
+
+
+async def run(server: Server, sockets: list[socket.socket]) -> None:
+    """Answer HTTP requests until cancelled."""
+    import uvicorn
+
+    from amqpd.management.app import Application
+
+    class Listener(uvicorn.Server):
+        """uvicorn, which leaves signals to the broker, and wakes once a second."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+        async def main_loop(self) -> None:
+            # uvicorn's own loop looks ten times a second whether it is to stop.
+            while not await self.on_tick(0):  # noqa: ASYNC110
+                await anyio.sleep(TICK_S)
+
+    limits = server.limits
+    application = Application(ServerNode(server), limits.http_body_bytes_max)
+    listener = Listener(
+        uvicorn.Config(
+            application,
+            loop="none",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            limit_concurrency=limits.http_connections_max,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
+        )
+    )
+    try:
+        await listener.serve(sockets)
+    finally:
+        for listening in listener.servers:
+            listening.close()
