@@ -98,6 +98,8 @@ class Broker:
         self.sessions: dict[Session, None] = {}
         self.reply_consumers: dict[str, ReplyConsumer] = {}
         self.alarms = Alarms()
+        self.login_attempts: dict[str, tuple[int, int]] = {}
+        """How many logins succeeded and failed, by RabbitMQ's name of the protocol."""
         self._warned: set[str] = set()
         self.timers = Timers()
         """All deadlines: of the queues here, and of whatever the runtime enters."""
@@ -169,6 +171,15 @@ class Broker:
         if subject not in self._warned:
             self._warned.add(subject)
             self.effects.warnings.append(warning)
+
+    def has_warned(self, subject: str) -> bool:
+        """Whether `warn_once` was called with it."""
+        return subject in self._warned
+
+    def count_login(self, protocol: str, succeeded: bool) -> None:
+        """Somebody tried to log in."""
+        good, bad = self.login_attempts.get(protocol, (0, 0))
+        self.login_attempts[protocol] = (good + 1, bad) if succeeded else (good, bad + 1)
 
     # -- virtual hosts, users
 

@@ -99,6 +99,13 @@ class Channel:
         """What tells it from all other channels and connections; see `Broker.pid`."""
         return self.broker.pid(self._serial)
 
+    @property
+    def uncommitted_settlements(self) -> int:
+        """Deliveries that a transaction settles once it is committed."""
+        if self.transaction is None:
+            return 0
+        return sum(len(settlement.deliveries) for settlement in self.transaction.settlements)
+
     # -- replies
 
     def reply(self, method: Frame) -> None:

@@ -46,6 +46,7 @@ def log_in(broker: Broker, headers: Mapping[str, str], is_loopback: bool) -> Use
         user = broker.access.authenticate(name.decode(), password)
     except (binascii.Error, UnicodeError):
         user = None
+    broker.count_login("http", user is not None)
     if user is None:
         raise login_failed()
     if not broker.access.login_allowed(user.name, is_loopback):

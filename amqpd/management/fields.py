@@ -11,13 +11,17 @@ from typing import Any
 from urllib.parse import quote_plus, unquote_plus
 
 from amqpd.broker.access import User
+from amqpd.broker.channel import Channel
+from amqpd.broker.consumer import Consumer
 from amqpd.broker.definitions import PermissionRecord, TopicPermissionRecord
 from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.exchange import BrokerExchange
+from amqpd.broker.policies import Policy
 from amqpd.broker.queue import Queue
+from amqpd.broker.session import Session
 from amqpd.broker.virtual_host import PREDECLARED, VirtualHost
 from amqpd.commands import Arguments
-from amqpd.management.node import Node
+from amqpd.management.node import Node, Traffic
 from amqpd.wire.tables import encode_table, plain
 from amqpd_exchanges.exchange import Binding
 
@@ -45,7 +49,7 @@ def user(record: User) -> dict[str, Any]:
         "password_hash": record.password_hash,
         "hashing_algorithm": record.hashing_algorithm,
         "tags": list(record.tags),
-        "limits": {},
+        "limits": dict(record.limits),
     }
 
 
@@ -76,13 +80,23 @@ def topic_permission(record: TopicPermissionRecord) -> dict[str, Any]:
 
 def virtual_host(node: Node, found: VirtualHost) -> dict[str, Any]:
     """A virtual host."""
+    record = found.record
+    metadata: dict[str, Any] = {"description": record.description, "tags": list(record.tags)}
+    if record.default_queue_type is not None:
+        metadata["default_queue_type"] = record.default_queue_type
+    ready = sum(queue.ready for queue in found.queues.values())
+    unacked = sum(queue.unacked for queue in found.queues.values())
     return {
         "cluster_state": {node.broker.node: "running"},
-        "default_queue_type": "classic",
-        "description": "",
-        "metadata": {"description": "", "tags": []},
+        "default_queue_type": record.default_queue_type or "classic",
+        "description": record.description,
+        "messages": ready + unacked,
+        "messages_ready": ready,
+        "messages_unacknowledged": unacked,
+        "metadata": metadata,
         "name": found.name,
-        "tags": [],
+        "protected_from_deletion": False,
+        "tags": list(record.tags),
         "tracing": False,
     }
 
@@ -95,6 +109,8 @@ def exchange(virtual_host: VirtualHost, found: BrokerExchange) -> dict[str, Any]
         "durable": found.durable,
         "internal": found.internal,
         "name": found.name,
+        "operator_policy": policy_name(found.operator_policy),
+        "policy": policy_name(found.policy),
         "type": found.type,
         "user_who_performed_action": INTERNAL_USER,
         "vhost": virtual_host.name,
@@ -113,7 +129,7 @@ def queue(node: str, found: Queue) -> dict[str, Any]:
         "consumer_utilisation": 1.0 if found.consumers.can_serve() else 0,
         "consumers": len(members),
         "durable": found.durable,
-        "effective_policy_definition": {},
+        "effective_policy_definition": found.effective_policy_definition or {},
         "exclusive": found.owner is not None,
         "exclusive_consumer_tag": None if exclusive is None else exclusive.tag,
         "messages": ready + unacked,
@@ -121,14 +137,127 @@ def queue(node: str, found: Queue) -> dict[str, Any]:
         "messages_unacknowledged": unacked,
         "name": found.name,
         "node": node,
-        "operator_policy": None,
-        "policy": None,
+        "operator_policy": policy_name(found.operator_policy),
+        "policy": policy_name(found.policy),
         "single_active_consumer_tag": None if active is None else active.tag,
         "state": "running",
-        "type": "classic",
+        "type": found.type,
         "vhost": found.virtual_host,
     }
+    if found.owner is not None:
+        fields["owner_pid_details"] = connection_details(found.owner)
     return fields
+
+
+def policy_name(found: Policy | None) -> str | None:
+    """Null is said where no policy holds."""
+    return None if found is None else found.name
+
+
+# -- connections, channels, consumers
+
+
+def connection_details(session: Session) -> dict[str, Any]:
+    """The few words that other objects have about a connection."""
+    host, port = session.origin.peer
+    return {"name": session.origin.name, "peer_host": host, "peer_port": port}
+
+
+def connection(node: Node, session: Session, traffic: Traffic) -> dict[str, Any]:
+    """A client's connection."""
+    origin = session.origin
+    host, port = origin.listener
+    peer_host, peer_port = origin.peer
+    fields: dict[str, Any] = {
+        "auth_mechanism": origin.mechanism,
+        "channel_max": origin.channel_max,
+        "channels": len(session.channels),
+        "client_properties": plain(origin.client_properties),
+        "connected_at": origin.connected_ms,
+        "frame_max": origin.frame_bytes_max,
+        "host": host,
+        "name": origin.name,
+        "node": node.broker.node,
+        "peer_host": peer_host,
+        "peer_port": peer_port,
+        "port": port,
+        "protocol": "AMQP 0-9-1",
+        "recv_cnt": traffic.received_chunks,
+        "recv_oct": traffic.received_bytes,
+        "send_cnt": traffic.sent_chunks,
+        "send_oct": traffic.sent_bytes,
+        "send_pend": traffic.pending_bytes,
+        "ssl": origin.secure,
+        "state": traffic.state,
+        "timeout": origin.heartbeat_s,
+        "type": "network",
+        "user": session.user,
+        "user_who_performed_action": session.user,
+        "vhost": session.virtual_host.name,
+    }
+    for name in ("peer_cert_issuer", "peer_cert_subject", "peer_cert_validity"):
+        fields[name] = None
+    for name in ("ssl_cipher", "ssl_hash", "ssl_key_exchange", "ssl_protocol"):
+        fields[name] = None
+    if origin.user_provided_name is not None:
+        fields["user_provided_name"] = origin.user_provided_name
+    return fields
+
+
+def channel_name(found: Channel) -> str:
+    """What a channel is called in paths."""
+    return f"{found.session.origin.name} ({found.number})"
+
+
+def channel(node: Node, found: Channel) -> dict[str, Any]:
+    """A channel."""
+    transaction = found.transaction
+    return {
+        "acks_uncommitted": found.uncommitted_settlements,
+        "confirm": found.confirms is not None,
+        "connection_details": connection_details(found.session),
+        "consumer_count": len(found.consumers),
+        "global_prefetch_count": found.global_prefetch,
+        "messages_unacknowledged": len(found.unacked),
+        "messages_uncommitted": 0 if transaction is None else len(transaction.messages),
+        "messages_unconfirmed": 0 if found.confirms is None else found.confirms.unconfirmed,
+        "name": channel_name(found),
+        "node": node.broker.node,
+        "number": found.number,
+        "pending_raft_commands": 0,
+        "prefetch_count": found.default_prefetch,
+        "state": "running",
+        "transactional": transaction is not None,
+        "user": found.session.user,
+        "user_who_performed_action": found.session.user,
+        "vhost": found.virtual_host.name,
+    }
+
+
+def consumer(node: Node, found: Consumer) -> dict[str, Any]:
+    """A consumer, and whether it is the one that is served."""
+    queue = found.queue
+    waits = queue.single_active and queue.consumers.active is not found
+    session = found.channel.session
+    active = "single_active" if queue.single_active else "up"
+    return {
+        "ack_required": not found.no_ack,
+        "active": not waits,
+        "activity_status": "waiting" if waits else active,
+        "arguments": plain(found.arguments),
+        "channel_details": {
+            **connection_details(session),
+            "connection_name": session.origin.name,
+            "name": channel_name(found.channel),
+            "node": node.broker.node,
+            "number": found.channel.number,
+            "user": session.user,
+        },
+        "consumer_tag": found.tag,
+        "exclusive": found.exclusive,
+        "prefetch_count": found.prefetch,
+        "queue": {"name": queue.name, "vhost": queue.virtual_host},
+    }
 
 
 # -- bindings

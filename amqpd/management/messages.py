@@ -74,7 +74,13 @@ def read(call: Call, exchange: str) -> Message:
     payload = decoded(body["payload"], body["payload_encoding"])
     if len(payload) > call.broker.limits.message_bytes_max:
         raise bad_request(f"message size {len(payload)} is larger than configured max size")
-    properties = encoded_properties(body["properties"] or {})
+    return message(exchange, routing_key, payload, encoded_properties(body["properties"] or {}))
+
+
+def message(
+    exchange: str, routing_key: str, payload: bytes, properties: bytes = NO_PROPERTIES
+) -> Message:
+    """A message as a client would have sent it. Raises 400 for names that are too long."""
     names = [amqp.check_short(exchange, "exchange"), amqp.check_short(routing_key, "routing_key")]
     envelope = b"".join(bytes((len(name),)) + name for name in names)
     return make_message(

@@ -154,6 +154,8 @@ class Connection:
         """What is to be sent at the end of this turn."""
         self.unsent_bytes = 0
         self.unsent_bytes_max = limits.unsent_bytes_max
+        self.sent_bytes = 0
+        self.sent_chunks = 0
         self.outlets: dict[int, ChannelOutlet] = {}
         """The open channels."""
         self._ended_outlets: dict[int, ChannelOutlet] = {}
@@ -444,8 +446,11 @@ class Connection:
             octets = len(data)
             data = self.tap.outbound.filter(data, now)
             self.unsent_bytes += len(data) - octets
-        if self.heartbeat is not None and data:
-            self.heartbeat.sent_at = now
+        if data:
+            self.sent_bytes += len(data)
+            self.sent_chunks += 1
+            if self.heartbeat is not None:
+                self.heartbeat.sent_at = now
         return data
 
     def _cut_output(self, octets_max: int) -> bytes:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -18,7 +19,6 @@ import anyio
 from amqpd.runtime.settings import Address, show_address
 
 if TYPE_CHECKING:
-    from amqpd.broker.broker import Broker
     from amqpd.runtime.server import Server
 
 logger = logging.getLogger("amqpd.management")
@@ -28,9 +28,6 @@ TICK_S: Final = 1.0
 """Between two looks of uvicorn at its clock, for the header `Date`."""
 KEEP_ALIVE_S: Final = 60
 HEADERS_BYTES_MAX: Final = 65536
-
-PROTOCOL_NAMES: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "management": "http"}
-"""What RabbitMQ calls the protocols of our listeners."""
 
 
 def bind(address: Address) -> list[socket.socket]:
@@ -64,37 +61,12 @@ def shown(listening: socket.socket) -> str:
     return show_address(str(host), int(port))
 
 
-class ServerNode:
-    """The running broker as the HTTP API sees it (`amqpd.management.node.Node`)."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self.broker: Broker = server.broker
-
-    @property
-    def listeners(self) -> Mapping[str, Sequence[str]]:
-        """Where it listens, by RabbitMQ's names of the protocols."""
-        return {PROTOCOL_NAMES[name]: found for name, found in self._server.addresses.items()}
-
-    def begin_turn(self) -> None:
-        """A request came."""
-        self.broker.now = self._server.clock.now()
-
-    async def end_turn(self, *, wait: bool) -> None:
-        """Send and journal what the request led to; `wait` until it is on disk."""
-        safe = anyio.Event()
-        if wait:
-            self.broker.call_when_safe(safe.set)
-        self._server.finish_turn()
-        if wait:
-            await safe.wait()
-
-
-async def run(server: Server, sockets: list[socket.socket]) -> None:
+async def run(server: Server, sockets: list[socket.socket], directory: Path | None) -> None:
     """Answer HTTP requests until cancelled."""
     import uvicorn
 
     from amqpd.management.app import Application
+    from amqpd.runtime.server_node import ServerNode
 
     class Listener(uvicorn.Server):
         """uvicorn, which leaves signals to the broker, and wakes once a second."""
@@ -109,7 +81,7 @@ async def run(server: Server, sockets: list[socket.socket]) -> None:
                 await anyio.sleep(TICK_S)
 
     limits = server.limits
-    application = Application(ServerNode(server), limits.http_body_bytes_max)
+    application = Application(ServerNode(server, directory), limits.http_body_bytes_max)
     listener = Listener(
         uvicorn.Config(
             application,

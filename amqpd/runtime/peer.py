@@ -94,6 +94,8 @@ class Peer:
             speaking=speaking,
         )
         self.session: Session | None = None
+        self.received_bytes = 0
+        self.received_chunks = 0
         self.blocked = False
         """Published during an alarm: not to be read from until all alarms are clear."""
         self.waiting = False
@@ -149,6 +151,8 @@ class Peer:
         """Act on everything that `data` completes."""
         connection = self.connection
         connection.received(len(data))
+        self.received_bytes += len(data)
+        self.received_chunks += 1
         self.broker.now = now
         if connection.state is State.GREETING:
             data = connection.greet(data)
@@ -374,7 +378,9 @@ class Peer:
         else:
             name = attempt.credentials.user
             user = access.authenticate(name, attempt.credentials.password)
-        if user is not None and access.login_allowed(name, self._is_loopback):
+        allowed = user is not None and access.login_allowed(name, self._is_loopback)
+        self.broker.count_login("amqp091", allowed)
+        if user is not None and allowed:
             self._user = user
             self.connection.accept_login()
             self._tell_login("success", name)

@@ -152,7 +152,7 @@ async def run_server(
                         server.write_ready_file()
                 _greet(server, directory, began)
                 if http:
-                    listeners.start_soon(http_listener.run, server, http)
+                    listeners.start_soon(http_listener.run, server, http, directory)
                 number = await anext(signals)
                 logger.info("stopping", extra={"signal": number.name})
                 listeners.cancel_scope.cancel()

@@ -15,7 +15,7 @@ import os
 import platform
 import secrets
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -213,6 +213,10 @@ class Server:
         self._waiting_for_journal.pop(client, None)
         self._timers.forget(client)
         self._one_left.set()
+
+    def clients(self) -> Iterable[ClientSocket]:
+        """All that are connected."""
+        return self._clients.values()
 
     def close_connections(self, reason: str) -> None:
         """Ask every client to go."""

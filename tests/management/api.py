@@ -9,8 +9,12 @@ from typing import Any
 
 import httpx
 
+from amqpd.broker.session import Session
 from amqpd.config import Limits
 from amqpd.management.app import Application
+from amqpd.management.node import Resources, Traffic
+from amqpd.runtime.definitions_file import load_definitions
+from amqpd.runtime.definitions_import import DefinitionsImport
 from tests.conversation import BrokerUnderTest
 
 
@@ -32,6 +36,22 @@ class Node:
         """The core; another one after a crash."""
         return self._under_test.core
 
+    resources = Resources(1000, 30_000_000, 900_000_000, 5_000_000_000, 20, 1024, "/data")
+    certificate_ends_s: float | None = None
+
+    def traffic(self) -> Mapping[Session, Traffic]:
+        """Of the clients."""
+        return {
+            client.peer.session: Traffic("running", client.peer.received_bytes, 1, 1, 1, 0)
+            for client in self._under_test.clients.values()
+            if client.peer.session is not None
+        }
+
+    def import_definitions(self, document: bytes, vhost: str | None, by: str) -> None:
+        """As the runtime does it."""
+        file = load_definitions(document, "definitions", vhost or "/")
+        DefinitionsImport(self.broker, "definitions").apply(file)
+
     def begin_turn(self) -> None:
         """Time is the test's."""
         self.broker.now = self._under_test.now
@@ -41,6 +61,11 @@ class Node:
         safe = asyncio.Event()
         if wait:
             self.broker.call_when_safe(safe.set)
+        evictions = self.broker.effects.evictions
+        for client in list(self._under_test.clients.values()):
+            if client.peer.session in evictions:
+                client.peer.close(evictions[client.peer.session], self._under_test.now)
+        evictions.clear()
         self._under_test.turn()
         if self._under_test.journaling and self.commits:
             self._under_test.journal.commit()

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from amqpd.management.resources import (
     bindings,
+    connections,
     exchanges,
+    health,
+    limits,
+    nodes,
     overview,
+    parameters,
     permissions,
     queues,
     users,
@@ -28,6 +33,11 @@ def table() -> Table:
         exchanges,
         queues,
         bindings,
+        connections,
+        parameters,
+        limits,
+        nodes,
+        health,
     ):
         module.register(all_of_them)
     return all_of_them

@@ -1,4 +1,4 @@
-"""/overview, /whoami, /cluster-name, /extensions, /version."""
+"""/overview, /whoami, /cluster-name, /extensions, /version, /login."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import platform
 from typing import Any
 
 from amqpd.config import SERVER_VERSIONS
-from amqpd.management.auth import anybody, visible_virtual_hosts
-from amqpd.management.call import Answer, Call
+from amqpd.management.auth import administrators, anybody, visible_virtual_hosts
+from amqpd.management.call import Answer, Call, done
+from amqpd.management.errors import bad_request
 from amqpd.management.node import Node
 from amqpd.management.routing import Table
 from amqpd_exchanges.router import KINDS
 
+CLUSTER_NAME = "cluster_name"
+"""The global parameter."""
 RETENTION = {"global": [600, 3600, 28800, 86400], "basic": [600, 3600], "detailed": [600]}
 
 
@@ -60,7 +63,7 @@ def overview(call: Call) -> Answer:
         "product_version": version,
         "product_name": "RabbitMQ",
         "rabbitmq_version": version,
-        "cluster_name": node.broker.config.cluster_name,
+        "cluster_name": name_of_cluster(node),
         "cluster_tags": {},
         "node_tags": {},
         "default_queue_type": "classic",
@@ -128,7 +131,27 @@ def who_am_i(call: Call) -> Answer:
 
 def cluster_name(call: Call) -> Answer:
     """What the cluster is called."""
-    return Answer(body={"name": call.broker.config.cluster_name})
+    return Answer(body={"name": name_of_cluster(call.node)})
+
+
+def name_of_cluster(node: Node) -> str:
+    """As it was set, or else that of the node."""
+    name = node.broker.parameters.global_value(CLUSTER_NAME)
+    return name if isinstance(name, str) else node.broker.config.cluster_name
+
+
+def put_cluster_name(call: Call) -> Answer:
+    """Call it something else."""
+    name = call.json_with("name")["name"]
+    if not isinstance(name, str):
+        raise bad_request(["not_string", "name"])
+    call.broker.parameters.set_global(CLUSTER_NAME, name, by=call.user.name)
+    return done()
+
+
+def log_in(call: Call) -> Answer:
+    """Browsers ask here whether a login is good: it was, or this would not be answered."""
+    return done()
 
 
 def extensions(call: Call) -> Answer:
@@ -145,6 +168,7 @@ def register(table: Table) -> None:
     """The paths."""
     table.add("/overview", GET=(overview, anybody))
     table.add("/whoami", GET=(who_am_i, anybody))
-    table.add("/cluster-name", GET=(cluster_name, anybody))
+    table.add("/cluster-name", GET=(cluster_name, anybody), PUT=(put_cluster_name, administrators))
+    table.add("/login", GET=(log_in, anybody), POST=(log_in, anybody))
     table.add("/extensions", GET=(extensions, anybody))
     table.add("/version", GET=(version, anybody))

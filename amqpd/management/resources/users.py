@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amqpd.broker.access import User
+from amqpd.broker.administration import delete_user, put_user
 from amqpd.broker.passwords import ALGORITHMS, SALT_BYTES, SHA256, hash_password
 from amqpd.management import fields
 from amqpd.management.auth import administrators
@@ -47,15 +48,14 @@ def show(call: Call) -> Answer:
 
 def put(call: Call) -> Answer:
     """Create or change a user: tags, and a password, a hash of one, or none."""
-    access = call.broker.access
-    existing = access.user(call["user"])
     tags, password_hash, algorithm = read_user(call, call.json())
     try:
-        entries = access.put_user(call["user"], password_hash, algorithm, tags, by=call.user.name)
+        is_new = put_user(
+            call.broker, call["user"], password_hash, algorithm, tags, by=call.user.name
+        )
     except ValueError as error:
         raise bad_request(str(error)) from error
-    call.broker.journal(entries)
-    return done(existing is None)
+    return done(is_new)
 
 
 def read_user(call: Call, body: Mapping[str, Any]) -> tuple[tuple[str, ...], str, str]:
@@ -84,6 +84,11 @@ def read_tags(call: Call, body: Mapping[str, Any]) -> tuple[str, ...]:
         raise bad_request("tags_not_present")
     if isinstance(given, bool):  # the API of 2.x
         return ("administrator",) if given else ()
+    return read_names(given)
+
+
+def read_names(given: object) -> tuple[str, ...]:
+    """`"a, b"` or a list. Raises 400."""
     names = given.split(",") if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise bad_request("tags have to be a string or a list of strings")
@@ -106,7 +111,7 @@ def _checked_hash(given: object) -> str:
 def delete(call: Call) -> Answer:
     """The user goes with all permissions."""
     find(call)
-    call.broker.journal(call.broker.access.delete_user(call["user"], by=call.user.name))
+    delete_user(call.broker, call["user"], by=call.user.name)
     return done()
 
 
@@ -119,8 +124,8 @@ def delete_several(call: Call) -> Answer:
     for name in names:
         if not isinstance(name, str) or access.user(name) is None:
             raise bad_request(["no_such_user", name])
-    for name in names:
-        call.broker.journal(access.delete_user(name, by=call.user.name))
+    for name in dict.fromkeys(names):
+        delete_user(call.broker, name, by=call.user.name)
     return done()
 
 

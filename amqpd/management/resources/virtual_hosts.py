@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amqpd.broker.administration import delete_vhost, put_vhost
 from amqpd.broker.definitions import VhostRecord
 from amqpd.management import fields
 from amqpd.management.auth import (
@@ -11,7 +12,10 @@ from amqpd.management.auth import (
     has,
     visible_virtual_hosts,
 )
-from amqpd.management.call import Answer, Call, done, listed
+from amqpd.management.call import Answer, Call, boolean, done, listed
+from amqpd.management.errors import bad_request
+from amqpd.management.resources.parameters import refusing
+from amqpd.management.resources.users import read_names
 from amqpd.management.routing import Table
 
 
@@ -31,21 +35,52 @@ def show(call: Call) -> Answer:
 
 
 def put(call: Call) -> Answer:
-    """A new virtual host; its creator may do everything in it."""
-    broker = call.broker
-    name = call["vhost"]
-    call.json()
+    """A new virtual host, in which its creator may do everything; or other settings of one."""
+    broker, name = call.broker, call["vhost"]
+    body = call.json()
+    boolean(body, "tracing")
     existing = broker.virtual_hosts.get(name)
-    if existing is not None:
-        return done()
-    broker.add_virtual_host(VhostRecord(name=name), user=call.user.name)
-    broker.journal(
-        broker.access.put_permission(call.user.name, name, ".*", ".*", ".*", by=call.user.name)
+    record = VhostRecord(name) if existing is None else existing.record
+    description = body.get("description", record.description)
+    if not isinstance(description, str):
+        raise bad_request(["not_string", "description"])
+    kind = body.get("default_queue_type", record.default_queue_type)
+    if kind is not None and not isinstance(kind, str):
+        raise bad_request(["not_string", "default_queue_type"])
+    wanted = VhostRecord(
+        name,
+        description,
+        read_names(body["tags"]) if "tags" in body else record.tags,
+        None if kind == "undefined" else kind,
     )
-    return done(True)
+    is_new = put_vhost(broker, wanted, by=call.user.name)
+    if is_new:
+        user = call.user.name
+        broker.journal(broker.access.put_permission(user, name, ".*", ".*", ".*", by=user))
+    return done(is_new)
+
+
+def delete(call: Call) -> Answer:
+    """It goes with everything in it, and its connections are closed."""
+    delete_vhost(call.broker, call.virtual_host.name, by=call.user.name)
+    return done()
+
+
+def start(call: Call) -> Answer:
+    """Every virtual host runs as long as the node does."""
+    call.virtual_host  # noqa: B018  404
+    if call["node"] != call.broker.node:
+        raise bad_request(f"Request to node {call['node']} failed with nodedown")
+    return done()
 
 
 def register(table: Table) -> None:
     """The paths."""
     table.add("/vhosts", GET=(every, anybody))
-    table.add("/vhosts/{vhost}", GET=(show, administrators), PUT=(put, administrators))
+    table.add(
+        "/vhosts/{vhost}",
+        GET=(show, administrators),
+        PUT=(refusing(put), administrators),
+        DELETE=(delete, administrators),
+    )
+    table.add("/vhosts/{vhost}/start/{node}", POST=(start, administrators))

@@ -1,0 +1,137 @@
+"""/connections, /channels, /consumers."""
+
+from __future__ import annotations
+
+from amqpd.broker.administration import close_connection
+from amqpd.broker.channel import Channel
+from amqpd.broker.session import Session
+from amqpd.management import fields
+from amqpd.management.auth import MONITORING, anybody, has, in_virtual_host, visible_virtual_hosts
+from amqpd.management.call import Answer, Call, done, listed
+from amqpd.management.errors import not_authorised, not_found
+from amqpd.management.node import NO_TRAFFIC
+from amqpd.management.routing import Table
+
+CLOSE_REASON = "Closed via management plugin"
+
+
+def _visible(call: Call) -> list[Session]:
+    """Everybody's, for monitoring; otherwise one's own."""
+    sessions = list(call.broker.sessions)
+    if has(call.user, MONITORING):
+        return sessions
+    return [session for session in sessions if session.user == call.user.name]
+
+
+def _find(call: Call) -> Session:
+    """The connection in the path. Raises 404, or 401 for somebody else's."""
+    for session in call.broker.sessions:
+        if session.origin.name == call["name"]:
+            if not has(call.user, MONITORING) and session.user != call.user.name:
+                raise not_authorised("User not authorised to access object")
+            return session
+    raise not_found()
+
+
+def every(call: Call) -> Answer:
+    """All that the user sees; of a virtual host, or of a user."""
+    sessions = _visible(call)
+    if "vhost" in call.parameters:
+        home = call.virtual_host
+        sessions = [session for session in sessions if session.virtual_host is home]
+    if "user" in call.parameters:
+        sessions = [session for session in sessions if session.user == call["user"]]
+    traffic = call.node.traffic()
+    shown = [
+        fields.connection(call.node, session, traffic.get(session, NO_TRAFFIC))
+        for session in sessions
+    ]
+    return listed(shown, "name")
+
+
+def show(call: Call) -> Answer:
+    """One connection."""
+    session = _find(call)
+    traffic = call.node.traffic().get(session, NO_TRAFFIC)
+    return Answer(body=fields.connection(call.node, session, traffic))
+
+
+def close(call: Call) -> Answer:
+    """connection.close to a client: 320, with the reason in the header X-Reason."""
+    close_connection(call.broker, _find(call), call.headers.get("x-reason") or CLOSE_REASON)
+    return done()
+
+
+def close_all_of_user(call: Call) -> Answer:
+    """The same for every connection of a user."""
+    reason = call.headers.get("x-reason") or CLOSE_REASON
+    for session in _visible(call):
+        if session.user == call["user"]:
+            close_connection(call.broker, session, reason)
+    return done()
+
+
+def _channels(call: Call, sessions: list[Session]) -> Answer:
+    channels: list[Channel] = [
+        channel for session in sessions for channel in session.channels.values()
+    ]
+    return listed([fields.channel(call.node, channel) for channel in channels], "name")
+
+
+def channels_of_connection(call: Call) -> Answer:
+    """Those of one connection."""
+    return _channels(call, [_find(call)])
+
+
+def channels(call: Call) -> Answer:
+    """All that the user sees, or those in a virtual host."""
+    sessions = _visible(call)
+    if "vhost" in call.parameters:
+        home = call.virtual_host
+        sessions = [session for session in sessions if session.virtual_host is home]
+    return _channels(call, sessions)
+
+
+def show_channel(call: Call) -> Answer:
+    """One channel, with its consumers."""
+    for session in _visible(call):
+        for channel in session.channels.values():
+            if fields.channel_name(channel) == call["name"]:
+                body = fields.channel(call.node, channel)
+                consumers = [
+                    fields.consumer(call.node, consumer) for consumer in channel.consumers.values()
+                ]
+                details = {"consumer_details": consumers, "publishes": [], "deliveries": []}
+                return Answer(body=body | details)
+    raise not_found()
+
+
+def consumers(call: Call) -> Answer:
+    """Of all queues that the user sees, or in one virtual host."""
+    if "vhost" in call.parameters:
+        hosts = [call.virtual_host]
+    else:
+        hosts = [call.broker.virtual_hosts[name] for name in visible_virtual_hosts(call)]
+    found = [
+        fields.consumer(call.node, consumer)
+        for host in hosts
+        for queue in host.queues.values()
+        for consumer in queue.consumers.members()
+    ]
+    return listed(found)
+
+
+def register(table: Table) -> None:
+    """The paths."""
+    table.add("/connections", GET=(every, anybody))
+    table.add("/vhosts/{vhost}/connections", GET=(every, in_virtual_host))
+    table.add("/connections/{name}", GET=(show, anybody), DELETE=(close, anybody))
+    table.add("/connections/{name}/channels", GET=(channels_of_connection, anybody))
+    table.add(
+        "/connections/username/{user}", GET=(every, anybody), DELETE=(close_all_of_user, anybody)
+    )
+    table.add("/channels", GET=(channels, anybody))
+    table.add("/vhosts/{vhost}/channels", GET=(channels, in_virtual_host))
+    table.add("/channels/{name}", GET=(show_channel, anybody))
+    table.add("/consumers", GET=(consumers, anybody))
+    table.add("/consumers/{vhost}", GET=(consumers, in_virtual_host))
