@@ -115,8 +115,8 @@ class Target:
     """Where a basic.publish goes: exchange, routing key and flags, parsed once for many messages.
 
     A channel usually publishes with the same few method payloads again and again, so the reader
-    keeps the parsed form, and the broker keeps on it (`route`, `route_version`) what it found out:
-    the permission, and the queues that these bindings lead to.
+    keeps the parsed form, and the broker keeps on it (`route`, `route_version`, `tally`) what it
+    found out: the permission, the queues that these bindings lead to, the exchange's count.
     """
 
     __slots__ = (
@@ -127,6 +127,7 @@ class Target:
         "route",
         "route_version",
         "routing_key",
+        "tally",
     )
 
     def __init__(
@@ -139,6 +140,7 @@ class Target:
         self.mandatory = mandatory
         self.immediate = immediate
         self.route: Any = None
+        self.tally: Any = None
         self.route_version = -1
 
 

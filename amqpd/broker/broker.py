@@ -19,6 +19,7 @@ from typing import Final
 from amqpd.broker import definitions
 from amqpd.broker.access import Access
 from amqpd.broker.alarms import Alarm, Alarms
+from amqpd.broker.counts import Churn
 from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
@@ -96,6 +97,7 @@ class Broker:
             self.parameters.register(PolicyComponent(kind, self))
         self.parameters.register(VhostLimits(self))
         self.sessions: dict[Session, None] = {}
+        self.churn = Churn()
         self.reply_consumers: dict[str, ReplyConsumer] = {}
         self.alarms = Alarms()
         self.login_attempts: dict[str, tuple[int, int]] = {}
@@ -266,6 +268,7 @@ class Broker:
             )
         session = Session(self, virtual_host, user, origin, capabilities)
         self.sessions[session] = None
+        self.churn.connection_created += 1
         session.tell_created()
         return session
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from amqpd.broker.confirms import Confirms
 from amqpd.broker.consumer import Consumer
 from amqpd.broker.consumer_timeout import AcknowledgementWatch
+from amqpd.broker.counts import Counts, Tally, of_channel
 from amqpd.broker.events import terms
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.returns import LOST, REJECTED, RETURNED
@@ -40,6 +41,7 @@ class Channel:
         "_left",
         "_serial",
         "_settled_through",
+        "_tallied",
         "_watch",
         "blocked",
         "broker",
@@ -47,15 +49,18 @@ class Channel:
         "confirms",
         "consumer_unacked",
         "consumers",
+        "counts",
         "default_prefetch",
         "delivery_tag",
         "global_prefetch",
         "last_queue",
         "number",
         "outlet",
+        "published",
         "reply_consumer",
         "session",
         "taken_back",
+        "tally",
         "transaction",
         "unacked",
         "virtual_host",
@@ -93,6 +98,14 @@ class Channel:
         self.last_queue: str | None = None
         """Stands in for an empty queue name."""
         self.reply_consumer: ReplyConsumer | None = None
+        self.published = 0
+        """Messages published without a publish number."""
+        self.counts = Counts()
+        """What is counted as it happens; `counts.of_channel` has all of it."""
+        self.tally = Tally()
+        """Of the exchange that was published to last."""
+        self._tallied = 0
+        """Where the odometer stood when that began."""
 
     @property
     def pid(self) -> str:
@@ -105,6 +118,21 @@ class Channel:
         if self.transaction is None:
             return 0
         return sum(len(settlement.deliveries) for settlement in self.transaction.settlements)
+
+    # -- what happened here
+
+    @property
+    def odometer(self) -> int:
+        """Messages published on this channel."""
+        confirms = self.confirms
+        return self.published if confirms is None else self.published + confirms.published
+
+    def turn_to(self, tally: Tally) -> None:
+        """The next message is for the exchange of this tally: the last one gets what is its due."""
+        odometer = self.odometer
+        self.tally.published += odometer - self._tallied
+        self._tallied = odometer
+        self.tally = tally
 
     # -- replies
 
@@ -156,8 +184,10 @@ class Channel:
             stored, queue, consumer = delivery
             queue.unacked -= 1
             if command.outcome == REQUEUE:
+                self.counts.requeued += 1
                 queue.take_back(stored, REJECTED if command.method == BASIC_REJECT else RETURNED)
             elif command.outcome == DISCARD:
+                self.counts.discarded += 1
                 queue.reject(stored)
             elif stored.key or queue.deduplicates:
                 queue.settle(stored)
@@ -181,6 +211,10 @@ class Channel:
 
     def settle_deliveries(self, deliveries: dict[int, Delivery], outcome: int, how: int) -> None:
         """Settle what is out of the ledger already; `how` it comes back if it does."""
+        if outcome == REQUEUE:
+            self.counts.requeued += len(deliveries)
+        elif outcome == DISCARD:
+            self.counts.discarded += len(deliveries)
         returned: dict[Queue, None] = {}
         freed: dict[Consumer, None] = {}
         was_full = self.consumer_unacked >= self.global_prefetch > 0
@@ -307,6 +341,7 @@ class Channel:
     def remove_consumer(self, consumer: Consumer) -> None:
         """The peer cancelled it, or its channel ends."""
         self.tell_consumer_gone(consumer)
+        self._leave_counts(consumer)
         del self.consumers[consumer.tag]
         queue = consumer.queue
         queue.remove_consumer(consumer)
@@ -315,9 +350,21 @@ class Channel:
 
     def consumer_lost(self, consumer: Consumer) -> None:
         """Its queue is gone. What it has not settled can still be settled."""
+        self._leave_counts(consumer)
         del self.consumers[consumer.tag]
         if "consumer_cancel_notify" in self.session.capabilities:
             self.outlet.method(Basic.Cancel(consumer.tag, nowait=True))
+
+    def _leave_counts(self, consumer: Consumer) -> None:
+        """What a consumer was handed counts for its channel and its queue when it is gone, too."""
+        self.counts.add_consumer(consumer)
+        consumer.queue.counts.add_consumer(consumer)
+
+    def _bequeath(self) -> None:
+        """The virtual host counts on with what this channel has counted."""
+        total = of_channel(self)
+        total.confirm = self.counts.confirm
+        self.virtual_host.counts.add(total)
 
     # -- the end
 
@@ -334,6 +381,7 @@ class Channel:
         """
         for consumer in self.consumers.values():
             self.tell_consumer_gone(consumer)
+            self._leave_counts(consumer)
             consumer.queue.consumers.remove(consumer)
             consumer.queue.use()
             self._left[consumer.queue] = None
@@ -344,8 +392,11 @@ class Channel:
         self.withdraw()
         if self._watch is not None:
             self._watch.stop()
-        if self.confirms is not None:
-            self.confirms.end()
+        self.turn_to(Tally())
+        confirms = self.confirms
+        if confirms is not None:
+            self.counts.confirm = confirms.confirmed
+            confirms.end()
         transaction = self.transaction
         if transaction is not None:
             self.restore_to_ledger(transaction.settlements)
@@ -354,6 +405,8 @@ class Channel:
             self.broker.reply_consumers.pop(self.reply_consumer.token, None)
             self.reply_consumer = None
         deliveries, self.unacked = self.unacked, {}
+        self.counts.requeued += len(deliveries)
+        self._bequeath()
         returned, self._left = self._left, {}
         for stored, queue, _ in deliveries.values():
             queue.unacked -= 1

@@ -23,6 +23,7 @@ class Confirms:
         "_lowest",
         "_outlet",
         "_refused",
+        "_refused_before",
         "_waiting",
         "published",
     )
@@ -35,6 +36,8 @@ class Confirms:
         self._waiting: dict[int, None] = {}
         self._completed: list[int] = []
         self._refused: list[int] = []
+        self._refused_before = 0
+        """How many were refused, ever."""
         self._lowest = 1
         """No number below this one is waited for."""
         self._ended = False
@@ -45,6 +48,12 @@ class Confirms:
         self._waiting.clear()
         self._completed.clear()
         self._refused.clear()
+
+    @property
+    def confirmed(self) -> int:
+        """Messages that are as safe as they were asked to be; the peer hears of it with the turn's
+        end at the latest."""
+        return self.published - len(self._waiting) - self._refused_before
 
     @property
     def unconfirmed(self) -> int:
@@ -70,6 +79,7 @@ class Confirms:
         if not self._ended:
             self._come_due()
             self._refused.append(publish_number)
+            self._refused_before += 1
 
     def flush(self) -> None:
         """Say what has completed, in as few acks as the truth allows, and what was refused."""

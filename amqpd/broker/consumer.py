@@ -29,6 +29,7 @@ class Consumer:
         "arguments",
         "blocked",
         "channel",
+        "delivered",
         "exclusive",
         "gone",
         "no_ack",
@@ -37,6 +38,7 @@ class Consumer:
         "prefix",
         "priority",
         "queue",
+        "redelivered",
         "tag",
         "unacked",
     )
@@ -67,6 +69,9 @@ class Consumer:
         self.priority = priority
         self.arguments = arguments
         self.unacked = 0
+        self.delivered = 0
+        """Messages handed out, ever; and how many of them not for the first time."""
+        self.redelivered = 0
         self.blocked = False
         """Out of the ring until it can take messages again."""
         self.gone = False
@@ -89,14 +94,24 @@ class Consumer:
         channel.unacked[delivery_tag] = (stored, self.queue, self)
         channel.consumer_unacked += 1
         self.unacked += 1
+        self.delivered += 1
         self.queue.unacked += 1
-        content = self.queue.presented(stored) if stored.redelivered else stored.content
-        self.outlet.deliver(self.prefix, delivery_tag, stored.redelivered, content)
+        redelivered = stored.redelivered
+        if redelivered:
+            self.redelivered += 1
+            self.outlet.deliver(
+                self.prefix, delivery_tag, redelivered, self.queue.presented(stored)
+            )
+        else:
+            self.outlet.deliver(self.prefix, delivery_tag, redelivered, stored.content)
 
     def deliver_settled(self, message: Message, redelivered: bool) -> None:
         """Hand a message out that counts as acknowledged by that."""
         channel = self.channel
         channel.delivery_tag = delivery_tag = channel.delivery_tag + 1
+        self.delivered += 1
+        if redelivered:
+            self.redelivered += 1
         self.outlet.deliver(self.prefix, delivery_tag, redelivered, message)
 
 

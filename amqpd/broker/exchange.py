@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from amqpd.broker.counts import Tally
 from amqpd.broker.policies import Governed
 from amqpd.commands import Arguments
 from amqpd_exchanges.delayed import DelayedExchange
@@ -27,6 +28,7 @@ class BrokerExchange(Governed):
         "memory",
         "name",
         "table",
+        "tally",
         "type",
         "waiting_room",
     )
@@ -58,6 +60,7 @@ class BrokerExchange(Governed):
         """Names a durable delayed exchange in the store; 0 for others."""
         self.waiting_room: WaitingRoom | None = None
         """Where messages wait, if this is a delayed exchange."""
+        self.tally = Tally()
 
     def apply_policies(self) -> None:
         """The alternate exchange: that of the arguments, or else that of the policies."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
+from amqpd.broker.counts import Tally
 from amqpd.broker.messages import PendingConfirm
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
 from amqpd.broker.waiting_room import WaitingRoom
@@ -75,6 +76,7 @@ def publish(channel: Channel, message: Message) -> None:
         if transaction is not None:
             transaction.messages.append((message, route_ahead(channel, exchange, message)))
             return
+        target.tally = exchange.tally
         firehose = virtual_host.firehose
         keys = [] if firehose is None else extra_keys(channel, message)
         content = RoutedContent(virtual_host, message)
@@ -82,27 +84,30 @@ def publish(channel: Channel, message: Message) -> None:
         if firehose is not None:
             firehose.published(channel, message, keys, queues)
         if content.remembered:
+            channel.turn_to(exchange.tally)
             publish_remembered(channel, message, queues, content)
             return
     else:
         queues = target.route
+    if target.tally is not channel.tally:
+        channel.turn_to(target.tally)
     confirms = channel.confirms
     refused = False
     if virtual_host.refusing_queues and queues:
         queues, refused = sift(virtual_host, message, queues)
     if confirms is None:
+        channel.published += 1
         if len(queues) == 1:
             queues[0].publish(message, None)
-        elif queues:
-            share(channel.virtual_host, message, queues)
-            for queue in queues:
-                queue.publish(message, None)
-        elif target.mandatory and not refused:
-            channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+            return
+        spread(channel, message, len(queues), refused)
+        share(channel.virtual_host, message, queues)
+        for queue in queues:
+            queue.publish(message, None)
         return
     confirms.published = publish_number = confirms.published + 1
-    if not queues and target.mandatory and not refused:
-        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    if len(queues) != 1:
+        spread(channel, message, len(queues), refused)
     if refused:
         for queue in queues:
             queue.publish(message, None)
@@ -144,11 +149,12 @@ def publish_remembered(
         queues, refused = sift(virtual_host, message, queues)
     if refused:
         content.take_back()
-    if not queues and message.target.mandatory and not refused:
-        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    if len(queues) != 1:
+        spread(channel, message, len(queues), refused)
     share(virtual_host, message, queues)
     confirms = channel.confirms
     if confirms is None:
+        channel.published += 1
         for queue in queues:
             queue.publish(message, None)
         return
@@ -164,6 +170,18 @@ def publish_remembered(
     for queue in queues:
         queue.publish(message, pending)
     virtual_host.effects.confirm_when_safe(pending)
+
+
+def spread(channel: Channel, message: Message, count: int, refused: bool) -> None:
+    """The message goes to several queues, or to none: then it is returned or dropped."""
+    channel.tally.extra += count - 1
+    if count or refused:
+        return
+    if message.target.mandatory:
+        channel.counts.return_unroutable += 1
+        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    else:
+        channel.counts.drop_unroutable += 1
 
 
 def sift(
@@ -240,8 +258,10 @@ def publish_committed(channel: Channel, message: Message, routed: Routed) -> boo
         queues, refused = sift(virtual_host, message, queues)
         if refused:
             content.take_back()
-    if not queues and message.target.mandatory and not refused:
-        channel.outlet.returned(NO_ROUTE, "NO_ROUTE", message)
+    channel.turn_to(Tally() if exchange is None else exchange.tally)
+    channel.published += 1
+    if len(queues) != 1:
+        spread(channel, message, len(queues), refused)
     share(channel.virtual_host, message, queues)
     for queue in queues:
         queue.publish(message, None)

@@ -29,6 +29,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
+from amqpd.broker.counts import Counts
 from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, dead_letter
 from amqpd.broker.definitions import ReturnRecord
 from amqpd.broker.messages import PendingConfirm, QueueMessage
@@ -73,6 +74,7 @@ class Queue(Governed):
     __slots__ = (
         "_effects",
         "_expiring",
+        "_first_position",
         "_fresh",
         "_home",
         "_journaled",
@@ -93,6 +95,7 @@ class Queue(Governed):
         "arguments",
         "auto_delete",
         "consumers",
+        "counts",
         "deleted",
         "durable",
         "had_consumer",
@@ -170,6 +173,10 @@ class Queue(Governed):
         """More messages in the tail, or octets in the queue, than this: something is to be paged
         out."""
         self._returned: list[tuple[int, QueueMessage]] = []
+        self.counts = Counts()
+        """What is counted as it happens; `counts.of_queue` has all of it."""
+        self._first_position = 1
+        """Of the first message since the broker started."""
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} in {self.virtual_host!r}>"
@@ -189,6 +196,11 @@ class Queue(Governed):
     def consumer_count(self) -> int:
         """How many consumers clients are told of."""
         return len(self.consumers)
+
+    @property
+    def published(self) -> int:
+        """Messages that came, since the broker started."""
+        return self._next_position - self._first_position
 
     @property
     def ready(self) -> int:
@@ -264,11 +276,11 @@ class Queue(Governed):
     def restore_mark(self, below: int) -> None:
         """Positions below this one were handed out before the restart: they are not used again."""
         self._marked_through = below - 1
-        self._next_position = max(self._next_position, below)
+        self._next_position = self._first_position = max(self._next_position, below)
 
     def restore(self, position: int, message: Message, key: int, expires_ms: int) -> None:
         """Put back, in order of position, a message that was found in the store."""
-        self._next_position = max(self._next_position, position + 1)
+        self._next_position = self._first_position = max(self._next_position, position + 1)
         stored = QueueMessage(position, message)
         stored.key = key
         stored.state = SAFE
@@ -346,6 +358,7 @@ class Queue(Governed):
 
     def reject(self, stored: QueueMessage) -> None:
         """A message that was handed out is not wanted, and is not to come back."""
+        self.counts.discarded += 1
         if self.deleted:
             self.settle(stored)
         else:
@@ -364,6 +377,7 @@ class Queue(Governed):
         if self.deleted:
             self.settle(stored)
             return
+        self.counts.requeued += 1
         stored.redelivered = True
         if not self.rules.delays_retries or not self._delay(stored, how != RETURNED):
             self._return(stored)
@@ -600,7 +614,7 @@ class Queue(Governed):
 
     def restore_backlog(self, backlog: Backlog) -> None:
         """The store has messages of this queue: none of them is read yet."""
-        self._next_position = max(self._next_position, backlog.last + 1)
+        self._next_position = self._first_position = max(self._next_position, backlog.last + 1)
         if backlog.messages:
             self._tail = deque()
             self._paged = PagedMessages(0)

@@ -79,6 +79,7 @@ class QuorumQueue(Queue):
         if self.deleted:
             self.settle(stored)
             return
+        self.counts.requeued += 1
         stored.redelivered = True
         failed = how != RETURNED
         returned = self.returns.count(stored, failed)
@@ -128,6 +129,7 @@ class QuorumQueue(Queue):
         """To the end of the queue, under a new position, and within one turn."""
         position = self._next_position
         self._next_position = position + 1
+        self._first_position += 1  # it was not published anew
         again = QueueMessage(position, stored.content)
         again.redelivered = True
         again.returned = stored.returned

@@ -144,6 +144,7 @@ class Session:
         """The peer opened a channel."""
         channel = Channel(number, self, outlet)
         self.channels[number] = channel
+        self.broker.churn.channel_created += 1
         events = self.broker.events
         if events.wanted:
             properties = {
@@ -168,6 +169,7 @@ class Session:
         """The channel was closed, by whichever side."""
         channel = self.channels.pop(number)
         channel.end()
+        self.broker.churn.channel_closed += 1
         self.broker.events.emit("channel.closed", {"pid": channel.pid}, self.user)
 
     def resume(self) -> None:
@@ -183,4 +185,6 @@ class Session:
             self.end_channel(number)
         for queue in list(self.exclusive_queues):
             self.virtual_host.delete_queue(queue)
-        self.broker.sessions.pop(self, None)
+        if self in self.broker.sessions:
+            del self.broker.sessions[self]
+            self.broker.churn.connection_closed += 1

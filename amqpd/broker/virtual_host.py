@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from amqpd.broker import definitions
+from amqpd.broker.counts import Counts
 from amqpd.broker.deduplicating_queue import queue_kind
 from amqpd.broker.deduplication import Deduplication
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, VhostRecord
@@ -71,6 +72,8 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.quorum_queues = 0
         """Queues that keep transient messages on disk, too: their confirms may have to wait."""
+        self.counts = Counts()
+        """What channels that are gone have counted."""
         self.firehose: Firehose | None = None
         """Copies messages while the virtual host is traced."""
         self.refusing_queues = 0
@@ -249,6 +252,8 @@ class VirtualHost:
         self._govern_queue(queue)
         if owner is not None:
             owner.exclusive_queues[queue] = None
+        if not recovering:
+            self.broker.churn.queue_created += 1
         if journaled and not recovering:
             self.effects.define(definitions.encode(self._queue_record(queue)))
         if self.events.wanted:
@@ -277,6 +282,7 @@ class VirtualHost:
         hears that it has lost its queue.
         """
         del self.queues[queue.name]
+        self.broker.churn.queue_deleted += 1
         self.broker.timers.forget(queue)
         self.refusing_queues -= queue.rules.refuses_publishes + queue.deduplicates
         if queue.type == QUORUM:

@@ -69,6 +69,10 @@ class CallOutlet:
         """basic.nack: a queue had no room for what was published."""
         self.was_refused = True
 
+    def fail(self, exception: AMQPException) -> None:
+        """Not reached: a call is over before the broker could find its channel at fault."""
+        raise AssertionError("a call's channel does not outlive its turn")
+
     def hold(self) -> object:
         """Nothing is held: the call as a whole waits for the disk."""
         return None

@@ -11,6 +11,8 @@ import logging
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+import anyio
+import anyio.lowlevel
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,6 +26,7 @@ from amqpd.management.fields import readable
 from amqpd.management.node import Node
 from amqpd.management.resources import table
 from amqpd.management.routing import Resource
+from amqpd.management.statistics import SAMPLE_S, Statistics
 
 logger = logging.getLogger("amqpd.management")
 
@@ -40,6 +43,15 @@ class Application:
         self._node = node
         self._body_bytes_max = body_bytes_max
         self._table = table()
+        self.statistics = Statistics(node)
+
+    async def keep_statistics(self) -> None:
+        """Read the counters every few seconds, for ever."""
+        while True:
+            self._node.begin_turn()
+            for _ in self.statistics.sample():
+                await anyio.lowlevel.checkpoint()
+            await anyio.sleep(SAMPLE_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -84,6 +96,7 @@ class Application:
             headers=headers,
             body=await self._body(request),
             user=user,
+            statistics=self.statistics,
         )
         handler, rule = resource.handlers[method]
         node.begin_turn()

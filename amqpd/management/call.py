@@ -13,6 +13,7 @@ from amqpd.broker.broker import Broker
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.management.errors import bad_request, missing_keys, not_found
 from amqpd.management.node import Node
+from amqpd.management.statistics import Statistics
 
 TRUTHS: Final = {True: True, False: False, "true": True, "false": False}
 
@@ -30,6 +31,7 @@ class Call:
     """Names in lower case."""
     body: bytes
     user: User
+    statistics: Statistics
 
     @property
     def broker(self) -> Broker:

@@ -84,15 +84,10 @@ def virtual_host(node: Node, found: VirtualHost) -> dict[str, Any]:
     metadata: dict[str, Any] = {"description": record.description, "tags": list(record.tags)}
     if record.default_queue_type is not None:
         metadata["default_queue_type"] = record.default_queue_type
-    ready = sum(queue.ready for queue in found.queues.values())
-    unacked = sum(queue.unacked for queue in found.queues.values())
     return {
         "cluster_state": {node.broker.node: "running"},
         "default_queue_type": record.default_queue_type or "classic",
         "description": record.description,
-        "messages": ready + unacked,
-        "messages_ready": ready,
-        "messages_unacknowledged": unacked,
         "metadata": metadata,
         "name": found.name,
         "protected_from_deletion": False,

@@ -101,7 +101,9 @@ async def run(server: Server, sockets: list[socket.socket], directory: Path | No
         )
     )
     try:
-        await listener.serve(sockets)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(application.keep_statistics)
+            await listener.serve(sockets)
     finally:
-        for listening in listener.servers:
+        for listening in getattr(listener, "servers", ()):
             listening.close()

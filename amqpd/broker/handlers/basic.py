@@ -181,11 +181,15 @@ def get(channel: Channel, method: Basic.Get, arguments: Arguments) -> None:
         raise amqp_error(RESOURCE_LOCKED, text, GET)
     stored = queue.get()
     if stored is None:
+        queue.counts.get_empty += 1
+        channel.counts.get_empty += 1
         channel.reply(Basic.GetEmpty())
         return
     channel.delivery_tag += 1
     redelivered = stored.redelivered
     message = queue.presented(stored) if redelivered else stored.content
+    for counts in (queue.counts, channel.counts):
+        counts.count_get(redelivered, no_ack=bool(method.no_ack))
     if method.no_ack:
         queue.settle(stored)
     else:

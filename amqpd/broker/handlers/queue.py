@@ -80,6 +80,7 @@ def declare_actively(
 ) -> Queue:
     """Create the queue, or find it to be the same."""
     virtual_host = channel.virtual_host
+    channel.broker.churn.queue_declared += 1
     arguments = with_default_type(
         arguments,
         virtual_host.record.default_queue_type,

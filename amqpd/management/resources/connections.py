@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amqpd.broker.administration import close_connection
 from amqpd.broker.channel import Channel
 from amqpd.broker.session import Session
-from amqpd.management import fields
+from amqpd.management import fields, statistics
 from amqpd.management.auth import MONITORING, anybody, has, in_virtual_host, visible_virtual_hosts
 from amqpd.management.call import Answer, Call, done, listed
 from amqpd.management.errors import not_authorised, not_found
-from amqpd.management.node import NO_TRAFFIC
+from amqpd.management.node import NO_TRAFFIC, Traffic
 from amqpd.management.routing import Table
 
 CLOSE_REASON = "Closed via management plugin"
@@ -42,18 +44,22 @@ def every(call: Call) -> Answer:
     if "user" in call.parameters:
         sessions = [session for session in sessions if session.user == call["user"]]
     traffic = call.node.traffic()
-    shown = [
-        fields.connection(call.node, session, traffic.get(session, NO_TRAFFIC))
-        for session in sessions
-    ]
-    return listed(shown, "name")
+    items = [_shown(call, session, traffic.get(session, NO_TRAFFIC)) for session in sessions]
+    return listed(items, "name")
+
+
+def _shown(call: Call, session: Session, traffic: Traffic) -> dict[str, Any]:
+    """A connection with the rates of its octets."""
+    octets = {"recv_oct": traffic.received_bytes, "send_oct": traffic.sent_bytes}
+    rates = call.statistics.shown(session, octets, call.query, "data_rates")
+    return fields.connection(call.node, session, traffic) | rates
 
 
 def show(call: Call) -> Answer:
     """One connection."""
     session = _find(call)
     traffic = call.node.traffic().get(session, NO_TRAFFIC)
-    return Answer(body=fields.connection(call.node, session, traffic))
+    return Answer(body=_shown(call, session, traffic))
 
 
 def close(call: Call) -> Answer:
@@ -75,7 +81,14 @@ def _channels(call: Call, sessions: list[Session]) -> Answer:
     channels: list[Channel] = [
         channel for session in sessions for channel in session.channels.values()
     ]
-    return listed([fields.channel(call.node, channel) for channel in channels], "name")
+    return listed([_shown_channel(call, channel) for channel in channels], "name")
+
+
+def _shown_channel(call: Call, channel: Channel) -> dict[str, Any]:
+    """A channel with its statistics."""
+    numbers = statistics.of_channel(channel)
+    counted = call.statistics.of_messages(channel, numbers, call.query)
+    return fields.channel(call.node, channel) | counted
 
 
 def channels_of_connection(call: Call) -> Answer:
@@ -97,7 +110,7 @@ def show_channel(call: Call) -> Answer:
     for session in _visible(call):
         for channel in session.channels.values():
             if fields.channel_name(channel) == call["name"]:
-                body = fields.channel(call.node, channel)
+                body = _shown_channel(call, channel)
                 consumers = [
                     fields.consumer(call.node, consumer) for consumer in channel.consumers.values()
                 ]

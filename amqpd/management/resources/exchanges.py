@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Exchange
-from amqpd.management import amqp, fields, messages
+from amqpd.management import amqp, fields, messages, statistics
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
 from amqpd.management.call import Answer, Call, boolean, done, listed
 from amqpd.management.errors import bad_request, not_authorised, not_found
@@ -39,17 +41,32 @@ def every(call: Call) -> Answer:
         if virtual_host is None:
             raise not_found()
         hosts.append(virtual_host)
+    settle_tallies(call)
     return listed(
-        [fields.exchange(host, found) for host in hosts for found in host.exchanges.values()],
+        [shown(call, host, found) for host in hosts for found in host.exchanges.values()],
         "vhost",
         "name",
     )
 
 
+def settle_tallies(call: Call) -> None:
+    """What channels have published up to now counts for their exchanges."""
+    for session in call.broker.sessions:
+        for channel in session.channels.values():
+            channel.turn_to(channel.tally)
+
+
+def shown(call: Call, host: VirtualHost, found: BrokerExchange) -> dict[str, Any]:
+    """An exchange with its statistics."""
+    numbers = statistics.of_exchange(found)
+    return fields.exchange(host, found) | call.statistics.of_messages(found, numbers, call.query)
+
+
 def show(call: Call) -> Answer:
     """One exchange."""
     found = find(call)
-    body = fields.exchange(call.virtual_host, found)
+    settle_tallies(call)
+    body = shown(call, call.virtual_host, found)
     return Answer(body=body | {"incoming": [], "outgoing": []})
 
 

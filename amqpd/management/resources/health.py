@@ -1,7 +1,7 @@
 """/health/checks, /healthchecks, /aliveness-test: is it well, in one word.
 
-Healthy is 200 `{"status": "ok"}`; unhealthy is 503 with `failed` and a reason, for load balancers and
-container probes that look at the status alone.
+Healthy is 200 `{"status": "ok"}`; unhealthy is 503 with `failed` and a reason, for load balancers
+and container probes that look at the status alone.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from amqpd.management.call import Answer, Call, done
 from amqpd.management.errors import bad_request
 from amqpd.management.node import Node
 from amqpd.management.routing import Table
+from amqpd.management.statistics import OVERVIEW
 from amqpd_exchanges.router import KINDS
 
 CLUSTER_NAME = "cluster_name"
@@ -106,20 +107,19 @@ def totals(call: Call) -> dict[str, Any]:
     queues = [queue for virtual_host in visible for queue in virtual_host.queues.values()]
     sessions = [session for session in broker.sessions if session.virtual_host in visible]
     channels = [channel for session in sessions for channel in session.channels.values()]
-    ready = sum(queue.ready for queue in queues)
-    unacked = sum(queue.unacked for queue in queues)
+    statistics = call.statistics
+    counted = statistics.of_messages(OVERVIEW, statistics.of_hosts(visible), call.query)
+    churn = statistics.shown(OVERVIEW, statistics.churn(), call.query, "msg_rates")
     return {
+        "message_stats": counted.pop("message_stats", {}),
+        "churn_rates": churn,
+        "queue_totals": counted,
         "object_totals": {
             "channels": len(channels),
             "connections": len(sessions),
             "consumers": sum(len(queue.consumers) for queue in queues),
             "exchanges": sum(len(virtual_host.exchanges) for virtual_host in visible),
             "queues": len(queues),
-        },
-        "queue_totals": {
-            "messages": ready + unacked,
-            "messages_ready": ready,
-            "messages_unacknowledged": unacked,
         },
     }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amqpd.broker.queue import Queue as BrokerQueue
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Queue
-from amqpd.management import amqp, fields, messages
+from amqpd.management import amqp, fields, messages, statistics
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
 from amqpd.management.call import Answer, Call, boolean, done, listed
 from amqpd.management.errors import bad_request, not_found
@@ -33,16 +35,24 @@ def every(call: Call) -> Answer:
         if virtual_host is None:
             raise not_found()
         hosts.append(virtual_host)
-    node = node_name(call.node)
-    queues = [fields.queue(node, queue) for host in hosts for queue in host.queues.values()]
+    queues = [shown(call, queue) for host in hosts for queue in host.queues.values()]
     return listed(queues, "vhost", "name")
+
+
+def shown(call: Call, queue: BrokerQueue) -> dict[str, Any]:
+    """A queue with its statistics."""
+    numbers = statistics.of_queue(queue)
+    return fields.queue(node_name(call.node), queue) | call.statistics.of_messages(
+        queue, numbers, call.query
+    )
 
 
 def show(call: Call) -> Answer:
     """One queue."""
     found = find(call)
-    body = fields.queue(node_name(call.node), found)
-    return Answer(body=body | {"consumer_details": [], "incoming": [], "deliveries": []})
+    consumers = [fields.consumer(call.node, consumer) for consumer in found.consumers.members()]
+    details = {"consumer_details": consumers, "incoming": [], "deliveries": []}
+    return Answer(body=shown(call, found) | details)
 
 
 def put(call: Call) -> Answer:

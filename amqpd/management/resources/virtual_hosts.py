@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amqpd.broker.administration import delete_vhost, put_vhost
 from amqpd.broker.definitions import VhostRecord
+from amqpd.broker.virtual_host import VirtualHost
 from amqpd.management import fields
 from amqpd.management.auth import (
     MONITORING,
@@ -24,14 +27,19 @@ def every(call: Call) -> Answer:
     broker = call.broker
     everything = has(call.user, MONITORING)
     names = list(broker.virtual_hosts) if everything else visible_virtual_hosts(call)
-    return listed(
-        [fields.virtual_host(call.node, broker.virtual_hosts[name]) for name in names], "name"
-    )
+    return listed([shown(call, broker.virtual_hosts[name]) for name in names], "name")
+
+
+def shown(call: Call, host: VirtualHost) -> dict[str, Any]:
+    """A virtual host with its statistics."""
+    statistics = call.statistics
+    counted = statistics.of_messages(host, statistics.of_host(host), call.query)
+    return fields.virtual_host(call.node, host) | counted
 
 
 def show(call: Call) -> Answer:
     """One virtual host."""
-    return Answer(body=fields.virtual_host(call.node, call.virtual_host))
+    return Answer(body=shown(call, call.virtual_host))
 
 
 def put(call: Call) -> Answer:

@@ -1,0 +1,287 @@
+"""Numbers that clients read: each is what happened, over AMQP and over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from amqpd.management.statistics import SAMPLE_S
+from tests.conversation import Channel
+from tests.management.api import Api, api
+
+
+@pytest.fixture
+def broker() -> Api:
+    """An empty one."""
+    return api()
+
+
+@pytest.fixture
+def channel(broker: Api) -> Channel:
+    """Of a client, with a queue `q`."""
+    opened = broker.broker.client().channel()
+    opened.queue_declare("q")
+    return opened
+
+
+def sample(broker: Api) -> None:
+    """Let the time between two readings pass, and read."""
+    broker.broker.advance(SAMPLE_S)
+    for _ in broker.application.statistics.sample():
+        pass
+
+
+def stats(broker: Api, path: str) -> dict[str, Any]:
+    """What is not zero of an object's `message_stats`, without details."""
+    shown = broker.get(path).get("message_stats", {})
+    return {name: value for name, value in shown.items() if isinstance(value, int) and value}
+
+
+def everywhere(broker: Api) -> list[dict[str, Any]]:
+    """Of the queue, the one channel, the virtual host and the broker."""
+    name = broker.get("/channels")[0]["name"].replace(" ", "%20")
+    return [
+        stats(broker, path)
+        for path in ("/queues/%2F/q", f"/channels/{name}", "/vhosts/%2F", "/overview")
+    ]
+
+
+def test_nothing_happened(broker: Api, channel: Channel) -> None:
+    assert everywhere(broker) == [{}, {}, {}, {}]
+    assert "message_stats" not in broker.get("/queues/%2F/q")
+
+
+def test_published_delivered_and_acknowledged(broker: Api, channel: Channel) -> None:
+    channel.qos(3)
+    for _ in range(5):
+        channel.publish("", "q", b"x")
+    channel.consume("q")
+    channel.ack(2, multiple=True)
+    expected = {"publish": 5, "deliver": 5, "deliver_get": 5, "ack": 2}
+    assert everywhere(broker) == [expected] * 4
+    queue = broker.get("/queues/%2F/q")
+    assert [queue[name] for name in ("messages", "messages_ready", "messages_unacknowledged")] == [
+        3,
+        0,
+        3,
+    ]
+
+
+def test_automatic_acknowledgement(broker: Api, channel: Channel) -> None:
+    channel.publish("", "q", b"x")
+    channel.consume("q", no_ack=True)
+    channel.publish("", "q", b"x")
+    expected = {"publish": 2, "deliver_no_ack": 2, "deliver_get": 2}
+    assert everywhere(broker) == [expected] * 4
+
+
+def test_requeued_and_rejected(broker: Api, channel: Channel) -> None:
+    for _ in range(3):
+        channel.publish("", "q", b"x")
+    channel.consume("q")
+    channel.reject(1, requeue=True)
+    channel.reject(2, requeue=False)
+    channel.ack(3)
+    expected = {"publish": 3, "deliver": 4, "deliver_get": 4, "redeliver": 1, "ack": 1}
+    assert everywhere(broker) == [expected] * 4
+
+
+def test_several_at_once(broker: Api, channel: Channel) -> None:
+    for _ in range(4):
+        channel.publish("", "q", b"x")
+    channel.qos(4)
+    tag = channel.consume("q")
+    channel.cancel(tag)
+    channel.nack(2, multiple=True, requeue=False)
+    channel.nack(4, multiple=True)
+    expected = {"publish": 4, "deliver": 4, "deliver_get": 4}
+    assert everywhere(broker) == [expected] * 4
+
+
+def test_gets(broker: Api, channel: Channel) -> None:
+    channel.publish("", "q", b"1")
+    channel.publish("", "q", b"2")
+    channel.get("q", no_ack=True)
+    got = channel.get("q")
+    assert got is not None
+    channel.get("q")
+    channel.ack(got.delivery_tag)
+    expected = {"publish": 2, "get_no_ack": 1, "get": 1, "get_empty": 1, "deliver_get": 2, "ack": 1}
+    assert everywhere(broker) == [expected] * 4
+
+
+def test_a_transaction_acknowledges_when_it_is_committed(broker: Api, channel: Channel) -> None:
+    channel.publish("", "q", b"x")
+    got = channel.get("q")
+    assert got is not None
+    channel.tx_select()
+    channel.publish("", "q", b"y")
+    channel.ack(got.delivery_tag)
+    (shown,) = broker.get("/channels")
+    assert (shown["messages_uncommitted"], shown["acks_uncommitted"]) == (1, 1)
+    assert everywhere(broker)[1] == {"publish": 1, "get": 1, "deliver_get": 1}
+    channel.tx_commit()
+    assert everywhere(broker) == [{"publish": 2, "get": 1, "deliver_get": 1, "ack": 1}] * 4
+
+
+def test_confirms(broker: Api, channel: Channel) -> None:
+    broker.does(201, "PUT", "/queues/%2F/full", {"arguments": FULL})
+    channel.publish("", "q", b"before")
+    channel.confirm_select()
+    channel.publish("", "q", b"x")
+    channel.publish("", "full", b"x")
+    (shown,) = broker.get("/channels")
+    assert shown["confirm"] is True
+    name = shown["name"].replace(" ", "%20")
+    assert stats(broker, f"/channels/{name}") == {"publish": 3, "confirm": 1}
+
+
+FULL = {"x-max-length": 0, "x-overflow": "reject-publish"}
+
+
+def test_unroutable(broker: Api, channel: Channel) -> None:
+    channel.publish("amq.fanout", "", b"x")
+    channel.publish("amq.fanout", "", b"x", mandatory=True)
+    channel.confirm_select()
+    channel.publish("amq.fanout", "", b"x")
+    channel.publish("amq.fanout", "", b"x", mandatory=True)
+    expected = {"publish": 4, "confirm": 2, "drop_unroutable": 2, "return_unroutable": 2}
+    assert everywhere(broker)[1:] == [expected] * 3
+    assert stats(broker, "/exchanges/%2F/amq.fanout") == {"publish_in": 4}
+
+
+def test_exchanges(broker: Api, channel: Channel) -> None:
+    channel.queue_declare("other")
+    for queue in ("q", "other"):
+        channel.queue_bind(queue, "amq.fanout")
+    for _ in range(3):
+        channel.publish("amq.fanout", "", b"x")
+        channel.publish("", "q", b"x")
+    channel.publish("amq.fanout", "", b"x")
+    assert stats(broker, "/exchanges/%2F/amq.fanout") == {"publish_in": 4, "publish_out": 8}
+    assert stats(broker, "/exchanges/%2F/amq.default") == {"publish_in": 3, "publish_out": 3}
+    assert stats(broker, "/queues/%2F/q") == {"publish": 7}
+    assert stats(broker, "/queues/%2F/other") == {"publish": 4}
+
+
+def test_two_channels_of_one_connection(broker: Api, channel: Channel) -> None:
+    second = channel.client.channel()
+    for _ in range(2):
+        channel.publish("", "q", b"x")
+        second.publish("", "q", b"x")
+    published = [shown["message_stats"]["publish"] for shown in broker.get("/channels")]
+    assert published == [2, 2]
+    assert stats(broker, "/exchanges/%2F/amq.default") == {"publish_in": 4, "publish_out": 4}
+
+
+def test_what_is_gone_still_counts(broker: Api, channel: Channel) -> None:
+    channel.confirm_select()
+    for _ in range(3):
+        channel.publish("", "q", b"x")
+    channel.consume("q")
+    channel.ack(1)
+    channel.client.close()
+    expected = {"publish": 3, "confirm": 3, "deliver": 3, "deliver_get": 3, "ack": 1}
+    for path in ("/vhosts/%2F", "/overview"):
+        assert stats(broker, path) == expected
+    del expected["confirm"]
+    assert stats(broker, "/queues/%2F/q") == expected
+    assert stats(broker, "/exchanges/%2F/amq.default") == {"publish_in": 3, "publish_out": 3}
+
+
+def test_a_consumer_that_lost_its_queue(broker: Api, channel: Channel) -> None:
+    channel.publish("", "q", b"x")
+    channel.consume("q", no_ack=True)
+    channel.queue_delete("q")
+    expected = {"publish": 1, "deliver_no_ack": 1, "deliver_get": 1}
+    assert stats(broker, "/overview") == expected
+
+
+def test_what_was_there_before_the_start_was_not_published_since(broker: Api) -> None:
+    broker.does(201, "PUT", "/queues/%2F/d", {"durable": True})
+    message = {
+        "properties": {"delivery_mode": 2},
+        "routing_key": "d",
+        "payload": "x",
+        "payload_encoding": "string",
+    }
+    broker.does(200, "POST", "/exchanges/%2F/amq.default/publish", message)
+    assert stats(broker, "/queues/%2F/d") == {"publish": 1}
+    broker.broker.crash_and_recover()
+    assert broker.get("/queues/%2F/d")["messages"] == 1
+    assert stats(broker, "/queues/%2F/d") == {}
+    broker.does(200, "POST", "/exchanges/%2F/amq.default/publish", message)
+    assert stats(broker, "/queues/%2F/d") == {"publish": 1}
+
+
+def test_http_counts_as_well(broker: Api, channel: Channel) -> None:
+    message = {"properties": {}, "routing_key": "q", "payload": "", "payload_encoding": "string"}
+    broker.does(200, "POST", "/exchanges/%2F/amq.default/publish", message)
+    broker.does(200, "POST", "/queues/%2F/q/get", GET_AND_KEEP)
+    found = stats(broker, "/overview")
+    assert found == {"publish": 1, "confirm": 1, "get": 1, "get_empty": 1, "deliver_get": 1}
+
+
+GET_AND_KEEP = {"count": 2, "ackmode": "ack_requeue_true", "encoding": "auto"}
+
+
+def test_rates(broker: Api, channel: Channel) -> None:
+    sample(broker)
+    for _ in range(10):
+        channel.publish("", "q", b"x")
+    sample(broker)
+    queue = broker.get("/queues/%2F/q")
+    assert queue["message_stats"]["publish_details"] == {"rate": 2.0}
+    assert queue["messages_details"] == {"rate": 2.0}
+    sample(broker)
+    assert broker.get("/overview")["message_stats"]["publish_details"] == {"rate": 0.0}
+
+
+def test_samples(broker: Api, channel: Channel) -> None:
+    for _ in range(4):
+        sample(broker)
+        channel.publish("", "q", b"x")
+    query = "lengths_age=10&lengths_incr=5&msg_rates_age=60&msg_rates_incr=10"
+    queue = broker.get(f"/queues/%2F/q?{query}")
+    details = queue["messages_details"]
+    assert [found["sample"] for found in details["samples"]] == [3, 2, 1]
+    stamps = [found["timestamp"] for found in details["samples"]]
+    assert stamps[0] - stamps[1] == SAMPLE_S * 1000
+    assert details["avg"] == 2.0
+    assert details["avg_rate"] == 0.2
+    details = queue["message_stats"]["publish_details"]
+    assert [found["sample"] for found in details["samples"]] == [3, 1]
+
+
+def test_readings_of_what_is_gone_are_not_kept(broker: Api, channel: Channel) -> None:
+    sample(broker)
+    channel.queue_delete("q")
+    channel.client.close()
+    sample(broker)
+    kept = {type(thing).__name__ for thing in broker.application.statistics._kept}
+    assert kept == {"BrokerExchange", "VirtualHost", "str"}
+
+
+def test_churn(broker: Api, channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.queue_delete("q")
+    channel.close()
+    broker.broker.client().close()
+    churn = broker.get("/overview")["churn_rates"]
+    assert {name: value for name, value in churn.items() if isinstance(value, int)} == {
+        "channel_closed": 1,
+        "channel_created": 1,
+        "connection_closed": 1,
+        "connection_created": 2,
+        "queue_created": 1,
+        "queue_declared": 2,
+        "queue_deleted": 1,
+    }
+
+
+def test_connections_count_octets(broker: Api, channel: Channel) -> None:
+    before = broker.get("/connections")[0]["recv_oct"]
+    channel.publish("", "q", b"x" * 1000)
+    after = broker.get("/connections")[0]["recv_oct"]
+    assert 1000 < after - before < 1200
