@@ -18,9 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from amqpd.broker.paging import Postponed
 from amqpd.management import options
 from amqpd.management.auth import log_in
-from amqpd.management.call import Call
+from amqpd.management.call import Answer, Call
 from amqpd.management.errors import ApiError, not_found
 from amqpd.management.fields import readable
 from amqpd.management.node import Node
@@ -99,13 +100,21 @@ class Application:
             statistics=self.statistics,
         )
         handler, rule = resource.handlers[method]
-        node.begin_turn()
-        try:
-            rule(call)
-            answer = handler(call)
-        finally:
-            # What a refused call has changed, if anything, is as true as the rest.
-            await node.end_turn(wait=method not in READING)
+        answer: Answer | None = None
+        while answer is None:
+            at_hand = anyio.Event()
+            node.begin_turn()
+            try:
+                rule(call)
+                answer = handler(call)
+            except Postponed as postponed:
+                # The first message is on disk: ask again when it is not any more.
+                postponed.queue.wait_for_head(at_hand.set)
+            finally:
+                # What a refused call has changed, if anything, is as true as the rest.
+                await node.end_turn(wait=method not in READING)
+            if answer is None:
+                await at_hand.wait()
         body = answer.body if method != "GET" else options.apply(answer, call.query)
         return _response(answer.status, body, dict(answer.headers))
 

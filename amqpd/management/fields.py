@@ -19,13 +19,15 @@ from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.policies import Policy
 from amqpd.broker.queue import Queue
 from amqpd.broker.session import Session
-from amqpd.broker.virtual_host import PREDECLARED, VirtualHost
+from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Arguments
 from amqpd.management.node import Node, Traffic
 from amqpd.wire.tables import encode_table, plain
 from amqpd_exchanges.exchange import Binding
 
-PREDECLARED_NAMES = frozenset(("", *(name for name, _, _ in PREDECLARED)))
+QUEUE_BYTES = 3000
+"""What a queue occupies without messages; and what a message does beside its body."""
+MESSAGE_BYTES = 500
 
 
 def readable(value: Any) -> Any:
@@ -92,7 +94,7 @@ def virtual_host(node: Node, found: VirtualHost) -> dict[str, Any]:
         "name": found.name,
         "protected_from_deletion": False,
         "tags": list(record.tags),
-        "tracing": False,
+        "tracing": found.tracing,
     }
 
 
@@ -127,6 +129,8 @@ def queue(node: str, found: Queue) -> dict[str, Any]:
         "effective_policy_definition": found.effective_policy_definition or {},
         "exclusive": found.owner is not None,
         "exclusive_consumer_tag": None if exclusive is None else exclusive.tag,
+        "memory": QUEUE_BYTES + ready * MESSAGE_BYTES + found.ready_bytes,
+        "message_bytes_ready": found.ready_bytes,
         "messages": ready + unacked,
         "messages_ready": ready,
         "messages_unacknowledged": unacked,

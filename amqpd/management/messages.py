@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from amqpd.broker.channel import Channel
 from amqpd.broker.confirms import Confirms
 from amqpd.broker.handlers import handle
+from amqpd.broker.paging import Postponed
 from amqpd.broker.publishing import publish as publish_message
 from amqpd.commands import (
     DISCARD,
@@ -207,7 +208,10 @@ def as_base64(payload: bytes) -> tuple[str, str]:
 
 
 def get(call: Call, name: str, wanted: Wanted) -> list[dict[str, Any]]:
-    """Up to that many messages from the front of a queue. Raises ApiError."""
+    """Up to that many messages from the front of a queue: those that are in memory.
+
+    Raises ApiError; Postponed when there are messages, and all of them on disk.
+    """
     most = min(wanted.most, call.broker.limits.http_get_messages_max)
     with amqp.channel_for(call) as (channel, outlet):
         method = amqp.frame(Basic.Get, queue=name, no_ack=wanted.outcome is None)
@@ -218,6 +222,10 @@ def get(call: Call, name: str, wanted: Wanted) -> list[dict[str, Any]]:
                 if error.code == NOT_FOUND:
                     raise not_found(error.reply_text) from error
                 raise from_amqp(error, declaring=True) from error
+            except Postponed:
+                if not outlet.got:
+                    raise
+                break
             if len(outlet.got) == number:
                 break
         # Together and at the end: what is requeued at once would be fetched again.

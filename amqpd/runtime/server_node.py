@@ -97,5 +97,7 @@ class ServerNode:
 
     def import_definitions(self, document: bytes, vhost: str | None, by: str) -> None:
         """Apply RabbitMQ's JSON. Raises ValueError."""
-        file = load_definitions(document, "definitions", vhost or self.broker.config.default_vhost)
-        DefinitionsImport(self.broker, "definitions").apply(file)
+        file = load_definitions(
+            document, "definitions", self.broker.config.default_vhost, into=vhost
+        )
+        DefinitionsImport(self.broker, file, "definitions", by=by).apply()

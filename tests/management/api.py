@@ -49,8 +49,8 @@ class Node:
 
     def import_definitions(self, document: bytes, vhost: str | None, by: str) -> None:
         """As the runtime does it."""
-        file = load_definitions(document, "definitions", vhost or "/")
-        DefinitionsImport(self.broker, "definitions").apply(file)
+        file = load_definitions(document, "definitions", "/", into=vhost)
+        DefinitionsImport(self.broker, file, "definitions", by=by).apply()
 
     def begin_turn(self) -> None:
         """Time is the test's."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from amqpd.management.resources import (
     bindings,
     connections,
+    definitions,
     exchanges,
     health,
     limits,
@@ -38,6 +39,7 @@ def table() -> Table:
         limits,
         nodes,
         health,
+        definitions,
     ):
         module.register(all_of_them)
     return all_of_them

@@ -23,16 +23,27 @@ MECHANISMS = {
     "AMQPLAIN": "QPid AMQPLAIN mechanism",
 }
 FEATURE_FLAGS = {
+    "classic_mirrored_queue_version": "Support setting version for classic mirrored queues",
+    "classic_queue_type_delivery_support": "Bug fix for classic queue deliveries",
+    "detailed_queues_endpoint": "Add a detailed queues HTTP API endpoint",
+    "direct_exchange_routing_v2": "v2 direct exchange routing implementation",
     "drop_unroutable_metric": "Count unroutable publishes to be dropped in stats",
     "empty_basic_get_metric": "Count AMQP `basic.get` on empty queues in stats",
+    "feature_flags_v2": "Feature flags subsystem V2",
     "implicit_default_bindings": "Default bindings are implicit, instead of being stored",
+    "maintenance_mode_status": "Maintenance mode status",
+    "quorum_queue": "Support queues of type `quorum`",
     "user_limits": "Configure connection and channel limits for a user",
     "virtual_host_metadata": "Virtual host metadata (description, tags, etc)",
 }
-DEPRECATED = {
-    "global_qos": "permitted_by_default",
-    "transient_nonexcl_queues": "permitted_by_default",
-}
+DEPRECATED = (
+    "classic_queue_mirroring",
+    "global_qos",
+    "management_metrics_collection",
+    "queue_master_locator",
+    "ram_node_type",
+    "transient_nonexcl_queues",
+)
 """What newer versions of RabbitMQ refuse; which profile does so is in docs/compatibility.md."""
 
 
@@ -190,11 +201,11 @@ def deprecated_features(call: Call) -> Answer:
             {
                 "name": name,
                 "desc": "",
-                "deprecation_phase": "denied_by_default" if denied else phase,
+                "deprecation_phase": "denied_by_default" if denied else "permitted_by_default",
                 "doc_url": "",
                 "provided_by": "rabbit",
             }
-            for name, phase in DEPRECATED.items()
+            for name in DEPRECATED
         ],
         "name",
     )

@@ -46,7 +46,7 @@ def put(call: Call) -> Answer:
     """A new virtual host, in which its creator may do everything; or other settings of one."""
     broker, name = call.broker, call["vhost"]
     body = call.json()
-    boolean(body, "tracing")
+    tracing = boolean(body, "tracing") if "tracing" in body else None
     existing = broker.virtual_hosts.get(name)
     record = VhostRecord(name) if existing is None else existing.record
     description = body.get("description", record.description)
@@ -62,6 +62,8 @@ def put(call: Call) -> Answer:
         None if kind == "undefined" else kind,
     )
     is_new = put_vhost(broker, wanted, by=call.user.name)
+    if tracing is not None:
+        call.virtual_host.set_tracing(tracing)
     if is_new:
         user = call.user.name
         broker.journal(broker.access.put_permission(user, name, ".*", ".*", ".*", by=user))
