@@ -73,10 +73,10 @@ def publish(channel: Channel, message: Message) -> None:
         or target.route_version != virtual_host.router.version + virtual_host.access.version
     ):
         exchange = check(channel, message)
+        target.tally = exchange.tally
         if transaction is not None:
             transaction.messages.append((message, route_ahead(channel, exchange, message)))
             return
-        target.tally = exchange.tally
         firehose = virtual_host.firehose
         keys = [] if firehose is None else extra_keys(channel, message)
         content = RoutedContent(virtual_host, message)

@@ -125,6 +125,17 @@ def test_a_transaction_acknowledges_when_it_is_committed(broker: Api, channel: C
     assert everywhere(broker) == [{"publish": 2, "get": 1, "deliver_get": 1, "ack": 1}] * 4
 
 
+def test_a_transaction_beside_a_channel_without(broker: Api, channel: Channel) -> None:
+    """They share what was found out about where messages go."""
+    transactional = channel.client.channel()
+    transactional.tx_select()
+    transactional.publish("", "q", b"x")
+    channel.publish("", "q", b"y")
+    assert stats(broker, "/exchanges/%2F/amq.default") == {"publish_in": 1, "publish_out": 1}
+    transactional.tx_commit()
+    assert stats(broker, "/exchanges/%2F/amq.default") == {"publish_in": 2, "publish_out": 2}
+
+
 def test_confirms(broker: Api, channel: Channel) -> None:
     broker.does(201, "PUT", "/queues/%2F/full", {"arguments": FULL})
     channel.publish("", "q", b"before")
