@@ -83,17 +83,17 @@ class JournalWriter:
 
     async def run(self) -> None:
         """Write batches for ever, and tidy up when there are none, or now and then."""
-        untidy = True
+        patience: float | None = TIDY_AFTER_S
         while True:
-            with anyio.move_on_after(TIDY_AFTER_S if untidy else None):
+            with anyio.move_on_after(patience):
                 await self._wake.wait()
             if self._wake.is_set():
                 self._wake = anyio.Event()
                 await self.flush()
-                untidy = True
+                patience = TIDY_AFTER_S
                 if anyio.current_time() < self._tidied_at + TIDY_EVERY_S:
                     continue
-            untidy = await self._tidy()
+            patience = 0.0 if await self._tidy() else None
 
     async def _tidy(self) -> bool:
         """A step; whether there is more to do, and it is worth trying."""

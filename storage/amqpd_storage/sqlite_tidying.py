@@ -17,8 +17,8 @@ from amqpd_storage.sqlite_writing import UNREFERENCED
 SWEPT_ROWS: Final = 4000
 """In one step: some 10 ms."""
 
-FREED_PAGES: Final = 128
-"""In one step: 1 MB."""
+FREED_PAGES: Final = 256
+"""In one step: 2 MB, some 10 ms."""
 
 KEPT_FREE_PAGES: Final = 2048
 """Free pages that are no reason to shrink the file: 16 MB."""
@@ -73,7 +73,8 @@ def give_back(connection: sqlite3.Connection) -> bool:
     ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
     if free <= KEPT_FREE_PAGES or free * KEPT_FREE_SHARE <= pages:
         return False
-    connection.execute(f"PRAGMA incremental_vacuum({FREED_PAGES})").fetchall()
+    # Not `execute`: it takes one step of the statement, and each step frees one page.
+    connection.executescript(f"PRAGMA incremental_vacuum({FREED_PAGES})")
     ((left,),) = connection.execute("PRAGMA freelist_count").fetchall()
     if left == free:
         return False  # a file that was made without the pages which this takes
