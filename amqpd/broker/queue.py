@@ -145,7 +145,8 @@ class Queue(Governed):
         self.timer: TimerEntry | None = None
         self._home = home
         self._effects = effects = home.effects
-        self._limited = self.rules.limits_length
+        # What a client gives back to a queue that refuses publishes never drops its head.
+        self._limited = self.rules.limits_length and not self.rules.refuses_publishes
         self._weight = 0
         """Octets of the bodies of ready messages."""
         self._expiring = False
@@ -354,6 +355,8 @@ class Queue(Governed):
             self._read_ahead()
         if stored.key:
             self._mark_delivered(stored.key & POSITION_MAX)
+        if self._expiring:
+            self._trim()  # the next one may have expired, or will
         return stored
 
     def reject(self, stored: QueueMessage) -> None:
@@ -461,7 +464,7 @@ class Queue(Governed):
             return
         self._home.refusing_queues += rules.refuses_publishes - before.refuses_publishes
         self.message_ttl_ms = rules.message_ttl_ms
-        self._limited = rules.limits_length
+        self._limited = rules.limits_length and not rules.refuses_publishes
         self.use()
         self._effects.timed_queues[self] = None
         if not rules.refuses_publishes:

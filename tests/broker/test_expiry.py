@@ -56,6 +56,18 @@ def test_only_the_head_expires() -> None:
     assert channel.drain("q") == [b"for ever"]
 
 
+def test_what_a_get_brings_to_the_head_expires_in_time() -> None:
+    """Found by the simulator: nobody was asked for the time of the new head."""
+    broker = BrokerUnderTest()
+    channel = broker.client().channel()
+    declare(channel)
+    channel.publish("", "q", b"for ever")
+    channel.publish("", "q", b"short", properties(expiration="100"))
+    assert channel.get("q") is not None
+    broker.advance(0.2)
+    assert channel.counts("q")[0] == 0
+
+
 def test_nothing_expired_is_ever_delivered() -> None:
     broker = BrokerUnderTest()
     channel = broker.client().channel()

@@ -57,6 +57,18 @@ def test_what_comes_back_may_be_too_much(channel: Channel) -> None:
     assert channel.drain("q") == [b"new"]
 
 
+@pytest.mark.parametrize("overflow", ["reject-publish", "reject-publish-dlx"])
+def test_what_comes_back_to_a_queue_that_refuses_stays(channel: Channel, overflow: str) -> None:
+    """Both were confirmed, so that dropping either would lose it (observed on 3.10.8)."""
+    limited(channel, x_max_length=1, x_overflow=overflow)
+    channel.publish("", "q", b"old")
+    got = channel.get("q")
+    assert got is not None
+    channel.publish("", "q", b"new")
+    channel.nack(got.delivery_tag)
+    assert channel.drain("q") == [b"old", b"new"]
+
+
 def test_a_length_of_zero_still_serves_a_waiting_consumer(channel: Channel) -> None:
     limited(channel, x_max_length=0)
     channel.publish("", "q", b"dropped")
