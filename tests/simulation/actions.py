@@ -7,10 +7,11 @@ disagree about what a queue or exchange is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import pack
 from typing import Final, NamedTuple
 
-from amqpd.commands import Basic, Confirm, Exchange, Frame, Queue, Tx
+from amqpd.commands import Arguments, Basic, Confirm, Exchange, Frame, Queue, Tx
 from amqpd.commands import Channel as ChannelClass
 from amqpd.commands import Connection as ConnectionClass
 from amqpd.protocol.methods import encode_method
@@ -19,10 +20,10 @@ from tests.conversation import (
     HEADER,
     HEARTBEAT_FRAME,
     METHOD,
-    PERSISTENT,
-    TRANSIENT,
     frame,
     method,
+    properties,
+    table,
 )
 
 FRAME_BYTES_MAX: Final = 4096
@@ -34,6 +35,29 @@ class QueueSpec(NamedTuple):
     durable: bool
     auto_delete: bool = False
     exclusive: bool = False
+    arguments: Mapping[str, int | str] = {}
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it refuses what is published to it while it is full."""
+        return self.arguments.get("x-overflow", "drop-head") != "drop-head"
+
+    @property
+    def dead_letter_exchange(self) -> str | None:
+        """Where its dead letters go."""
+        name = self.arguments.get("x-dead-letter-exchange")
+        return None if name is None else str(name)
+
+    def number(self, argument: str) -> int | None:
+        """A number among the arguments."""
+        value = self.arguments.get(argument)
+        assert not isinstance(value, str)
+        return value
+
+
+def buried_in(routing_key: str) -> dict[str, int | str]:
+    """Arguments of a queue whose dead letters go to this one."""
+    return {"x-dead-letter-exchange": "dlx", "x-dead-letter-routing-key": routing_key}
 
 
 class ExchangeSpec(NamedTuple):
@@ -54,13 +78,31 @@ QUEUES: Final = {
     "t0": QueueSpec(durable=False),
     "e0": QueueSpec(durable=True, exclusive=True),
     "e1": QueueSpec(durable=False, auto_delete=True, exclusive=True),
+    # A ring of dead letters: too long here, too old there, too heavy, and round again.
+    "l0": QueueSpec(durable=True, arguments={"x-max-length": 4, **buried_in("l1")}),
+    "l1": QueueSpec(durable=True, arguments={"x-message-ttl": 700, **buried_in("l2")}),
+    "l2": QueueSpec(durable=True, arguments={"x-max-length-bytes": 900, **buried_in("l0")}),
+    "p0": QueueSpec(durable=True, arguments={"x-max-priority": 3, **buried_in("l2")}),
+    "r0": QueueSpec(durable=True, arguments={"x-max-length": 3, "x-overflow": "reject-publish"}),
+    "r1": QueueSpec(
+        durable=True,
+        arguments={"x-max-length": 2, "x-overflow": "reject-publish-dlx", **buried_in("l2")},
+    ),
+    "x0": QueueSpec(durable=True, arguments={"x-expires": 900}),
 }
+RULED: Final = ("l0", "l1", "l2", "p0", "r0", "r1", "x0")
+"""Queues with rules of their own for what they hold."""
+UNBOUND: Final = ("l0", "l1", "l2", "r0", "r1")
+"""Queues that no client binds to an exchange but `dlx`, and to that by their own name.
+
+So there is no message twice in the ring: whatever is there came from one place."""
 EXCHANGES: Final = {
     "fan": ExchangeSpec("fanout", durable=True),
     "dir": ExchangeSpec("direct", durable=True),
     "top": ExchangeSpec("topic", durable=True),
     "ade": ExchangeSpec("fanout", durable=True, auto_delete=True),
     "tra": ExchangeSpec("direct", durable=False),
+    "dlx": ExchangeSpec("direct", durable=True),
 }
 BINDING_KEYS: Final = {
     "fan": ("",),
@@ -68,7 +110,10 @@ BINDING_KEYS: Final = {
     "dir": ("a", "b"),
     "tra": ("a", "b"),
     "top": ("a.*", "#", "*.b", "a.#.b"),
+    "dlx": ("l0", "l1", "l2"),
 }
+ARGUMENTS: Final = {name: table(dict(spec.arguments)) for name, spec in QUEUES.items()}
+"""Of queue.declare, encoded."""
 ROUTING_KEYS: Final = ("a", "b", "a.b", "a.c", "c.b", "a.x.b")
 
 
@@ -81,6 +126,18 @@ class Publish(NamedTuple):
     body: bytes
     persistent: bool
     mandatory: bool
+    priority: int | None = None
+    expiration_ms: int | None = None
+
+    @property
+    def properties(self) -> bytes:
+        """The property list as it is sent."""
+        expiration = None if self.expiration_ms is None else str(self.expiration_ms)
+        return properties(
+            delivery_mode=2 if self.persistent else None,
+            priority=self.priority,
+            expiration=expiration,
+        )
 
 
 class Settle(NamedTuple):
@@ -243,7 +300,10 @@ def encode(channel: int, action: Action) -> bytes:
         return _publish(channel, action)
     if isinstance(action, Beat):
         return HEARTBEAT_FRAME
-    return frame(METHOD, channel, encode_method(_method(action), {}))
+    arguments: Arguments = {}
+    if isinstance(action, DeclareQueue) and not action.passive:
+        arguments = ARGUMENTS[action.name]
+    return frame(METHOD, channel, encode_method(_method(action), arguments))
 
 
 def _publish(channel: int, action: Publish) -> bytes:
@@ -253,11 +313,10 @@ def _publish(channel: int, action: Publish) -> bytes:
         routing_key=action.routing_key,
         mandatory=action.mandatory,
     )
-    properties = PERSISTENT if action.persistent else TRANSIENT
     body = action.body
     frames = [
         frame(METHOD, channel, encode_method(said)),
-        frame(HEADER, channel, pack(">HHQ", 60, 0, len(body)) + properties),
+        frame(HEADER, channel, pack(">HHQ", 60, 0, len(body)) + action.properties),
     ]
     room = FRAME_BYTES_MAX - 8
     frames += [frame(BODY, channel, body[i : i + room]) for i in range(0, len(body), room)]

@@ -87,7 +87,9 @@ def summary(seeds: int, total: Figures, elapsed_s: float) -> str:
     minutes = elapsed_s / 60
     return (
         f"{elapsed_s:.0f} s: {seeds} seeds, {total.power_cuts} power cuts, {total.kills} kills,"
-        f" {total.stops} stops, {total.turns} turns, {total.batches} batches, {total.pages} pages,"
+        f" {total.disk_errors} disk errors, {total.stops} stops, {total.turns} turns,"
+        f" {total.batches} batches ({total.forgotten} lost with durability normal),"
+        f" {total.pages} pages,"
         f" {total.delivered} deliveries, {total.confirmed} confirms;"
         f" {total.seconds / 3600 / minutes:.1f} simulated hours a minute,"
         f" {total.power_cuts / minutes:.0f} power cuts a minute"

@@ -13,6 +13,8 @@ from tests.simulation.actions import (
     EXCHANGES,
     QUEUES,
     ROUTING_KEYS,
+    RULED,
+    UNBOUND,
     Action,
     Bind,
     Cancel,
@@ -42,6 +44,11 @@ Mode = Literal["confirm", "plain", "tx", "admin"]
 
 QUEUE_NAMES: Final = tuple(QUEUES)
 DURABLE_NAMES: Final = ("d0", "d1", "d2", "d3")
+BINDABLE: Final = tuple(name for name in QUEUE_NAMES if name not in UNBOUND)
+TX_NAMES: Final = (*DURABLE_NAMES, "l0", "p0", "x0")
+"""What transactions publish to: one of them must not refuse, and not enter the ring of dead letters
+at two places, or the order of what is in it would be that of the broker's inside."""
+EXPIRATIONS_MS: Final = (0, 3, 50, 1000, 20_000)
 EXCHANGE_NAMES: Final = tuple(EXCHANGES)
 BODY_SIZES: Final = (0, 10, 100, 100, 1000, 5000, 20000)
 
@@ -144,12 +151,14 @@ class Client:
         elif mode in ("confirm", "admin"):
             actions.append(ConfirmSelect())
         if mode == "admin":
-            for name in DURABLE_NAMES:
+            for name in (*DURABLE_NAMES, *RULED):
                 actions.append(DeclareQueue(name))
             for exchange in ("fan", "dir", "top"):
                 actions.append(DeclareExchange(exchange))
                 key = self._chance.choice(BINDING_KEYS[exchange])
                 actions.append(Bind(self._chance.choice(DURABLE_NAMES), exchange, key))
+            actions.append(DeclareExchange("dlx"))
+            actions += [Bind(key, "dlx", key) for key in BINDING_KEYS["dlx"]]
         if self._chance.random() < 0.6:
             actions.append(Qos(self._chance.randint(1, 5), self._chance.random() < 0.3))
         if self._chance.random() < 0.4:
@@ -195,11 +204,11 @@ class Client:
             # that behind tx.commit.
             if channel.mode == "tx" or drawn < 0.5:
                 return None
-            return self._publish(uid)
+            return self._publish(channel, uid)
         if drawn < 0.35:
-            return self._publish(uid)
+            return self._publish(channel, uid)
         if drawn < 0.6:
-            return self._settle(channel) or self._publish(uid)
+            return self._settle(channel) or self._publish(channel, uid)
         if drawn < 0.66:
             return self._get(channel)
         if drawn < 0.74:
@@ -218,24 +227,33 @@ class Client:
             return TxCommit() if chance.random() < 0.8 else TxRollback()
         if channel.mode == "admin":
             return self._administer()
-        return self._publish(uid)
+        return self._publish(channel, uid)
 
-    def _publish(self, uid: int) -> Publish:
+    def _publish(self, channel: ClientChannel, uid: int) -> Publish:
         chance = self._chance
-        if chance.random() < 0.5:
+        drawn = chance.random()
+        if drawn < 0.5:
             names = QUEUE_NAMES if chance.random() < 0.3 else DURABLE_NAMES
+            if chance.random() < 0.3:
+                names = RULED
+            if channel.mode == "tx" and names is not DURABLE_NAMES:
+                names = TX_NAMES
             exchange, key = "", chance.choice(names)
         else:
-            exchange = chance.choice(EXCHANGE_NAMES if chance.random() < 0.15 else ("fan", "top"))
-            key = chance.choice(ROUTING_KEYS)
+            names = EXCHANGE_NAMES if chance.random() < 0.15 else ("fan", "top")
+            exchange, key = chance.choice(names), chance.choice(ROUTING_KEYS)
+            if exchange == "dlx":
+                key = "l0" if channel.mode == "tx" else chance.choice(BINDING_KEYS["dlx"])
         size = chance.choice(BODY_SIZES) if chance.random() < 0.2 else chance.randint(0, 60)
         return Publish(
             uid,
             exchange,
             key,
             b"%d " % uid + bytes((97 + uid % 26,)) * size,
-            chance.random() < 0.85,
-            chance.random() < 0.2,
+            persistent=chance.random() < 0.85,
+            mandatory=chance.random() < 0.2,
+            priority=chance.randint(0, 4) if chance.random() < 0.3 or key == "p0" else None,
+            expiration_ms=chance.choice(EXPIRATIONS_MS) if chance.random() < 0.08 else None,
         )
 
     def _settle(self, channel: ClientChannel) -> Settle | None:
@@ -256,7 +274,7 @@ class Client:
     def _get(self, channel: ClientChannel) -> Get | None:
         if channel.mode == "plain" and channel.consumers:
             return None
-        names = QUEUE_NAMES if self._chance.random() < 0.05 else DURABLE_NAMES
+        names = QUEUE_NAMES if self._chance.random() < 0.2 else DURABLE_NAMES
         return Get(self._chance.choice(names), no_ack=channel.mode == "plain")
 
     def _consume(self, channel: ClientChannel) -> Consume | None:
@@ -268,7 +286,7 @@ class Client:
         tag = f"c{self._number}.{self._tag}"
         no_ack = channel.mode == "plain"
         channel.consumers[tag] = no_ack
-        names = QUEUE_NAMES if self._chance.random() < 0.15 else DURABLE_NAMES
+        names = QUEUE_NAMES if self._chance.random() < 0.3 else DURABLE_NAMES
         return Consume(self._chance.choice(names), tag, no_ack)
 
     def _administer(self) -> Action:
@@ -289,8 +307,9 @@ class Client:
             return DeleteExchange(exchange)
         key = chance.choice(BINDING_KEYS[exchange])
         if drawn < 0.88:
-            return Bind(chance.choice(DURABLE_NAMES) if drawn < 0.8 else queue, exchange, key)
-        return Unbind(queue, exchange, key)
+            queue = chance.choice(DURABLE_NAMES if drawn < 0.8 else BINDABLE)
+            return Bind(key if exchange == "dlx" else queue, exchange, key)
+        return Unbind(key if exchange == "dlx" else queue, exchange, key)
 
 
 __all__ = ["Client", "ClientChannel", "Mode"]

@@ -21,6 +21,11 @@
 
 Every call that changes something is counted, and `cut_at` names the call before which the power
 goes: `PowerCut` comes out of it, and out of every call after it, until `restart`.
+
+Calls may fail without that: while the disk is `full`, whatever would make a file longer; and those
+in `failing`, with an I/O error. A sync that fails has done nothing. What it should have made
+durable is synced by the next one, or (`sync_forgets`) by none: Linux marks pages clean whose
+writing failed, so that what a process reads back may never reach the disk, and nobody is told.
 """
 
 from __future__ import annotations
@@ -35,6 +40,14 @@ KEEP: Final = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 class PowerCut(Exception):
     """The machine has no power: whatever runs on it ends here."""
+
+
+class DiskError(Exception):
+    """A call failed, with EIO."""
+
+
+class DiskFull(DiskError):
+    """A call failed, with ENOSPC."""
 
 
 class Write(NamedTuple):
@@ -78,6 +91,10 @@ class Disk:
         self.powered = True
         self.syncs_lie = False
         """A disk that reports a sync it did not do."""
+        self.full = False
+        self.failing = range(0)
+        """Numbers of the calls that fail."""
+        self.sync_forgets = False
 
     def copy(self) -> Disk:
         """Another one in the same state."""
@@ -102,6 +119,10 @@ class Disk:
             self.powered = False
         self.require_power()
         self.calls += 1
+
+    def _fail(self) -> bool:
+        """Whether the call that was just counted fails."""
+        return self.calls - 1 in self.failing
 
     def require_power(self) -> None:
         """Nothing works without."""
@@ -140,18 +161,28 @@ class Disk:
     def write(self, file: File, offset: int, data: bytes) -> None:
         """pwrite."""
         self.count()
+        if self._fail():
+            raise DiskError
+        if self.full and offset + len(data) > len(file.volatile):
+            raise DiskFull
         file.unsynced.append(Write(offset, data))
         apply(file.volatile, offset, data)
 
     def truncate(self, file: File, size: int) -> None:
         """ftruncate."""
         self.count()
+        if self._fail():
+            raise DiskError
         file.unsynced.append(Write(size, None))
         resize(file.volatile, size)
 
     def sync(self, file: File) -> None:
         """fsync."""
         self.count()
+        if self._fail():
+            if self.sync_forgets:
+                file.unsynced.clear()
+            raise DiskError
         if self.syncs_lie:
             return
         for offset, data in file.unsynced:
@@ -199,9 +230,11 @@ class Disk:
         self.powered = False
 
     def restart(self) -> None:
-        """Power is back."""
+        """Power is back, and the disk is well."""
         self.powered = True
         self.cut_at = None
+        self.full = False
+        self.failing = range(0)
 
     def _settled(self) -> None:
         self._durable_names = dict(self.names)

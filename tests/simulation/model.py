@@ -12,8 +12,11 @@ Checked at the end of each turn:
 - No consumer and no channel has more unacknowledged than its prefetch window. Nothing lies in a
   queue while a consumer could take it.
 - Replies come in order, one each, with true counts. Errors are those that are due, with their code.
-- Each publish is confirmed once. When nothing waits for the disk, nothing waits for a confirm or a
-  reply.
+- Each publish is confirmed once, and refused by a queue that is full. When nothing waits for the
+  disk, nothing waits for a confirm or a reply.
+- What dies had to: its time has come, or the queue holds too much, or a client rejected it. It
+  goes where its queue's rules say, with its history. Nothing whose time has come is at the head of
+  a queue, no queue holds too much, and no queue that nobody uses outlives its time.
 - The broker's own counts of ready and unacknowledged messages are the model's.
 
 Checked after each crash, against what the store holds:
@@ -25,7 +28,8 @@ Checked after each crash, against what the store holds:
 
 **What it knows of the inside.** A reply that waits for the disk holds back what its channel says
 after it. So that the model knows at once who was given what, it is also told the new entries of
-the channels' ledgers (`Channel.unacked`).
+the channels' ledgers (`Channel.unacked`). And since a message may die before or after another one
+is handed out, it is told of each death, in order; it judges them.
 """
 
 from __future__ import annotations
@@ -33,13 +37,13 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, Record
 from amqpd.commands import Basic, Confirm, Exchange, Frame, Queue, Tx
 from amqpd.commands import Channel as ChannelClass
 from amqpd.commands import Connection as ConnectionClass
-from tests.conversation import PERSISTENT, TRANSIENT, Confirmed, Delivery, Got, Heard, Returned
+from tests.conversation import Confirmed, Delivery, Got, Heard, Returned
 from tests.simulation.actions import (
     EXCHANGES,
     QUEUES,
@@ -68,6 +72,7 @@ from tests.simulation.actions import (
     TxSelect,
     Unbind,
 )
+from tests.simulation.letters import EXPIRED, REJECTED, Letter, published_letter
 
 NOT_FOUND: Final = 404
 LOCKED: Final = 405
@@ -87,30 +92,70 @@ def require(condition: bool, text: str, *about: object) -> None:
 class Copy:
     """A message in one queue."""
 
-    __slots__ = ("handed_out", "maybe", "order", "promised", "published", "queue")
+    __slots__ = (
+        "expires_ms",
+        "handed_out",
+        "letter",
+        "maybe",
+        "order",
+        "owed",
+        "promised",
+        "published",
+        "queue",
+        "rank",
+        "successors",
+    )
 
-    def __init__(self, published: Publish, queue: ModelQueue, order: int) -> None:
-        self.published = published
+    def __init__(self, letter: Letter, queue: ModelQueue, order: int, expires_ms: int) -> None:
+        self.letter = letter
+        self.published = letter.published
         self.queue = queue
         self.order = order
+        self.rank = (-queue.priority_of(self.published), order)
+        """What has the lowest one is handed out first."""
+        self.expires_ms = expires_ms
+        """0 for never."""
         self.handed_out = False
         self.maybe = False
         """It may have been handed out in a turn that also ended the channel that got it."""
         self.promised = False
+        """To be in this queue."""
+        self.owed = False
+        """Promised when it was in another queue, where it died."""
+        self.successors: tuple[Copy, ...] = ()
+        """What its death made of it."""
 
     def __lt__(self, other: Copy) -> bool:
-        return self.order < other.order
+        return self.rank < other.rank
 
     def __repr__(self) -> str:
         return f"message {self.published.uid} of {self.queue.name}"
+
+    def promise(self) -> None:
+        """It was confirmed or committed."""
+        self.promised = True
+        for successor in self.successors:
+            successor.owe()
+
+    def owe(self) -> None:
+        """A confirm or commit of what it was before."""
+        self.owed = True
+        for successor in self.successors:
+            successor.owe()
 
 
 class ModelQueue:
     """A queue."""
 
-    def __init__(self, name: str, owner: ModelConnection | None) -> None:
-        spec = QUEUES[name]
+    def __init__(self, name: str, owner: ModelConnection | None, now: float) -> None:
+        self.spec = spec = QUEUES[name]
         self.name = name
+        self.used_at = now
+        self.refuses = spec.refuses
+        self.max_length = spec.number("x-max-length")
+        self.max_length_bytes = spec.number("x-max-length-bytes")
+        self.max_priority = spec.number("x-max-priority")
+        self.lifetime_ms = spec.number("x-expires")
         self.durable = spec.durable and not spec.exclusive
         self.auto_delete = spec.auto_delete
         self.owner = owner
@@ -123,13 +168,53 @@ class ModelQueue:
         self.deleted = False
         self.promised = False
         self.next_order = 1
+        self.mark = 0
+        """The highest order that was handed out."""
+        self.deaths = 0
+        self.untrimmed = False
+        """What was with consumers at a crash is ready again, and nothing came in since."""
+        self.entered = False
+        """Something became ready in this turn."""
+        self.refused: dict[int, Letter] = {}
+        """Publishes that are refused in this turn, where they become dead letters."""
 
-    def take(self, published: Publish) -> Copy:
+    def priority_of(self, published: Publish) -> int:
+        """What counts of a message's priority."""
+        most = self.max_priority
+        return 0 if most is None else min(published.priority or 0, most)
+
+    def is_full(self) -> bool:
+        """Whether it refuses one more."""
+        most = self.max_length
+        return self.refuses and most is not None and len(self.ready) + 1 > most
+
+    def holds_too_much(self) -> bool:
+        """Whether its oldest message has to go."""
+        if self.refuses:
+            return False
+        most = self.max_length
+        if most is not None and len(self.ready) > most:
+            return True
+        most = self.max_length_bytes
+        return most is not None and sum(len(c.published.body) for c in self.ready) > most
+
+    def expiry_of(self, letter: Letter, now_ms: int) -> int:
+        """When a message that comes now expires; 0 for never."""
+        times = (letter.expiration_ms, self.spec.number("x-message-ttl"))
+        return min((now_ms + time for time in times if time is not None), default=0)
+
+    def take(self, letter: Letter, expires_ms: int) -> Copy:
         """A message comes in."""
-        copy = Copy(published, self, self.next_order)
+        copy = Copy(letter, self, self.next_order, expires_ms)
+        uid = letter.published.uid
+        require(uid not in self.live, "a message is there twice", self.name, uid)
         self.next_order += 1
-        self.live[published.uid] = copy
-        self.ready.append(copy)
+        self.live[uid] = copy
+        self.entered = True
+        if self.ready and copy < self.ready[-1]:
+            insort(self.ready, copy)
+        else:
+            self.ready.append(copy)
         return copy
 
     def settle(self, copy: Copy) -> None:
@@ -139,6 +224,7 @@ class ModelQueue:
     def take_back(self, copy: Copy) -> None:
         """A message that was handed out comes back."""
         if not self.deleted:
+            self.entered = True
             insort(self.ready, copy)
 
 
@@ -228,6 +314,8 @@ class ModelChannel:
         self.confirming = False
         self.publish_number = 0
         self.unconfirmed: dict[int, list[Copy]] = {}
+        self.refused: set[int] = set()
+        """Those of them that a queue refused."""
         self.transactional = False
         self.tx_messages: list[tuple[Publish, list[str]]] = []
         """Publishes, and the names of the queues they were routed to when they came."""
@@ -253,11 +341,21 @@ class ModelConnection:
         self.close_ok_due = False
 
 
+class Kept(NamedTuple):
+    """A message of a durable queue."""
+
+    uid: int
+    handed_out: bool
+    maybe: bool
+    """It may have been handed out, or will be called so."""
+    expires_ms: int
+    letter: Letter
+
+
 class State(NamedTuple):
     """What of the model's state is durable: what a store may be found to hold."""
 
-    queues: dict[str, tuple[tuple[int, bool, bool], ...]]
-    """For each message its number, and whether it was or may have been handed out."""
+    queues: dict[str, tuple[Kept, ...]]
     exchanges: frozenset[str]
     bindings: frozenset[tuple[str, str, str]]
     """Exchange, queue, key."""
@@ -273,6 +371,10 @@ class Model:
         self.queues: dict[str, ModelQueue] = {}
         self.exchanges: dict[str, ModelExchange] = {}
         self.connections: list[ModelConnection] = []
+        self.now = 0.0
+        """Seconds of the broker's clock."""
+        self.now_ms = 0
+        """Milliseconds since 1970, as the broker counts them."""
         self.published: dict[int, Publish] = {}
         self.gone: list[tuple[ModelQueue, int]] = []
         """Messages whose settlement was answered for."""
@@ -284,6 +386,9 @@ class Model:
         self._actions = 0
         self._handed_out: dict[ModelQueue, list[tuple[Copy, ModelConsumer | None]]] = {}
         self._out_of_order: set[str] = set()
+        self._rejected: dict[tuple[ModelQueue, int], Copy] = {}
+        """What clients did not want, and what did not become a dead letter yet."""
+        self.deaths = 0
         self.delivered = 0
         self.confirmed = 0
 
@@ -310,7 +415,9 @@ class Model:
                 | CloseConnection()
             ):
                 return True
-            case Settle() if not action.ack and action.requeue:
+            case Settle() if not action.ack:
+                return True
+            case Publish() if any(QUEUES[name].arguments for name in self._route(action)):
                 return True
         channel = connection.channels.get(number)
         return channel is not None and self.refusal(channel, action) is not None
@@ -403,11 +510,12 @@ class Model:
                 channel.consumers[tag] = consumer
                 queue.consumers.append(consumer)
                 queue.had_consumer = True
+                queue.used_at = self.now
                 channel.expect(Basic.ConsumeOk)
             case Cancel(tag):
                 cancelled = channel.consumers.pop(tag, None)
                 if cancelled is not None:
-                    cancelled.queue.consumers.remove(cancelled)
+                    self._remove(cancelled)
                     self._delete_if_unused(cancelled.queue)
                 channel.expect(Basic.CancelOk)
             case Qos(count, of_channel):
@@ -469,7 +577,10 @@ class Model:
             return []
         return list({name: None for name, k in exchange.bindings if exchange.matches(k, key)})
 
-    def _enqueue(self, channel: ModelChannel, published: Publish, names: list[str]) -> list[Copy]:
+    def _enqueue(
+        self, channel: ModelChannel, published: Publish, names: list[str]
+    ) -> tuple[list[Copy], bool]:
+        """What of it is durable, and whether a queue refused it."""
         queues = [self.queues[name] for name in names if name in self.queues]
         if not queues and published.mandatory:
 
@@ -479,36 +590,51 @@ class Model:
                 )
 
             channel.expect(Returned, check)
-        copies = [queue.take(published) for queue in queues]
-        return [copy for copy in copies if published.persistent and copy.queue.durable]
+        letter = published_letter(published)
+        copies = []
+        for queue in queues:
+            if not queue.is_full():
+                copies.append(queue.take(letter, queue.expiry_of(letter, self.now_ms)))
+            elif queue.spec.dead_letter_exchange is not None:
+                queue.refused[published.uid] = letter
+        durable = [copy for copy in copies if published.persistent and copy.queue.durable]
+        return durable, len(copies) < len(queues)
 
     def _publish(self, channel: ModelChannel, published: Publish) -> None:
         self.published[published.uid] = published
         if channel.transactional:
             channel.tx_messages.append((published, self._route(published)))
             return
-        durable = self._enqueue(channel, published, self._route(published))
+        durable, refused = self._enqueue(channel, published, self._route(published))
         if channel.confirming:
             channel.publish_number += 1
             channel.unconfirmed[channel.publish_number] = durable
+            if refused:
+                channel.refused.add(channel.publish_number)
 
     def _commit(self, channel: ModelChannel) -> None:
         promised: list[Copy] = []
         for published, names in channel.tx_messages:
-            promised += self._enqueue(channel, published, names)
+            durable, refused = self._enqueue(channel, published, names)
+            assert not refused, "no client's transaction publishes to a queue that refuses"
+            promised += durable
         gone: list[Copy] = []
         for settlement, outs in channel.tx_settlements:
-            if settlement.ack or not settlement.requeue:
+            if settlement.ack:
                 gone += [out.copy for out in outs.values()]
-            else:
+            elif settlement.requeue:
                 self._out_of_order.update(out.copy.queue.name for out in outs.values())
+            else:
+                copies = [out.copy for out in outs.values()]
+                # A dead letter may come back to where it died.
+                gone += [c for c in copies if c.queue.spec.dead_letter_exchange is None]
             self._settle_outs(channel, settlement, outs)
         channel.tx_messages = []
         channel.tx_settlements = []
 
         def promise(said: Frame) -> None:
             for copy in promised:
-                copy.promised = True
+                copy.promise()
             self.gone += [(copy.queue, copy.published.uid) for copy in gone]
 
         channel.expect(Tx.CommitOk, promise)
@@ -533,7 +659,10 @@ class Model:
         if action.ack or not action.requeue:
             for out in outs.values():
                 self._release(channel, out)
-                out.copy.queue.settle(out.copy)
+                queue = out.copy.queue
+                queue.settle(out.copy)
+                if not action.ack and not queue.deleted:
+                    self._rejected[queue, out.copy.published.uid] = out.copy
         else:
             self._requeue(channel, outs.values())
 
@@ -551,16 +680,19 @@ class Model:
     # -- handing out
 
     def _get(self, channel: ModelChannel, queue: ModelQueue, no_ack: bool, first: bool) -> None:
-        ready = len(queue.ready)
+        ready, deaths = len(queue.ready), queue.deaths
+        queue.used_at = self.now
 
         def check(said: Heard) -> None:
             exact = first and not self.postponed
+            least = ready - (queue.deaths - deaths)
             if isinstance(said, Got):
-                require(not exact or said.message_count == ready - 1, "a wrong count", said, ready)
+                counts = range(least - 1, ready)
+                require(not exact or said.message_count in counts, "a wrong count", said, counts)
                 self._hand_out(channel, said, queue, None, no_ack)
             else:
                 require(isinstance(said, Basic.GetEmpty), "get-ok or get-empty was due", said)
-                require(not exact or ready == 0, "get-empty of a queue with messages", queue.name)
+                require(not exact or least <= 0, "get-empty of a queue with messages", queue.name)
 
         channel.expect(object, check)
 
@@ -578,14 +710,8 @@ class Model:
         published = self.published.get(uid)
         require(published is not None, "a message that nobody published", said)
         assert published is not None
-        properties = PERSISTENT if published.persistent else TRANSIENT
-        same = (said.exchange, said.routing_key, said.body, said.properties) == (
-            published.exchange,
-            published.routing_key,
-            published.body,
-            properties,
-        )
-        require(same, "not what was published", said, published)
+        waiting = None if queue is None else queue.live.get(uid)
+        self._check_content(said, channel.early.get(tag, waiting))
         self.delivered += 1
         if tag in channel.early:
             copy = channel.early.pop(tag)
@@ -602,6 +728,15 @@ class Model:
         copy = self._take(queue, uid, said)
         self._check_redelivered(copy, said.redelivered, copy.handed_out, copy.maybe)
         self._given(channel, copy, consumer, tag, no_ack)
+
+    def _check_content(self, said: Delivery | Got, copy: Copy | None) -> None:
+        if copy is None:
+            # Of a channel or queue that ended in this turn, or an error that is found right away.
+            published = self.published[uid_of(said.body)]
+            require(said.body == published.body, "not what was published", said, published)
+        else:
+            same = copy.letter.is_said_by(said)
+            require(same, "not what was published", said, copy.letter)
 
     def _check_redelivered(self, copy: Copy, said: bool, before: bool, maybe: bool) -> None:
         require(maybe or said == before, f"redelivered is {said}", copy)
@@ -631,11 +766,83 @@ class Model:
         if no_ack:
             queue.settle(copy)
             return
+        queue.mark = max(queue.mark, copy.order)
         channel.ledger[tag] = Out(copy, consumer)
         queue.unacked += 1
         if consumer is not None:
             consumer.unacked += 1
             channel.consumer_unacked += 1
+
+    # -- deaths
+
+    def died(self, queue_name: str, uid: int, reason: str, refused: bool) -> None:
+        """The broker has done with a message that nobody got, or wanted; in order of happening."""
+        queue = self.queues.get(queue_name)
+        if queue is None:
+            return  # it ended in the same turn
+        self.deaths += 1
+        if refused:
+            require(uid in queue.refused, "refused without a reason", queue_name, uid)
+            self._bury(queue, queue.refused.pop(uid), reason)
+            return
+        if reason == REJECTED:
+            rejected = self._rejected.pop((queue, uid), None)
+            require(rejected is not None, "nobody rejected it", queue_name, uid)
+            copy = cast(Copy, rejected)
+        else:
+            copy = self._take(queue, uid, reason)
+            queue.settle(copy)
+            queue.deaths += 1
+            self._handed_out.setdefault(queue, []).append((copy, None))
+            if reason == EXPIRED:
+                timely = 0 < copy.expires_ms <= self.now_ms
+                require(timely, "it died too early", copy, copy.expires_ms, self.now_ms)
+            else:
+                insort(queue.ready, copy)
+                require(queue.holds_too_much(), "it died for want of room, and there is room", copy)
+                queue.ready.remove(copy)
+        copy.successors = self._bury(queue, copy.letter, reason)
+        if copy.promised or copy.owed:
+            for successor in copy.successors:
+                successor.owe()
+
+    def _bury(self, queue: ModelQueue, letter: Letter, reason: str) -> tuple[Copy, ...]:
+        """Where the queue's rules send it."""
+        exchange = self.exchanges.get(queue.spec.dead_letter_exchange or "")
+        if exchange is None:
+            return ()
+        key = str(queue.spec.arguments["x-dead-letter-routing-key"])
+        letter = letter.buried(queue.name, reason, exchange.name, key)
+        names = {name: None for name, bound in exchange.bindings if exchange.matches(bound, key)}
+        targets = [
+            self.queues[name] for name in names if reason == REJECTED or letter.may_enter(name)
+        ]
+        return tuple(
+            target.take(letter, target.expiry_of(letter, self.now_ms)) for target in targets
+        )
+
+    def queue_expired(self, name: str) -> None:
+        """The broker deleted a queue that nobody used."""
+        queue = self.queues[name]
+        lifetime_ms = queue.lifetime_ms
+        require(lifetime_ms is not None, "a queue is gone", name)
+        assert lifetime_ms is not None
+        require(not queue.consumers, "a queue expired that has consumers", name)
+        ends = queue.used_at + lifetime_ms / 1000
+        require(self.now >= ends - 1e-6, "a queue expired too early", name, self.now, ends)
+        self.drop_queue(queue)
+
+    def _check_overdue(self, queue: ModelQueue) -> None:
+        if queue.ready:
+            head = queue.ready[0]
+            timely = not head.expires_ms or head.expires_ms + 1 >= self.now_ms
+            require(timely, "an expired message is at the head", head, head.expires_ms)
+        if not queue.untrimmed:
+            require(not queue.holds_too_much(), "a queue holds too much", queue.name, queue.ready)
+        lifetime_ms = queue.lifetime_ms
+        if lifetime_ms is not None and not queue.consumers:
+            ends = queue.used_at + lifetime_ms / 1000
+            require(self.now <= ends + 0.001, "nobody uses the queue, and it is there", queue.name)
 
     # -- definitions
 
@@ -643,17 +850,19 @@ class Model:
         queue = self.queues.get(action.name)
         if queue is None:
             owner = channel.connection if QUEUES[action.name].exclusive else None
-            queue = self.queues[action.name] = ModelQueue(action.name, owner)
+            queue = self.queues[action.name] = ModelQueue(action.name, owner, self.now)
             self._begin("queue", action.name)
+        queue.used_at = self.now
         if action.nowait:
             return
-        counts = (len(queue.ready), len(queue.consumers))
+        ready, consumers, deaths = len(queue.ready), len(queue.consumers), queue.deaths
         declared = queue
 
         def check(said: Queue.DeclareOk) -> None:
             require(said.queue == action.name, "declare-ok of another queue", said)
-            found = (said.message_count, said.consumer_count)
-            require(not first or found == counts, "wrong counts", said, counts)
+            counts = range(ready - (declared.deaths - deaths), ready + 1)
+            right = said.message_count in counts and said.consumer_count == consumers
+            require(not first or right, "wrong counts", said, counts, consumers)
             declared.promised = True
 
         channel.expect(Queue.DeclareOk, check)
@@ -774,11 +983,15 @@ class Model:
         consumers = list(channel.consumers.values())
         channel.consumers = {}
         for consumer in consumers:
-            consumer.queue.consumers.remove(consumer)
+            self._remove(consumer)
         ledger, channel.ledger = channel.ledger, {}
         self._requeue(channel, ledger.values())
         for consumer in consumers:
             self._delete_if_unused(consumer.queue)
+
+    def _remove(self, consumer: ModelConsumer) -> None:
+        consumer.queue.consumers.remove(consumer)
+        consumer.queue.used_at = self.now
 
     def end_connection(self, connection: ModelConnection) -> None:
         """Its channels end one by one, then its exclusive queues go."""
@@ -837,16 +1050,18 @@ class Model:
             expected.check(said)
 
     def _confirmed(self, channel: ModelChannel, said: Confirmed) -> None:
-        require(said.ack, "a nack", said)
         unconfirmed = channel.unconfirmed
         require(said.number in unconfirmed, "confirm of what does not wait for it", said)
         covered = [said.number]
         if said.multiple:
             covered = [number for number in unconfirmed if number <= said.number]
         for number in covered:
+            require(said.ack == (number not in channel.refused), "ack or nack?", said, number)
+            channel.refused.discard(number)
             self.confirmed += 1
             for copy in unconfirmed.pop(number):
-                copy.promised = True
+                if said.ack:
+                    copy.promise()
 
     # -- the end of a turn
 
@@ -877,14 +1092,28 @@ class Model:
         self._actions = 0
         self.postponed = False
         for queue, given in self._handed_out.items():
+            if queue.entered and queue.max_priority is not None:
+                # What came in this turn may go before what was handed out earlier in it.
+                self._out_of_order.add(queue.name)
             if queue.name not in self._out_of_order and queue.ready and not queue.deleted:
-                last = max(copy.order for copy, _ in given)
-                require(last < queue.ready[0].order, "not from the front", given, queue.ready[0])
+                last = max(copy for copy, _ in given)
+                require(last < queue.ready[0], "not from the front", given, queue.ready[0])
             self._check_windows(queue, given)
         self._handed_out.clear()
         self._out_of_order.clear()
+        for (queue, _), copy in self._rejected.items():
+            buried = queue.spec.dead_letter_exchange is None or queue.deleted
+            require(buried, "rejected, and no dead letter", copy)
+        self._rejected.clear()
         for queue in self.queues.values():
-            if queue.ready and queue.name not in reading:
+            require(not queue.refused, "refused, and no dead letter", queue.refused)
+            queue.untrimmed = queue.untrimmed and not queue.entered
+            queue.entered = False
+            if queue.name in reading:
+                continue  # its head is on its way: nobody can be given it, and it cannot die
+            if queue.spec.arguments or (queue.ready and queue.ready[0].expires_ms):
+                self._check_overdue(queue)
+            if queue.ready:
                 for consumer in queue.consumers:
                     require(
                         not consumer.has_room() or congested(consumer.channel.connection),
@@ -896,13 +1125,14 @@ class Model:
     def _check_windows(
         self, queue: ModelQueue, given: list[tuple[Copy, ModelConsumer | None]]
     ) -> None:
-        latest: dict[ModelConsumer, int] = {}
+        latest: dict[ModelConsumer, Copy] = {}
         for copy, consumer in given:
             if consumer is None:
                 continue
-            ordered = latest.get(consumer, 0) < copy.order or queue.name in self._out_of_order
+            before = latest.get(consumer)
+            ordered = before is None or before < copy or queue.name in self._out_of_order
             require(ordered, "out of order", given)
-            latest[consumer] = copy.order
+            latest[consumer] = copy
         for consumer in latest:
             channel = consumer.channel
             require(
@@ -935,7 +1165,7 @@ class Model:
         return State(
             {
                 queue.name: tuple(
-                    (uid, copy.handed_out, copy.maybe)
+                    Kept(uid, copy.handed_out, is_maybe_marked(copy), copy.expires_ms, copy.letter)
                     for uid, copy in queue.live.items()
                     if copy.published.persistent
                 )
@@ -954,6 +1184,7 @@ class Model:
 
     def check_promises(self, found: Found) -> None:
         """Whatever was confirmed or answered is in the store, or gone from it."""
+        anywhere = {uid for messages in found.queues.values() for uid, *_ in messages}
         for queue in self.queues.values():
             if not queue.durable:
                 continue
@@ -961,10 +1192,13 @@ class Model:
             require(
                 stored is not None or not queue.promised, "a declared queue is lost", queue.name
             )
-            uids = {uid for uid, _ in stored or ()}
+            uids = {uid for uid, *_ in stored or ()}
             for copy in queue.live.values():
                 if copy.promised:
                     require(copy.published.uid in uids, "a confirmed message is lost", copy)
+                elif copy.owed:
+                    there = copy.published.uid in anywhere
+                    require(there, "a confirmed message is lost, and its dead letter too", copy)
         for exchange in self.exchanges.values():
             if exchange.durable and exchange.promised:
                 require(
@@ -976,7 +1210,7 @@ class Model:
                     require(there, "a binding is lost", exchange.name, name, key)
         for queue, uid in self.gone:
             if not queue.deleted:
-                back = any(uid == number for number, _ in found.queues.get(queue.name, ()))
+                back = any(uid == number for number, *_ in found.queues.get(queue.name, ()))
                 require(not back, "a settled message is back", queue.name, uid)
         for kind, *names in self.gone_definitions:
             if kind == "queue":
@@ -989,7 +1223,6 @@ class Model:
 
     def restart_from(self, state: State) -> None:
         """Nothing is left but what was in the store."""
-        published = self.published
         self.queues = {}
         self.exchanges = {}
         self.connections = []
@@ -998,29 +1231,47 @@ class Model:
         self._actions = 0
         self._handed_out = {}
         self._out_of_order = set()
+        self._rejected = {}
         for name, messages in state.queues.items():
-            queue = self.queues[name] = ModelQueue(name, None)
+            queue = self.queues[name] = ModelQueue(name, None, self.now)
             queue.promised = True
-            for uid, handed_out, maybe in messages:
-                copy = queue.take(published[uid])
+            for kept in messages:
+                copy = queue.take(kept.letter, kept.expires_ms)
                 copy.promised = True
-                copy.handed_out = handed_out
-                copy.maybe = maybe
+                copy.handed_out = kept.handed_out
+                copy.maybe = kept.maybe
+                if kept.handed_out or kept.maybe:
+                    queue.mark = copy.order
+            queue.untrimmed = queue.holds_too_much()
+            queue.entered = False
         for name in sorted(state.exchanges):
             self.exchanges[name] = ModelExchange(name)
             self.exchanges[name].promised = True
         for exchange, name, key in sorted(state.bindings):
             self.exchanges[exchange].bindings[name, key] = True
         self.published = {
-            uid: published[uid] for queue in self.queues.values() for uid in queue.live
+            uid: copy.published
+            for queue in self.queues.values()
+            for uid, copy in queue.live.items()
         }
+
+
+def is_maybe_marked(copy: Copy) -> bool:
+    """Whether it may come back as redelivered.
+
+    A message that waited behind later ones of higher priority does, since what a queue keeps is how
+    far it got.
+    """
+    queue = copy.queue
+    waited = queue.max_priority is not None and copy.order <= queue.mark
+    return copy.maybe or (waited and not copy.handed_out)
 
 
 class Found(NamedTuple):
     """What a store holds after a crash."""
 
-    queues: dict[str, tuple[tuple[int, bool], ...]]
-    """For each message its number, and whether it will be called redelivered."""
+    queues: dict[str, tuple[tuple[int, bool, int], ...]]
+    """For each message its number, whether it will be called redelivered, and when it expires."""
     exchanges: frozenset[str]
     bindings: frozenset[tuple[str, str, str]]
 
@@ -1033,8 +1284,10 @@ class Found(NamedTuple):
             and all(
                 len(messages) == len(state.queues[name])
                 and all(
-                    uid == number and (redelivered == handed_out or maybe)
-                    for (uid, redelivered), (number, handed_out, maybe) in zip(
+                    uid == kept.uid
+                    and expires_ms == kept.expires_ms
+                    and (redelivered == kept.handed_out or kept.maybe)
+                    for (uid, redelivered, expires_ms), kept in zip(
                         messages, state.queues[name], strict=True
                     )
                 )
@@ -1043,16 +1296,18 @@ class Found(NamedTuple):
         )
 
 
-def found_in(records: Iterable[Record], bodies: dict[int, list[tuple[bytes, bool]]]) -> Found:
-    """From definitions, and by queue id the bodies and whether each counts as redelivered."""
-    queues: dict[str, tuple[tuple[int, bool], ...]] = {}
+def found_in(records: Iterable[Record], bodies: dict[int, list[tuple[bytes, bool, int]]]) -> Found:
+    """From definitions, and by queue id the bodies, whether each counts as redelivered, and when
+    it expires."""
+    queues: dict[str, tuple[tuple[int, bool, int], ...]] = {}
     exchanges: set[str] = set()
     bindings: set[tuple[str, str, str]] = set()
     for record in records:
         match record:
             case QueueRecord():
                 queues[record.name] = tuple(
-                    (uid_of(body), marked) for body, marked in bodies.get(record.queue_id, ())
+                    (uid_of(body), marked, expires_ms)
+                    for body, marked, expires_ms in bodies.get(record.queue_id, ())
                 )
             case ExchangeRecord():
                 exchanges.add(record.name)

@@ -6,8 +6,12 @@ deserves a bug here that breaks it.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Final
 
+from amqpd.broker.messages import QueueMessage
+from amqpd.broker.queue import Queue
+from amqpd.broker.virtual_host import VirtualHost
 from amqpd_storage.entries import Barrier, Delivered, Enqueue, Entry, Settle
 from amqpd_storage.journal import Batch
 from amqpd_storage.sqlite_writing import write_batch
@@ -110,6 +114,86 @@ class SyncAtCheckpoints(Bug):
         connection.execute("PRAGMA synchronous = NORMAL")
 
 
+class SkipABatch(Bug):
+    """Every thirtieth batch is not written: a hole, which `normal` does not allow either."""
+
+    durability = "normal"
+
+    def __init__(self) -> None:
+        self._batches = 0
+
+    def write(self, connection: Any, batch: Batch) -> None:
+        """Write the others."""
+        self._batches += 1
+        if self._batches % 30:
+            write_batch(connection, batch)
+
+
+class ForgetExpiry(Bug):
+    """When a message expires is not written."""
+
+    def write(self, connection: Any, batch: Batch) -> None:
+        """Copies that never expire."""
+        kept: list[Entry] = []
+        for entry in batch.entries:
+            if isinstance(entry, Enqueue) and entry.expires_ms:
+                timeless = copy(entry)
+                timeless.expires_ms = 0
+                kept.append(timeless)
+            else:
+                kept.append(entry)
+        write_batch(connection, part_of(batch, kept, first=True))
+
+
+class DeadLetterLater(Bug):
+    """A dead letter goes to the journal a turn after its original went from it."""
+
+    def __init__(self) -> None:
+        self._late: list[Entry] = []
+
+    def connect(self, connection: Any) -> None:
+        """What waited is lost with the process."""
+        self._late.clear()
+
+    def append(self, world: World, entries: list[Entry]) -> None:
+        """The late ones of the turn before, then what is in time."""
+        late = [entry for entry in entries if is_dead_letter(entry)]
+        world.append(self._late + [entry for entry in entries if not is_dead_letter(entry)])
+        self._late = late
+
+
+class DeadLetterUnconfirmed(Bug):
+    """A publisher's confirm waits for the queue where the message died, not for where it went."""
+
+    def bury(
+        self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
+    ) -> None:
+        """Hide the confirm meanwhile."""
+        confirm, stored.confirm = stored.confirm, None
+        super().bury(virtual_host, queue, stored, reason)
+        stored.confirm = confirm
+
+
+class LoseDeadLetters(Bug):
+    """Some of what dies is dropped, wherever it should go."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+
+    def bury(
+        self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
+    ) -> None:
+        """Every fifth."""
+        self._deaths += 1
+        if self._deaths % 5:
+            super().bury(virtual_host, queue, stored, reason)
+
+
+def is_dead_letter(entry: Entry) -> bool:
+    """Whether it brings a message with a history."""
+    return isinstance(entry, Enqueue) and b"x-death" in entry.content.properties
+
+
 def part_of(batch: Batch, entries: list[Entry], *, first: bool) -> Batch:
     """A batch with these entries; the first part has the shared messages."""
     part = Batch(batch.size_bytes)
@@ -130,5 +214,10 @@ BUGS: Final[dict[str, type[Bug]]] = {
         SplitTransaction,
         NoSync,
         SyncAtCheckpoints,
+        SkipABatch,
+        ForgetExpiry,
+        DeadLetterLater,
+        DeadLetterUnconfirmed,
+        LoseDeadLetters,
     )
 }

@@ -30,7 +30,7 @@ from unittest.mock import patch
 import apsw
 
 from amqpd_storage import sqlite_file
-from tests.simulation.disk import Disk, File, PowerCut
+from tests.simulation.disk import Disk, DiskError, DiskFull, File, PowerCut
 
 VFS_NAME: Final = "amqpd-simulation"
 POWERSAFE_OVERWRITE: Final = apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
@@ -59,17 +59,17 @@ class DiskFile:
 
     def xWrite(self, data: bytes, offset: int) -> None:
         """pwrite."""
-        with suppress(PowerCut):
+        with told():
             self._disk.write(self._file, offset, bytes(data))
 
     def xTruncate(self, size: int) -> None:
         """ftruncate."""
-        with suppress(PowerCut):
+        with told():
             self._disk.truncate(self._file, size)
 
     def xSync(self, flags: int) -> None:
         """fsync."""
-        with suppress(PowerCut):
+        with told():
             self._disk.sync(self._file)
             if self._names_unsynced:
                 self._names_unsynced = False
@@ -103,6 +103,19 @@ class DiskFile:
     def xDeviceCharacteristics(self) -> int:
         """What the unix VFS says."""
         return POWERSAFE_OVERWRITE
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What SQLite hears of the disk: its errors, and nothing of a power cut."""
+    try:
+        yield
+    except PowerCut:
+        pass
+    except DiskFull:
+        raise apsw.exception_for(apsw.SQLITE_FULL) from None
+    except DiskError:
+        raise apsw.exception_for(apsw.SQLITE_IOERR_WRITE) from None
 
 
 class DiskVFS(apsw.VFS):

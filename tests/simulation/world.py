@@ -19,18 +19,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import sqlite3
 from collections.abc import Callable, Coroutine
 from functools import partial
 from heapq import heappop, heappush
 from random import Random
 from struct import unpack_from
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 from unittest.mock import patch
 from zlib import crc32
 
+from amqpd.broker import queue as queue_module
 from amqpd.broker.broker import Broker
+from amqpd.broker.dead_letters import dead_letter
 from amqpd.broker.definitions import decode
+from amqpd.broker.messages import QueueMessage
 from amqpd.broker.paging import PageRequest
+from amqpd.broker.queue import Queue
+from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Connection as ConnectionMethods
 from amqpd.commands import Frame
 from amqpd.config import Config, Limits
@@ -40,8 +47,9 @@ from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover
 from amqpd_storage import sqlite_delays, sqlite_file, sqlite_reading
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
+from amqpd_storage.errors import StoreUnwritable
 from amqpd_storage.journal import Batch, Journal
-from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
+from amqpd_storage.sqlite_engine import Durability, Recovery, SQLiteStore
 from amqpd_storage.sqlite_writing import UNREFERENCED, write_batch
 from tests.conversation import (
     CAPABILITIES,
@@ -54,7 +62,7 @@ from tests.conversation import (
     method,
     table,
 )
-from tests.simulation.actions import FRAME_BYTES_MAX, Action, Beat, Publish, encode
+from tests.simulation.actions import FRAME_BYTES_MAX, QUEUES, Action, Beat, Publish, encode
 from tests.simulation.client import Client, Mode
 from tests.simulation.disk import Disk, PowerCut
 from tests.simulation.model import (
@@ -66,6 +74,7 @@ from tests.simulation.model import (
     Violation,
     found_in,
     require,
+    uid_of,
 )
 from tests.simulation.sqlite_on_disk import store_on
 
@@ -74,7 +83,14 @@ T = TypeVar("T")
 HEARTBEAT_S: Final = 10
 PACES_S: Final = (0.003, 0.02, 0.1, 1.0, 10.0, 120.0)
 """How long a client thinks, by the life."""
-COMMIT_S: Final = (0.001, 0.005, 0.005, 0.05, 1.0, 5.0)
+COMMIT_S: Final = (0.001, 0.005, 0.005, 0.05, 1.0, 5.0, 30.0)
+DOWN_S: Final = (0.0, 0.0, 0.3, 5.0)
+"""How long it takes until the broker is started again."""
+EPOCH_S: Final = 1_700_000_000.1
+EXPIRING: Final = tuple(name for name, spec in QUEUES.items() if spec.number("x-expires"))
+RETRY_S: Final = Limits().disk_full_retry_s
+NORMAL: Final = 0.15
+"""How often durability is normal."""
 LATENCY_S: Final = (0.0001, 0.001, 0.01, 0.3)
 PROFILES: Final[tuple[list[Mode], ...]] = (
     ["admin"],
@@ -92,6 +108,9 @@ PROFILES: Final[tuple[list[Mode], ...]] = (
 class Bug:
     """A mistake to be found: nothing here. Subclasses are planted at the seams (`mutations`)."""
 
+    durability: ClassVar[Durability | None] = None
+    """What is promised where it is planted; by the seed if it is None."""
+
     def connect(self, connection: Any) -> None:
         """The store was opened."""
 
@@ -103,6 +122,12 @@ class Bug:
         """A batch is to be written."""
         write_batch(connection, batch)
 
+    def bury(
+        self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
+    ) -> None:
+        """A message died in a queue."""
+        dead_letter(virtual_host, queue, stored, reason)
+
 
 class Figures(NamedTuple):
     """What was simulated."""
@@ -111,6 +136,9 @@ class Figures(NamedTuple):
     power_cuts: int
     kills: int
     stops: int
+    disk_errors: int
+    forgotten: int
+    """Batches that `--durability normal` lost in power cuts."""
     seconds: float
     turns: int
     batches: int
@@ -266,11 +294,31 @@ class World:
         self._written = False
         self._take_scheduled = False
         self._pace_s = self._commit_s = 1.0
+        self._asked_at = math.inf
+        """When the broker is to be asked for its timers."""
+        self._deaths: list[tuple[str, int, str, bool]] = []
+        """Queue, number of the message, reason, and whether it never was in the queue."""
         self._cut_in_batch: int | None = None
         self._cut_calls = 0
         self._counts = dict.fromkeys(
-            ("power_cuts", "kills", "stops", "turns", "batches", "pages"), 0
+            (
+                "power_cuts",
+                "kills",
+                "stops",
+                "disk_errors",
+                "forgotten",
+                "turns",
+                "batches",
+                "pages",
+            ),
+            0,
         )
+        durability: Durability = "normal" if self.chance.random() < NORMAL else "full"
+        self.durability = self.bug.durability or durability
+        self._unflushed: list[State] = []
+        """What the store was after each batch since it was surely safe; `--durability normal`."""
+        self._power_went = False
+        """Since the store was opened last."""
         self._began = self.now
         self.broker: Broker
         self.journal: Journal
@@ -284,6 +332,7 @@ class World:
         with (
             store_on(self.disk, self.seed) as path,
             patch.object(connections_log, "disabled", True),
+            patch.object(queue_module, "dead_letter", self._record_death),
         ):
             self._path = path
             try:
@@ -306,10 +355,15 @@ class World:
     def _live(self) -> None:
         self._life += 1
         chance = self.chance
+        self.now += chance.choice(DOWN_S)
         while not self._start():
             pass
         self._events.clear()
         self._ended = False
+        self._asked_at = math.inf
+        self._deaths = []
+        self.append(self.broker.finish_turn())
+        self._ask_timers()
         self._pace_s = pace_s = chance.choice(PACES_S)
         self._commit_s = chance.choice(COMMIT_S)
         for _ in range(chance.randint(2, 4)):
@@ -332,11 +386,13 @@ class World:
             at, _, life, event = heappop(self._events)
             if life == self._life:
                 self.now = max(self.now, at)
+                self._tell_time()
                 event()
 
-    def _schedule(self, delay_s: float, event: Callable[[], None]) -> None:
+    def _schedule(self, delay_s: float, event: Callable[[], None], at: float | None = None) -> None:
         self._sequence += 1
-        heappush(self._events, (self.now + delay_s, self._sequence, self._life, event))
+        when = self.now + delay_s if at is None else at
+        heappush(self._events, (when, self._sequence, self._life, event))
 
     def note(self, text: str) -> None:
         """For whoever follows a seed."""
@@ -350,9 +406,16 @@ class World:
         self.disk.restart()
         if self.chance.random() < 0.15:
             self.disk.cut_at = self.disk.calls + self.chance.randint(0, 45)
+        elif self.chance.random() < 0.03:
+            self._break_disk(self.chance.randint(0, 30))
         try:
             self._open()
-            self.disk.cut_at = None
+            self.disk.restart()
+        except (StoreUnwritable, sqlite3.OperationalError) as error:
+            require(bool(self.disk.failing) or self.disk.full, "cannot start", error)
+            self.note(f"not started: {error}")
+            self._fail()
+            return False
         except PowerCut:
             self.note("power cut while starting")
             self._counts["power_cuts"] += 1
@@ -361,7 +424,7 @@ class World:
         return True
 
     def _open(self) -> None:
-        self.store = sqlite_file.open_connection(self._path, "full")
+        self.store = sqlite_file.open_connection(self._path, self.durability)
         self.bug.connect(self.store)
         self.store.execute(f"PRAGMA wal_autocheckpoint = {self.chance.choice((5, 40, 2048))}")
         self.broker = Broker(
@@ -372,7 +435,9 @@ class World:
             ),
             journaling=True,
             entropy=self.chance.randbytes,
+            epoch_s=EPOCH_S,
         )
+        self._tell_time()
         self.journal = Journal()
         self._batch = None
         self._reading = []
@@ -384,7 +449,8 @@ class World:
         finish(recover(self.broker, cast(SQLiteStore, recovering)))
         self._check_recovered(recovering)
         if not self.broker.virtual_hosts:
-            require(not self._had_defaults, "the default definitions are lost")
+            lossy = self.durability == "normal" and self._power_went
+            require(lossy or not self._had_defaults, "the default definitions are lost")
             self.broker.add_defaults()
             self.journal.append_all(self.broker.finish_turn())
             batch = self.journal.take()
@@ -392,6 +458,7 @@ class World:
             self.bug.write(self.store, batch)
             self.journal.committed(batch)
         self._had_defaults = True
+        self._power_went = False
 
     def _check_recovered(self, recovering: StoreToRecover) -> None:
         orphans = self.store.execute(
@@ -405,31 +472,44 @@ class World:
             require(says == has, "the store is wrong about a backlog", queue_id, says, has)
         records = [decode(*row) for row in sqlite_reading.read_definitions(self.store)]
         marks = sqlite_reading.read_delivered(self.store)
-        bodies: dict[int, list[tuple[bytes, bool]]] = {}
+        bodies: dict[int, list[tuple[bytes, bool, int]]] = {}
         after = -1
         while messages := sqlite_reading.read_messages(self.store, after):
             for message in messages:
                 queue_id, position = message.key >> POSITION_BITS, message.key & POSITION_MAX
                 marked = position < marks.get(queue_id, 0)
-                bodies.setdefault(queue_id, []).append((message.body, marked))
+                row = (message.body, marked, message.expires_ms)
+                bodies.setdefault(queue_id, []).append(row)
             after = messages[-1].key
         found = found_in(records, bodies)
-        self.model.check_promises(found)
-        candidates = [self.safe] if self._writing is None else [self._writing, self.safe]
-        for state in candidates:
-            if found.is_that_of(state):
-                break
-        else:
-            raise Violation(
-                "the store is not what any batch left: "
-                + "; or: ".join(difference(found, state) for state in candidates)
-            )
+        state = self._state_of(found)
         for name, uids in found.queues.items():
             queue = self.broker.virtual_hosts["/"].queues[name]
             require(queue.ready == len(uids), "not all was recovered", name)
         self.safe = state
         self._writing = None
+        self._unflushed.clear()
         self.model.restart_from(state)
+
+    def _state_of(self, found: Found) -> State:
+        """What the model had that the store has now."""
+        newest = self._unflushed[-1] if self._unflushed else self.safe
+        candidates = [newest] if self._writing is None else [self._writing, newest]
+        for state in candidates:
+            if found.is_that_of(state):
+                self.model.check_promises(found)
+                return state
+        if self._power_went:
+            # Durability normal: the last commits may be lost, but no commit before one that is not.
+            older = [self.safe, *self._unflushed[:-1]] if self._unflushed else []
+            for lost, state in enumerate(reversed(older), 1):
+                if found.is_that_of(state):
+                    self._counts["forgotten"] += lost
+                    return state
+        raise Violation(
+            "the store is not what any batch left: "
+            + "; or: ".join(difference(found, state) for state in candidates)
+        )
 
     # -- ends
 
@@ -440,11 +520,25 @@ class World:
 
     def _after_cut(self) -> None:
         self.disk.cut(self.chance)
+        self._power_went = True
         self._end_life()
 
     def _kill(self) -> None:
         self.note("kill")
         self._counts["kills"] += 1
+        self.disk.kill()
+        self._end_life()
+
+    def _break_disk(self, calls: int) -> None:
+        """After so many calls, one of them fails, or all from then on."""
+        chance = self.chance
+        first = self.disk.calls + calls
+        self.disk.failing = range(first, first + chance.choice((1, 2, 1 << 40)))
+        self.disk.sync_forgets = chance.random() < 0.5
+
+    def _fail(self) -> None:
+        """The broker ends because it could not write, or does not start."""
+        self._counts["disk_errors"] += 1
         self.disk.kill()
         self._end_life()
 
@@ -465,29 +559,30 @@ class World:
         for connection in list(self.connections.values()):
             self._lose(connection)
         try:
-            if self._batch is not None:
-                if not self._written:
-                    self._write()
-                if self._ended:
-                    return
-                self._commit()
+            self._make_room()
             while self._batch is not None or self.journal.has_pending:
                 if self._batch is None:
                     self._take()
                 if self._batch is not None:
-                    self._write()
+                    if not self._written:
+                        self._write()
                     if self._ended:
                         return
-                    self._commit()
+                    if self._written:
+                        self._commit()
             self.model.check_quiet()
-            require(same_contents(self.safe, self.model.durable_state()), "not all was written")
+            newest = self._unflushed[-1] if self._unflushed else self.safe
+            require(same_contents(newest, self.model.durable_state()), "not all was written")
             if self.chance.random() < 0.3:
                 self.disk.cut_at = self.disk.calls + self.chance.randint(0, 20)
+            self.disk.failing = range(0)
             self.store.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.store.close()
             self.store = None
             self.disk.cut_at = None
             self._ended = True
+            self.safe = newest
+            self._unflushed.clear()
         except PowerCut:
             self._counts["power_cuts"] += 1
             self._after_cut()
@@ -528,8 +623,25 @@ class World:
             if self._cut_in_batch <= 0:
                 self.disk.cut_at = self.disk.calls + self._cut_calls
         self._writing = state
+        drawn = self.chance.random()
+        if drawn < 0.004:
+            self._break_disk(self.chance.randint(0, 6))
+        elif drawn < 0.012 and not self.disk.full:
+            self.disk.full = True
+            self._counts["disk_errors"] += 1
+            self._schedule(self.chance.random() * 5, self._make_room)
         try:
             self.bug.write(self.store, batch)
+        except sqlite3.OperationalError as error:
+            self.note(f"not written: {error}")
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                require(bool(self.disk.failing), "not written", error)
+                self._fail()
+                return
+            # As the journal's writer does: nothing of it is written, and it is tried again.
+            self._writing = None
+            self._schedule(RETRY_S, self._write_scheduled(batch))
+            return
         except PowerCut:
             self.note("power cut while writing")
             self._counts["power_cuts"] += 1
@@ -537,10 +649,16 @@ class World:
             return
         self.note(f"written: {len(batch.entries)} entries")
         self._written = True
-        self.safe = state
+        if self.durability == "full":
+            self.safe = state
+        else:
+            self._unflushed.append(state)
         self._writing = None
         delay_s = self.chance.random() * self._commit_s
         self._schedule(delay_s, lambda: self._commit_scheduled(batch))
+
+    def _make_room(self) -> None:
+        self.disk.full = False
 
     def _commit_scheduled(self, batch: Batch) -> None:
         if self._batch is not None and self._batch[0] is batch:
@@ -557,16 +675,62 @@ class World:
         if self.journal.has_pending:
             self._take()
 
+    # -- time
+
+    def _tell_time(self) -> None:
+        """To the broker and the model."""
+        self.broker.now = self.model.now = self.now
+        self.model.now_ms = self.broker.effects.epoch_ms()
+
+    def _watch_timers(self) -> None:
+        """See to it that the broker is asked when the first of its timers is due."""
+        at = self.broker.timers.next_deadline()
+        if at is not None and at < self._asked_at:
+            self._asked_at = at
+            self._schedule(at - self.now, self._ask_timers, at)
+
+    def _ask_timers(self) -> None:
+        self._asked_at = math.inf
+        self._tell_time()
+        self.broker.timers.advance(self.now)
+        self.turn()
+
     # -- turns
+
+    def _hear_deaths(self) -> None:
+        deaths, self._deaths = self._deaths, []
+        for death in deaths:
+            self.note(f"+ {death}")
+            self.model.died(*death)
+        queues = self.broker.virtual_hosts["/"].queues
+        for name in EXPIRING:
+            if name in self.model.queues and name not in queues:
+                self.note(f"+ {name} expired")
+                self.model.queue_expired(name)
+
+    def _record_death(
+        self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
+    ) -> None:
+        """In place of the broker's `dead_letter`: tell of it, and do it."""
+        uid = uid_of(stored.content.body)
+        self._deaths.append((queue.name, uid, reason, stored.position == 0))
+        self.bug.bury(virtual_host, queue, stored, reason)
 
     def turn(self) -> None:
         """What one event led to ends here."""
         self._counts["turns"] += 1
+        self._hear_deaths()
         while True:
             entries = self.broker.finish_turn()
             if entries:
                 self.bug.append(self, entries)
             self._take_page_requests()
+            due = self.broker.timers.next_deadline()
+            if due is not None and due <= self.now:
+                # A turn of its own, as soon as this one is done.
+                self.broker.timers.advance(self.now)
+                self._hear_deaths()
+                continue
             if not self.speaking:
                 break
             speaking = self.speaking[:]
@@ -575,6 +739,8 @@ class World:
                 connection = self.connections.get(protocol_connection)
                 if connection is not None:
                     self._take_output(connection)
+        self._hear_deaths()
+        self._watch_timers()
         for connection in self.connections.values():
             self._read_ledgers(connection)
         self.model.end_turn(self._is_congested, {request.queue.name for request in self._reading})
@@ -819,8 +985,8 @@ class World:
 def same_contents(one: State, other: State) -> bool:
     """Equal but for what is known about deliveries."""
     return one[1:] == other[1:] and {
-        name: [message[0] for message in messages] for name, messages in one.queues.items()
-    } == {name: [message[0] for message in messages] for name, messages in other.queues.items()}
+        name: [kept.uid for kept in messages] for name, messages in one.queues.items()
+    } == {name: [kept.uid for kept in messages] for name, messages in other.queues.items()}
 
 
 def shown(value: object) -> str:
@@ -840,19 +1006,22 @@ def difference(found: Found, state: State) -> str:
     if found.bindings != state.bindings:
         return f"bindings differ in {sorted(found.bindings ^ state.bindings)}"
     for name, messages in found.queues.items():
-        has = [uid for uid, _ in messages]
-        expected = [uid for uid, _, _ in state.queues[name]]
+        kept = state.queues[name]
+        has = [uid for uid, *_ in messages]
+        expected = [message.uid for message in kept]
         if has != expected:
             return f"queue {name} has {has} instead of {expected}"
+        pairs = list(zip(messages, kept, strict=True))
         wrong = [
             uid
-            for (uid, redelivered), (_, handed_out, maybe) in zip(
-                messages, state.queues[name], strict=True
-            )
-            if redelivered != handed_out and not maybe
+            for (uid, redelivered, _), message in pairs
+            if redelivered != message.handed_out and not message.maybe
         ]
         if wrong:
             return f"queue {name} is wrong about whether {wrong} were handed out"
+        late = [uid for (uid, _, at_ms), message in pairs if at_ms != message.expires_ms]
+        if late:
+            return f"queue {name} is wrong about when {late} expire"
     return "nothing"
 
 
