@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run test check lint types imports bench sim sim-campaign compat compat-quick clean
+.PHONY: help run test check lint types imports bench sim sim-campaign kill-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ sim: $(INSTALLED)  ## Simulate new seeds: make sim ARGS="--seconds 300", or --se
 
 sim-campaign: $(INSTALLED)  ## Simulate until there were 1,000,000 power cuts
 	@$(BIN)/python -m tests.simulation --cuts 1000000 $(ARGS)
+
+kill-campaign: $(INSTALLED)  ## Kill a broker under load 1,000 times: ARGS="--kills 100"
+	@$(BIN)/python -m tests.runtime.kill_campaign $(ARGS)
 
 compat: $(INSTALLED)  ## The clients' own test suites: make compat ARGS="go_amqp091"
 	@$(BIN)/python -m compat.run $(ARGS)

@@ -24,6 +24,8 @@ BODY: Final = 3
 HEARTBEAT: Final = 8
 PERSISTENT: Final = b"\x10\x00\x02"
 TRANSIENT: Final = b"\x10\x00\x01"
+HEADERS: Final = 0x2000
+DELIVERY_MODE: Final = 0x1000
 CAPABILITIES: Final = {
     "authentication_failure_close": True,
     "consumer_cancel_notify": True,
@@ -153,9 +155,15 @@ class Client:
         persistent: bool = True,
         mandatory: bool = False,
         channel: int = 1,
+        priority: int | None = None,
     ) -> int:
         """Publish; the number under which it will be confirmed."""
-        octets = publish_frames(exchange, routing_key, body, persistent, mandatory, channel)
+        properties = PERSISTENT if persistent else TRANSIENT
+        if priority is not None:
+            properties = bytes((0x18, 0, properties[2], priority))
+        octets = publish_frames(
+            exchange, routing_key, body, persistent, mandatory, channel, properties
+        )
         self.sock.sendall(octets)
         self.published += 1
         return self.published
@@ -279,8 +287,10 @@ class Client:
             parts.append(part)
             size -= len(part)
         assert size == 0
-        # The tests publish no properties but the delivery mode.
-        persistent = flags == 0x1000 and header[14] == 2
+        at = 14
+        if flags & HEADERS:  # of dead letters: before the delivery mode, the next one
+            at += 4 + int.from_bytes(header[at : at + 4], "big")
+        persistent = flags & DELIVERY_MODE != 0 and header[at] == 2
         return Delivery(
             tag, redelivered, method.exchange, method.routing_key, persistent, b"".join(parts)
         )
@@ -369,11 +379,14 @@ def publish_frames(
     persistent: bool = True,
     mandatory: bool = False,
     channel: int = 1,
+    properties: bytes | None = None,
 ) -> bytes:
     """basic.publish with its content; a hundred times faster than pamqp's frames."""
+    if properties is None:
+        properties = PERSISTENT if persistent else TRANSIENT
     method = struct.pack(">HHH", 60, 40, 0) + short(exchange) + short(routing_key)
     method += bytes((mandatory,))
-    header = struct.pack(">HHQ", 60, 0, len(body)) + (PERSISTENT if persistent else TRANSIENT)
+    header = struct.pack(">HHQ", 60, 0, len(body)) + properties
     pieces = [encode_frame(METHOD, channel, method), encode_frame(HEADER, channel, header)]
     room = FRAME_BYTES_MAX - 8
     pieces += [
