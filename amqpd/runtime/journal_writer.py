@@ -12,15 +12,20 @@ write.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import anyio
 
 from amqpd.broker.broker import Broker
+from amqpd.runtime.commit_metrics import CommitMetrics, Waiting
 from amqpd_storage.entries import Entry
 from amqpd_storage.errors import JournalFailed
 from amqpd_storage.journal import Batch, Journal
+
+logger: Final = logging.getLogger("amqpd.journal")
 
 TIDY_AFTER_S: Final = 0.05
 """So long nothing was to be written: time to tidy up."""
@@ -53,9 +58,12 @@ class JournalWriter:
         on_disk_full: Callable[[bool], None],
         bytes_max: int,
         retry_s: float,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`on_disk_full` hears True after each attempt that found the disk full, and False after
-        each that did not."""
+        each that did not. `clock` measures how long commits take."""
+        self.metrics = CommitMetrics()
+        self._clock = clock
         self._broker = broker
         self._store = store
         self._finish_turn = finish_turn
@@ -80,6 +88,11 @@ class JournalWriter:
     def full(self) -> bool:
         """So much waits to be written that publishers should wait as well."""
         return self._journal.pending_bytes > self._bytes_max
+
+    @property
+    def waiting(self) -> Waiting:
+        """What is not on the disk yet."""
+        return Waiting(self._journal.pending_entries, self._journal.pending_bytes)
 
     async def run(self) -> None:
         """Write batches for ever, and tidy up when there are none, or now and then."""
@@ -115,6 +128,7 @@ class JournalWriter:
         self._stopping = True
         if not self._failed:
             await self.flush()
+        logger.debug("journal written", extra=self.metrics.summary())
 
     async def flush(self) -> None:
         """Write until nothing is left. Raises JournalFailed."""
@@ -133,14 +147,19 @@ class JournalWriter:
     async def _try(self, batch: Batch) -> bool:
         # Cancelling cannot stop the thread: wait for it, to know what became of the batch.
         with anyio.CancelScope(shield=True):
-            if not batch.is_empty:
+            if batch.is_empty:
+                self.metrics.elided += 1
+            else:
+                began = self._clock()
                 try:
                     await self._store.write(batch)
                 except JournalFailed as error:
                     if error.disk_full and not self._stopping:
+                        self.metrics.retries += 1
                         return False
                     self._failed = True
                     raise
+                self.metrics.observe(batch, self._clock() - began)
                 self._on_disk_full(False)
             self._unwritten = None
             self._journal.committed(batch)

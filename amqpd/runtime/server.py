@@ -77,6 +77,11 @@ class Server:
 
     # -- turns
 
+    @property
+    def journal(self) -> JournalWriter | None:
+        """What writes to the store, with its figures; None where nothing is kept."""
+        return self._journal
+
     def attach_journal(self, journal: JournalWriter) -> None:
         """Entries go there from now on."""
         self._journal = journal

@@ -91,6 +91,12 @@ class Journal:
         return self._pending_bytes + (under_way.size_bytes if under_way is not None else 0)
 
     @property
+    def pending_entries(self) -> int:
+        """How many entries wait for the disk, those of the batch under way included."""
+        under_way = self._under_way
+        return len(self._pending) + (len(under_way.entries) if under_way is not None else 0)
+
+    @property
     def has_pending(self) -> bool:
         """Whether `take` would find something once no batch is under way."""
         return bool(self._pending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -10,10 +11,11 @@ from anyio.lowlevel import checkpoint
 
 from amqpd.broker.broker import Broker
 from amqpd.config import Config
+from amqpd.runtime.commit_metrics import Histogram
 from amqpd.runtime.journal_writer import JournalWriter
-from amqpd_storage.entries import PutDefinition
+from amqpd_storage.entries import Barrier, PutDefinition
 from amqpd_storage.errors import JournalFailed
-from amqpd_storage.journal import Batch
+from amqpd_storage.journal import ENTRY_OVERHEAD_BYTES, Batch
 
 
 class Disk:
@@ -40,7 +42,12 @@ class Disk:
 class Stage:
     """A writer with what it talks to."""
 
-    def __init__(self, disk: Disk, retry_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        retry_s: float = 0.0,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.disk = disk
         self.full: list[bool] = []
         self.found_full = anyio.Event()
@@ -53,6 +60,7 @@ class Stage:
             on_disk_full=self.on_disk_full,
             bytes_max=1000,
             retry_s=retry_s,
+            clock=clock,
         )
 
     def finish_turn(self) -> None:
@@ -173,3 +181,46 @@ def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:
         assert not stage.writer.full
 
     play(scene)
+
+
+def test_commits_are_counted_and_timed() -> None:
+    moments = iter([10.0, 10.004, 20.0, 20.3])
+    stage = Stage(Disk(full()), clock=lambda: next(moments, 30.0))
+
+    async def scene() -> None:
+        stage.append("a", "b")
+        assert stage.writer.waiting == (2, 2 * ENTRY_OVERHEAD_BYTES + 4)
+        await stage.writer.flush()
+        stage.append("c")
+        await stage.writer.flush()
+
+    play(scene)
+    assert stage.writer.waiting == (0, 0)
+    metrics = stage.writer.metrics
+    assert (metrics.seconds.count, metrics.entries.sum, metrics.retries) == (2, 3, 1)
+    assert metrics.bytes.sum == 3 * ENTRY_OVERHEAD_BYTES + 6
+    assert metrics.waiting_bytes_max == 2 * ENTRY_OVERHEAD_BYTES + 4
+    assert metrics.summary()["entries_p50"] == 1
+
+
+def test_a_batch_of_which_nothing_is_left_is_no_commit() -> None:
+    stage = Stage(Disk())
+
+    async def scene() -> None:
+        barrier = Barrier()
+        stage.broker.effects.barriers[barrier] = None
+        stage.writer.append([barrier])
+        await stage.writer.flush()
+
+    play(scene)
+    assert (stage.writer.metrics.elided, stage.writer.metrics.seconds.count) == (1, 0)
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    histogram = Histogram((1, 10, 100))
+    for value in (0, 1, 2, 10, 11, 1000):
+        histogram.observe(value)
+    assert histogram.counts == [2, 2, 1, 1]
+    assert (histogram.count, histogram.sum) == (6, 1024)
+    assert histogram.quantile(0.5) == 10
+    assert histogram.quantile(0.99) == math.inf
