@@ -95,6 +95,8 @@ class Disk:
         self.failing = range(0)
         """Numbers of the calls that fail."""
         self.sync_forgets = False
+        self.checkpoint_failed = False
+        """An error was met while SQLite wrote its log back."""
 
     def copy(self) -> Disk:
         """Another one in the same state."""

@@ -46,9 +46,12 @@ class DiskFile:
     PowerCut when the statement ends, whatever SQLite made of it.
     """
 
-    def __init__(self, disk: Disk, file: File, *, names_unsynced: bool) -> None:
+    def __init__(
+        self, disk: Disk, file: File, *, names_unsynced: bool, is_database: bool = False
+    ) -> None:
         self._disk = disk
         self._file = file
+        self._is_database = is_database
         self._names_unsynced = names_unsynced
         """SQLite's unix VFS syncs the directory with the first sync of a log or journal that it
         opened and would have created (`isNewJrnl` in its source; it may have been there)."""
@@ -59,21 +62,34 @@ class DiskFile:
 
     def xWrite(self, data: bytes, offset: int) -> None:
         """pwrite."""
-        with told():
+        with self._told():
             self._disk.write(self._file, offset, bytes(data))
 
     def xTruncate(self, size: int) -> None:
         """ftruncate."""
-        with told():
+        with self._told():
             self._disk.truncate(self._file, size)
 
     def xSync(self, flags: int) -> None:
         """fsync."""
-        with told():
+        with self._told():
             self._disk.sync(self._file)
             if self._names_unsynced:
                 self._names_unsynced = False
                 self._disk.sync_names()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What SQLite hears of the disk: its errors, and nothing of a power cut."""
+        try:
+            yield
+        except PowerCut:
+            pass
+        except DiskError as error:
+            # In WAL mode only checkpoints write to the database itself.
+            self._disk.checkpoint_failed = self._is_database
+            code = apsw.SQLITE_FULL if isinstance(error, DiskFull) else apsw.SQLITE_IOERR_WRITE
+            raise apsw.exception_for(code) from None
 
     def xFileSize(self) -> int:
         """fstat."""
@@ -105,19 +121,6 @@ class DiskFile:
         return POWERSAFE_OVERWRITE
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """What SQLite hears of the disk: its errors, and nothing of a power cut."""
-    try:
-        yield
-    except PowerCut:
-        pass
-    except DiskFull:
-        raise apsw.exception_for(apsw.SQLITE_FULL) from None
-    except DiskError:
-        raise apsw.exception_for(apsw.SQLITE_IOERR_WRITE) from None
-
-
 class DiskVFS(apsw.VFS):
     """All simulated disks: a file's name is `/number of the disk/name`."""
 
@@ -146,7 +149,10 @@ class DiskVFS(apsw.VFS):
                 file = disk.create(local)
         is_journal = flags[0] & (apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL)
         flags[1] = flags[0]
-        return DiskFile(disk, file, names_unsynced=creating and bool(is_journal))
+        is_database = bool(flags[0] & apsw.SQLITE_OPEN_MAIN_DB)
+        return DiskFile(
+            disk, file, names_unsynced=creating and bool(is_journal), is_database=is_database
+        )
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
         """unlink."""
@@ -229,9 +235,16 @@ class Connection:
 
     def execute(self, sql: str, parameters: Any = ()) -> Cursor:
         """One statement."""
+        self._disk.checkpoint_failed = False
         with translated(self._disk):
             cursor = self._raw.cursor()
-            cursor.execute(sql, parameters)
+            try:
+                cursor.execute(sql, parameters)
+            except apsw.Error:
+                # SQLite says nothing of a checkpoint that fails after a commit, and the log stays.
+                # apsw does: it raises whatever a VFS raised.
+                if not self._disk.checkpoint_failed or "wal_checkpoint" in sql:
+                    raise
             return Cursor(cursor, self._disk, self._raw.changes())
 
     def executemany(self, sql: str, parameters: Any) -> None:
