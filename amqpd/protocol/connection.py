@@ -182,6 +182,11 @@ class Connection:
         """Show every frame from here on to `tap`; see `amqpd.protocol.tap`."""
         self.tap = Tap(tap)
 
+    def forget(self) -> None:
+        """The socket is gone: hold nothing of what came or was to be sent."""
+        self.reader.forget()
+        self.pieces.clear()
+
     # -- what comes in
 
     def received(self, octets: int) -> None:

@@ -165,6 +165,14 @@ class FrameReader:
         self.has_more = False
         """Whole frames may be left: call `receive(b"")` once the commands so far are handled."""
 
+    def forget(self) -> None:
+        """The peer is gone: hold nothing of what it said, and read nothing more."""
+        self._broken = True
+        self._assemblies.clear()
+        self._chunks.clear()
+        self._targets.clear()
+        self.has_more = False
+
     def receive(self, data: bytes) -> list[Command]:
         """The commands that `data` completes; after a fault, the fault as the last of them."""
         commands: list[Command] = []

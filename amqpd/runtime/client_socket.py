@@ -108,6 +108,7 @@ class ClientSocket(asyncio.Protocol):
         if reason:
             extra = {"peer": self.peer.name, "reason": reason}
             logger.log(self._end_level(reason), "connection closed", extra=extra)
+        self.peer.forget()
 
     def pause_writing(self) -> None:
         """The peer does not read as fast as it is sent to."""

@@ -221,6 +221,15 @@ class Peer:
         self.connection.end(reason)
         self._end_session()
 
+    def forget(self) -> None:
+        """The socket is gone, and nothing will be sent or read any more.
+
+        What refers to each other here is found by the cycle collector at some time. What it weighs
+        goes now: a message of 128 MB, or megabytes that were never read.
+        """
+        self.connection.forget()
+        self._left = []
+
     def close(self, reason: str, now: float) -> None:
         """The operator closes the connection."""
         self._fail(ConnectionException(CONNECTION_FORCED, reason), now)

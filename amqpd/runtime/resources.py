@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from anyio import to_thread
 
 from amqpd.broker.alarms import Alarm
+from amqpd.runtime.memory import MemoryReturn, system_heap
 
 if TYPE_CHECKING:
     from amqpd.runtime.server import Server
@@ -32,12 +34,15 @@ class ResourceMonitor:
         self._server = server
         self._directory = directory
         self._memory_limit_bytes = server.config.memory_high_watermark * available_memory()
+        self._memory_return = MemoryReturn(system_heap())
         self._disk_limit_bytes = server.config.disk_free_limit_bytes
 
     async def run(self) -> None:
         """Watch for ever."""
         while True:
             self.check()
+            if self._memory_return.is_due:
+                await to_thread.run_sync(self._memory_return.trim)
             await anyio.sleep(CHECK_INTERVAL_S)
 
     def check(self) -> None:

@@ -21,7 +21,8 @@ from tests.bench.brokers import Broker, BrokerError, Starter
 from tests.bench.delayed import DELAYED
 from tests.bench.report import Figure, Report, number
 from tests.bench.scenarios import SCENARIOS as OTHER_SCENARIOS
-from tests.bench.scenarios import Scenario, Site
+from tests.bench.scenarios import Scenario
+from tests.bench.site import Site
 from tests.bench.workloads import Workload
 
 SCENARIOS: Final = (*OTHER_SCENARIOS, DELAYED)

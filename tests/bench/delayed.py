@@ -23,7 +23,8 @@ from tests.bench import load, wire
 from tests.bench.client import Address, Connection
 from tests.bench.load import Gate, Role
 from tests.bench.report import Figure
-from tests.bench.scenarios import PHASE_SECONDS, QUEUE, STAGES, Scenario, Site, megabytes
+from tests.bench.scenarios import STAGES, Scenario
+from tests.bench.site import PHASE_SECONDS, QUEUE, Site, megabytes
 
 EXCHANGE: Final = "bench-later"
 KEY: Final = "k"

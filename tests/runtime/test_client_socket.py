@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -203,3 +205,25 @@ def test_who_closes_the_connection_closes_the_socket_first() -> None:
     client.handle_timer(deadline)
     assert wire.ended
     assert wire.aborted
+
+
+def test_a_lost_connection_weighs_nothing_before_its_cycles_are_found() -> None:
+    """Most of a body that came, and was never whole."""
+    server = make_server()
+    client, wire = connect(server, room=100)
+    body = bytes(120_000)
+    data = publish("nowhere", body)
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for start in range(0, len(data) - 1000, 10_000):
+            client.data_received(bytes(bytearray(data[start : start + 10_000])))
+        held, _ = tracemalloc.get_traced_memory()
+        assert held > len(body) // 2
+        client.connection_lost(None)
+        del client, wire
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert left < held - len(body) // 2

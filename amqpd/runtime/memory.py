@@ -1,0 +1,94 @@
+"""Giving memory back to the system that the C library keeps for later.
+
+What Python frees goes to glibc, and stays in its heap as long as anything behind it is in use:
+after a burst the process would look as large as it ever was, to the memory alarm too.
+`malloc_trim` gives back every whole page of it, in the midst of the heap as well.
+
+It is not free: what is given back has to be faulted in again. So only what was not needed for a
+while goes, which a broker under load has little of. Elsewhere than with glibc nothing is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+IDLE_CHECKS: Final = 5
+"""What was free at each of so many checks was not needed meanwhile."""
+IDLE_BYTES_MIN: Final = 16 * 1024 * 1024
+"""Less is not worth it."""
+
+
+class HeapFigures(ctypes.Structure):
+    """`struct mallinfo2` of glibc 2.33 and later."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
+class Heap(NamedTuple):
+    """The two calls that are needed."""
+
+    free_bytes: Callable[[], int]
+    """What is in the heap, and not in use."""
+    trim: Callable[[], object]
+    """Give back whole pages of that."""
+
+
+def system_heap() -> Heap | None:
+    """glibc's, or None where there is none, or an old one."""
+    library = ctypes.CDLL(None)
+    try:
+        mallinfo2, malloc_trim = library.mallinfo2, library.malloc_trim
+    except AttributeError:
+        return None
+    mallinfo2.restype = HeapFigures
+    malloc_trim.argtypes = [ctypes.c_size_t]
+
+    def free_bytes() -> int:
+        figures: int = mallinfo2().fordblks
+        return figures
+
+    return Heap(free_bytes, lambda: malloc_trim(0))
+
+
+class MemoryReturn:
+    """Asked once a second whether something lies idle."""
+
+    def __init__(self, heap: Heap | None) -> None:
+        self._heap = heap
+        self._free: deque[int] = deque(maxlen=IDLE_CHECKS)
+        self._given = 0
+        """Of what the heap counts as free, what was given back already and not taken again."""
+
+    @property
+    def is_due(self) -> bool:
+        """Look once more; whether so much lay idle that `trim` is worth it."""
+        if self._heap is None:
+            return False
+        free = self._heap.free_bytes()
+        self._free.append(free)
+        self._given = min(self._given, free)
+        return len(self._free) == IDLE_CHECKS and min(self._free) - self._given >= IDLE_BYTES_MIN
+
+    def trim(self) -> None:
+        """Give it back. Takes a quarter of a millisecond for each megabyte, in any thread."""
+        assert self._heap is not None
+        self._heap.trim()
+        self._free.clear()
+        self._given = self._heap.free_bytes()
