@@ -186,6 +186,7 @@ class Connection:
         """The socket is gone: hold nothing of what came or was to be sent."""
         self.reader.forget()
         self.pieces.clear()
+        self.outlets.clear()
 
     # -- what comes in
 

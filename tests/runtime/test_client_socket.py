@@ -227,3 +227,18 @@ def test_a_lost_connection_weighs_nothing_before_its_cycles_are_found() -> None:
         tracemalloc.stop()
         gc.enable()
     assert left < held - len(body) // 2
+
+
+def test_a_lost_connection_leaves_no_cycles() -> None:
+    """The collector seldom comes, and there may have been ten thousand of them."""
+    server = make_server()
+    gc.collect()
+    gc.disable()
+    try:
+        client, wire = connect(server)
+        client.connection_lost(None)
+        del wire.client  # as asyncio's transports do
+        del client, wire
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

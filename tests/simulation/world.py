@@ -430,7 +430,9 @@ class World:
         self.broker = Broker(
             Config(
                 limits=Limits(
-                    unsent_bytes_max=3000, queue_memory_messages=self.chance.choice((4, 9, 8192))
+                    unsent_bytes_max=3000,
+                    consumer_timeout_s=0,
+                    queue_memory_messages=self.chance.choice((4, 9, 8192)),
                 )
             ),
             journaling=True,
