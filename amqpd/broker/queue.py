@@ -566,13 +566,16 @@ class Queue(Governed):
     def _expire(self) -> None:
         """Drop the head as long as its time has come."""
         now_ms = self._effects.epoch_ms()
-        while (head := self._head()) is not None and 0 < head.expires_ms <= now_ms:
-            self._bury_head(EXPIRED)
-        if head is None:
+        while True:
+            while (head := self._head()) is not None and 0 < head.expires_ms <= now_ms:
+                self._bury_head(EXPIRED)
+            if head is not None:
+                return
             if self._paged is None:
                 self._expiring = False
-            else:
-                self._read_ahead()
+                return
+            if not self._refill():
+                return
 
     def _bury_head(self, reason: str) -> None:
         self._bury(self._pop_head(), reason)
@@ -658,6 +661,8 @@ class Queue(Governed):
                 self._end_paging()
             if not request.is_probe or len(self.consumers):
                 self.dispatch()
+            elif self._limited or self._expiring:
+                self._trim()
         if self._waiting is not None:
             self._waiting.wake()
 
@@ -798,7 +803,16 @@ class PriorityQueue(Queue):
         return False
 
     def _append(self, stored: QueueMessage) -> None:
+        self._rank(stored)
+        heappush(self._returned, (stored.position, stored))
+
+    def _return(self, stored: QueueMessage) -> None:
+        # What was handed out when it came has no rank yet.
+        self._rank(stored)
+        super()._return(stored)
+
+    def _rank(self, stored: QueueMessage) -> None:
         most = max(1, self.arguments["x-max-priority"][1])
         priority = read_property(stored.content.properties, PRIORITY) or 0
-        stored.position |= (most - min(priority, most)) << POSITION_BITS
-        heappush(self._returned, (stored.position, stored))
+        rank = most - min(priority, most)
+        stored.position = rank << POSITION_BITS | (stored.position & POSITION_MAX)

@@ -59,6 +59,10 @@ def ids_of(command: MethodCommand | Message | Settle | Oversized) -> tuple[int, 
     return command.method if isinstance(command, Settle) else PUBLISH
 
 
+def _wake_nobody() -> None:
+    """A queue may have the head that a client waited for when the client is gone."""
+
+
 class Peer:
     """A client and everything it has here."""
 
@@ -230,6 +234,7 @@ class Peer:
         self.connection.forget()
         self._left = []
         self._pausing = None
+        self._waking = _wake_nobody
 
     def close(self, reason: str, now: float) -> None:
         """The operator closes the connection."""

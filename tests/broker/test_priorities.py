@@ -42,6 +42,18 @@ def test_consumers_are_served_by_priority(channel: Channel) -> None:
     assert channel.bodies() == [b"2", b"1", b"0"]
 
 
+def test_what_was_handed_out_when_it_came_returns_with_its_priority(channel: Channel) -> None:
+    """Found by the simulator: it had no place in the order yet, and came back before all others."""
+    channel.qos(1)
+    channel.consume("q")
+    publish(channel, b"low", 1)
+    publish(channel, b"high", 4)
+    (got,) = channel.deliveries()
+    channel.cancel(got.consumer_tag)
+    channel.nack(got.delivery_tag)
+    assert channel.drain("q") == [b"high", b"low"]
+
+
 def test_a_requeued_message_returns_to_its_place_within_its_priority(channel: Channel) -> None:
     for number in range(3):
         publish(channel, b"low %d" % number, 1)
