@@ -1219,7 +1219,6 @@ class BrokerUnderTest:
         self._journal = HandJournal(self, store)
         _finish(recover(self.core, cast(SQLiteStore, store)))
         self.core.now = self.now
-        self.turn()
 
 
 def _finish(coroutine: Coroutine[Any, Any, T]) -> T:

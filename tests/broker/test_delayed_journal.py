@@ -52,6 +52,12 @@ def delivered(broker: BrokerUnderTest) -> list[bytes]:
     return bodies
 
 
+def restart(broker: BrokerUnderTest) -> None:
+    """A crash, and the first turn of the next life."""
+    broker.crash_and_recover()
+    broker.turn()
+
+
 def in_memory(broker: BrokerUnderTest) -> int:
     waiting = room(broker)
     return len(waiting._heap) + len(waiting._beyond)
@@ -88,7 +94,7 @@ def test_what_comes_due_before_it_was_written_never_is(journaled: BrokerUnderTes
     assert len(written) == 1
     assert isinstance(written[0], Enqueue)
     assert channel.confirms() == [Confirmed(1)]
-    journaled.crash_and_recover()
+    restart(journaled)
     assert delivered(journaled) == [b"x"]
 
 
@@ -123,11 +129,11 @@ def test_a_message_waits_through_a_crash(journaled: BrokerUnderTest) -> None:
         send(channel, body, delay)
     send(channel, b"transient", 1000, persistent=False)
     journaled.journal.commit()
-    journaled.crash_and_recover()
+    restart(journaled)
     assert room(journaled).messages == 4
     journaled.advance(1.5)
     assert delivered(journaled) == [b"a"]
-    journaled.crash_and_recover()
+    restart(journaled)
     journaled.advance(5)
     assert delivered(journaled) == [b"b", b"c", b"d"]
 
@@ -140,7 +146,7 @@ def test_what_came_due_while_the_broker_was_down_is_released_at_once(
     send(channel, b"1", 1000)
     journaled.journal.commit()
     journaled.now += 3600
-    journaled.crash_and_recover()
+    restart(journaled)
     journaled.advance(0)
     assert delivered(journaled) == [b"1", b"2"]
 
@@ -154,11 +160,11 @@ def test_release_is_one_transaction(journaled: BrokerUnderTest) -> None:
     batch = journaled.journal.begin_commit()
     assert batch is not None
     assert {type(entry).__name__ for entry in batch.entries} == {"QueueMessage", "Release"}
-    journaled.crash_and_recover()
+    restart(journaled)
     assert room(journaled).messages == 1
     journaled.advance(0)
     journaled.journal.commit()
-    journaled.crash_and_recover()
+    restart(journaled)
     assert room(journaled).messages == 0
     assert delivered(journaled) == [b"x"]
 
@@ -168,7 +174,7 @@ def test_new_messages_come_after_those_of_before_the_crash(journaled: BrokerUnde
     send(channel, b"1", 1000)
     send(channel, b"2", 1000)
     journaled.journal.commit()
-    journaled.crash_and_recover()
+    restart(journaled)
     channel = journaled.client().channel()
     send(channel, b"3", 1000)
     journaled.advance(2)
@@ -187,7 +193,7 @@ def test_an_exchange_that_is_deleted_takes_its_messages_along(journaled: BrokerU
     assert DropDelays(1) in written
     assert not any(isinstance(entry, Delay) for entry in written)
     assert journaled.journal.store.delays == {}
-    journaled.crash_and_recover()
+    restart(journaled)
     channel = set_up(journaled)
     assert room(journaled).messages == 0
     assert room(journaled).exchange_id == 1
@@ -201,7 +207,7 @@ def test_a_new_exchange_of_the_same_name_has_other_rows(journaled: BrokerUnderTe
     assert room(journaled).exchange_id == 2
     send(channel, b"y", 1000)
     journaled.journal.commit()
-    journaled.crash_and_recover()
+    restart(journaled)
     journaled.advance(2)
     assert delivered(journaled) == [b"y"]
 
@@ -214,7 +220,7 @@ def test_messages_of_an_exchange_that_is_not_defined_are_damage(journaled: Broke
     for name in [name for name in definitions if "later" in name[1]]:
         del definitions[name]
     with pytest.raises(DamagedStore, match="messages of exchange 1, which is not defined"):
-        journaled.crash_and_recover()
+        restart(journaled)
 
 
 # -- the window
@@ -265,7 +271,7 @@ def test_a_start_reads_the_nearest_and_no_more(journaled: BrokerUnderTest) -> No
     for number in range(50):
         send(channel, b"%d" % number, 1000 + 10 * number)
     journaled.journal.commit()
-    journaled.crash_and_recover()
+    restart(journaled)
     assert in_memory(journaled) == 3
     assert room(journaled).messages == 50
     journaled.advance(5)
@@ -280,7 +286,7 @@ def test_what_is_published_during_a_read_is_not_forgotten(journaled: BrokerUnder
         send(channel, b"%02d" % number, 1000 + 100 * number)
     journaled.journal.commit()
     journaled.reads_at_once = False
-    journaled.crash_and_recover()
+    restart(journaled)
     channel = journaled.client().channel()
     (read,) = journaled.core.effects.delay_reads
     journaled.core.effects.delay_reads.clear()
@@ -305,7 +311,7 @@ def test_nothing_overtakes_what_is_still_to_be_read(journaled: BrokerUnderTest) 
         send(channel, b"%02d" % number, 1000)
     journaled.journal.commit()
     journaled.reads_at_once = False
-    journaled.crash_and_recover()
+    restart(journaled)
     channel = journaled.client().channel()
     send(channel, b"transient", 2000, persistent=False)
     journaled.advance(5)
@@ -323,7 +329,7 @@ def test_an_exchange_may_go_while_its_messages_are_read(journaled: BrokerUnderTe
         send(channel, b"%d" % number, 1000)
     journaled.journal.commit()
     journaled.reads_at_once = False
-    journaled.crash_and_recover()
+    restart(journaled)
     channel = journaled.client().channel()
     channel.send(method(Exchange.Delete, exchange="later"))
     journaled.reads_at_once = True
