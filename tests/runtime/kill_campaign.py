@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=time.time_ns() // 1_000_000)
     options = parser.parse_args()
+    # SystemExit, so that no broker outlives the campaign.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(f"{options.kills} kills, seed {options.seed}", flush=True)
     chance = random.Random(options.seed)
     began = last = time.monotonic()

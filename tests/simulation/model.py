@@ -763,10 +763,12 @@ class Model:
         self._handed_out.setdefault(queue, []).append((copy, consumer))
         copy.handed_out = True
         copy.maybe = False
+        if not no_ack or consumer is None:
+            # basic.get notes how far it got even of what it acknowledges itself.
+            queue.mark = max(queue.mark, copy.order)
         if no_ack:
             queue.settle(copy)
             return
-        queue.mark = max(queue.mark, copy.order)
         channel.ledger[tag] = Out(copy, consumer)
         queue.unacked += 1
         if consumer is not None:
