@@ -171,7 +171,8 @@ def test_restart_reads_no_messages_and_loses_none(durable: Channel) -> None:
     broker.crash_and_recover()
 
     queue = broker.core.virtual_hosts["/"].queues["q"]
-    assert (queue.ready, resident(queue)) == (50, 0)
+    assert queue.ready == 50
+    assert resident(queue) <= 1  # the first one, to know when it expires
     channel = broker.client().channel()
     assert channel.drain("q") == numbers(1, 50)
 

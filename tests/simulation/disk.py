@@ -89,6 +89,8 @@ class Disk:
         self.cut_at: int | None = None
         """The number of the call before which the power goes."""
         self.powered = True
+        self.states: list[Disk] | None = None
+        """If it is a list: what the disk was before each call since."""
         self.syncs_lie = False
         """A disk that reports a sync it did not do."""
         self.full = False
@@ -111,6 +113,7 @@ class Disk:
             other._unsynced_names.append((name, found))
         other._rename_halves = set(self._rename_halves)
         other.calls = self.calls
+        other.syncs_lie = self.syncs_lie
         return other
 
     # -- what a process does
@@ -120,6 +123,8 @@ class Disk:
         if self.cut_at is not None and self.calls >= self.cut_at:
             self.powered = False
         self.require_power()
+        if self.states is not None:
+            self.states.append(self.copy())
         self.calls += 1
 
     def _fail(self) -> bool:

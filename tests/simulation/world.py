@@ -88,6 +88,10 @@ DOWN_S: Final = (0.0, 0.0, 0.3, 5.0)
 """How long it takes until the broker is started again."""
 EPOCH_S: Final = 1_700_000_000.1
 EXPIRING: Final = tuple(name for name, spec in QUEUES.items() if spec.number("x-expires"))
+ELSEWHERE: Final = 0.5
+"""The share of batches after which the power is cut elsewhere."""
+ELSEWHERE_MAX: Final = 24
+"""How often for one batch."""
 RETRY_S: Final = Limits().disk_full_retry_s
 NORMAL: Final = 0.15
 """How often durability is normal."""
@@ -252,6 +256,29 @@ class StoreToRecover:
         return sqlite_reading.read_messages(self.connection, after, last, rows_max)
 
 
+def found_on(connection: Any) -> Found:
+    """Everything in a store, which has to agree with itself."""
+    orphans = connection.execute(f"SELECT message_id FROM message WHERE {UNREFERENCED}").fetchall()
+    require(not orphans, "shared messages that nobody refers to", orphans)
+    known = sqlite_reading.read_backlogs(connection)
+    counted = sqlite_reading.count_backlogs(connection)
+    for queue_id in known.keys() | counted.keys():
+        says, has = (of.get(queue_id, (0, 0))[:2] for of in (known, counted))
+        require(says == has, "the store is wrong about a backlog", queue_id, says, has)
+    records = [decode(*row) for row in sqlite_reading.read_definitions(connection)]
+    marks = sqlite_reading.read_delivered(connection)
+    bodies: dict[int, list[tuple[bytes, bool, int]]] = {}
+    after = -1
+    while messages := sqlite_reading.read_messages(connection, after):
+        for message in messages:
+            queue_id, position = message.key >> POSITION_BITS, message.key & POSITION_MAX
+            marked = position < marks.get(queue_id, 0)
+            row = (message.body, marked, message.expires_ms)
+            bodies.setdefault(queue_id, []).append(row)
+        after = messages[-1].key
+    return found_in(records, bodies)
+
+
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that never waits."""
     try:
@@ -268,6 +295,8 @@ class World:
         self.seed = seed
         self.bug = bug or Bug()
         self.chance = Random(seed)
+        self._elsewhere = Random(~seed)
+        """Chance of its own: what happens elsewhere changes nothing here."""
         self.now = 1000.0
         self.disk = Disk()
         self.model = Model()
@@ -449,7 +478,7 @@ class World:
         self.connections.clear()
         recovering = StoreToRecover(self.store)
         finish(recover(self.broker, cast(SQLiteStore, recovering)))
-        self._check_recovered(recovering)
+        self._check_recovered()
         if not self.broker.virtual_hosts:
             lossy = self.durability == "normal" and self._power_went
             require(lossy or not self._had_defaults, "the default definitions are lost")
@@ -462,28 +491,8 @@ class World:
         self._had_defaults = True
         self._power_went = False
 
-    def _check_recovered(self, recovering: StoreToRecover) -> None:
-        orphans = self.store.execute(
-            f"SELECT message_id FROM message WHERE {UNREFERENCED}"
-        ).fetchall()
-        require(not orphans, "shared messages that nobody refers to", orphans)
-        known = sqlite_reading.read_backlogs(self.store)
-        counted = sqlite_reading.count_backlogs(self.store)
-        for queue_id in known.keys() | counted.keys():
-            says, has = (of.get(queue_id, (0, 0))[:2] for of in (known, counted))
-            require(says == has, "the store is wrong about a backlog", queue_id, says, has)
-        records = [decode(*row) for row in sqlite_reading.read_definitions(self.store)]
-        marks = sqlite_reading.read_delivered(self.store)
-        bodies: dict[int, list[tuple[bytes, bool, int]]] = {}
-        after = -1
-        while messages := sqlite_reading.read_messages(self.store, after):
-            for message in messages:
-                queue_id, position = message.key >> POSITION_BITS, message.key & POSITION_MAX
-                marked = position < marks.get(queue_id, 0)
-                row = (message.body, marked, message.expires_ms)
-                bodies.setdefault(queue_id, []).append(row)
-            after = messages[-1].key
-        found = found_in(records, bodies)
+    def _check_recovered(self) -> None:
+        found = found_on(self.store)
         state = self._state_of(found)
         for name, uids in found.queues.items():
             queue = self.broker.virtual_hosts["/"].queues[name]
@@ -632,9 +641,12 @@ class World:
             self.disk.full = True
             self._counts["disk_errors"] += 1
             self._schedule(self.chance.random() * 5, self._make_room)
+        if self._tries_elsewhere():
+            self.disk.states = []
         try:
             self.bug.write(self.store, batch)
         except sqlite3.OperationalError as error:
+            self.disk.states = None
             self.note(f"not written: {error}")
             if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
                 require(bool(self.disk.failing), "not written", error)
@@ -645,12 +657,16 @@ class World:
             self._schedule(RETRY_S, self._write_scheduled(batch))
             return
         except PowerCut:
+            self.disk.states = None
             self.note("power cut while writing")
             self._counts["power_cuts"] += 1
             self._after_cut()
             return
         self.note(f"written: {len(batch.entries)} entries")
         self._written = True
+        states, self.disk.states = self.disk.states, None
+        if states is not None:
+            self._cut_elsewhere(states, state)
         if self.durability == "full":
             self.safe = state
         else:
@@ -658,6 +674,36 @@ class World:
         self._writing = None
         delay_s = self.chance.random() * self._commit_s
         self._schedule(delay_s, lambda: self._commit_scheduled(batch))
+
+    def _tries_elsewhere(self) -> bool:
+        return (
+            self.durability == "full"
+            and not (self.disk.full or self.disk.failing or self.disk.cut_at)
+            and self._elsewhere.random() < ELSEWHERE
+        )
+
+    def _cut_elsewhere(self, states: list[Disk], after: State) -> None:
+        """Many worlds for the price of one: what if the power had gone during this write?
+
+        Each time the store is opened on a disk of its own, and has to hold what it held before the
+        batch or after it, with everything that was promised. This world goes on as if nothing was.
+        """
+        chance = self._elsewhere
+        for disk in chance.sample(states, min(len(states), ELSEWHERE_MAX)):
+            self._counts["power_cuts"] += 1
+            disk.cut(chance)
+            disk.restart()
+            with store_on(disk) as path:
+                connection: Any = sqlite_file.open_connection(path, "full")
+                sqlite_reading.forget_passing(connection)
+                found = found_on(connection)
+                connection.close()
+            self.model.check_promises(found)
+            if not (found.is_that_of(self.safe) or found.is_that_of(after)):
+                raise Violation(
+                    "after a power cut elsewhere the store is not what any batch left: "
+                    + "; or: ".join(difference(found, state) for state in (self.safe, after))
+                )
 
     def _make_room(self) -> None:
         self.disk.full = False
