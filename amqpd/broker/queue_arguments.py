@@ -183,14 +183,16 @@ CHECKS_SINCE: Final[dict[Compat, dict[str, Check]]] = {
 }
 """What the profiles see otherwise, or first."""
 
-_OF_ALL: Final = (
+# In the order in which RabbitMQ compares them.
+_OF_ALL_FIRST: Final = (
     "x-expires",
     "x-message-ttl",
     DEAD_LETTER_EXCHANGE,
     "x-dead-letter-routing-key",
     "x-max-length",
     "x-max-length-bytes",
-    "x-overflow",
+)
+_OF_ALL_LAST: Final = (
     "x-single-active-consumer",
     QUEUE_TYPE,
     # RabbitMQ 4.3 has these for quorum queues alone.
@@ -198,11 +200,14 @@ _OF_ALL: Final = (
     "x-delayed-retry-min",
     "x-delayed-retry-max",
 )
+_OF_ALL: Final = (*_OF_ALL_FIRST, "x-overflow", *_OF_ALL_LAST)
 _OF_CLASSIC: Final = (
-    *_OF_ALL,
+    *_OF_ALL_FIRST,
     "x-max-priority",
+    "x-overflow",
     "x-queue-mode",
     "x-queue-version",
+    *_OF_ALL_LAST,
     "x-queue-master-locator",
 )
 _OF_QUORUM: Final = (

@@ -75,6 +75,16 @@ def test_arguments_are_looked_at_in_rabbitmqs_order(channel: Channel) -> None:
     )
 
 
+@pytest.mark.parametrize("first", ["x-max-priority", "x-queue-mode", "x-queue-version"])
+def test_arguments_are_compared_in_rabbitmqs_order(channel: Channel, first: str) -> None:
+    channel.queue_declare("q")
+    named = {"x-single-active-consumer": ("t", True), first: ("I", 1)}
+    channel.send(method(Queue.Declare, queue="q"), named)
+    text = f"PRECONDITION_FAILED - inequivalent arg '{first}' for queue 'q' in vhost '/': "
+    text += "received the value '1' of type 'signedint' but current is none"
+    channel.expect_closed(406, text, (50, 10))
+
+
 def test_a_binding_is_looked_at_before_the_owner_of_its_queue(broker: BrokerUnderTest) -> None:
     broker.client().channel().queue_declare("q", exclusive=True)
     channel = broker.client().channel()

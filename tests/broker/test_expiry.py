@@ -68,6 +68,22 @@ def test_what_a_get_brings_to_the_head_expires_in_time() -> None:
     assert channel.counts("q")[0] == 0
 
 
+def test_what_comes_to_the_head_by_a_get_expires_in_its_turn() -> None:
+    """At once if its time has come, so that get-ok does not count it; else when it comes."""
+    broker = BrokerUnderTest()
+    channel = broker.client().channel()
+    declare(channel)
+    channel.publish("", "q", b"for ever")
+    channel.publish("", "q", b"expired", properties(expiration="100"))
+    channel.publish("", "q", b"expires later", properties(expiration="20000"))
+    broker.advance(10)
+    got = channel.get("q", no_ack=True)
+    assert got is not None
+    assert got.message_count == 1
+    broker.advance(11)
+    assert channel.counts("q")[0] == 0
+
+
 def test_nothing_expired_is_ever_delivered() -> None:
     broker = BrokerUnderTest()
     channel = broker.client().channel()
