@@ -15,7 +15,7 @@ run: $(INSTALLED)  ## Start the broker: make run ARGS="--in-memory --listen 127.
 	@exec $(BIN)/amqpd serve $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests: make test TESTS=tests/broker ARGS="-k confirm"
-	@$(BIN)/python -m pytest -n auto -q $(TESTS) $(ARGS)
+	@$(BIN)/python -m pytest -n auto -q -rs $(TESTS) $(ARGS)
 
 check: lint types imports test  ## What CI runs
 

@@ -48,10 +48,10 @@ EXCHANGE_USUALLY: Final[dict[str, dict[str, Any]]] = {
 }
 QUEUE_ARGUMENTS: Final[dict[str, tuple[Field, ...]]] = {
     "x-expires": (("I", FAR_MS), ("l", FAR_MS), ("I", 0), ("I", -1), ("l", 1 << 40), ("S", "5")),
-    "x-message-ttl": (("I", FAR_MS), ("l", FAR_MS + 1), ("b", -1), ("l", 1 << 40), ("d", 5.0)),
-    "x-max-length": (("I", MANY), ("l", MANY), ("i", MANY + 1), ("I", -5), ("t", True)),
-    "x-max-length-bytes": (("l", 1 << 33), ("s", -1), ("S", "1"), ("V", None)),
-    "x-max-priority": (("I", 256), ("I", -1), ("S", "5"), ("f", 1.0), ("l", 1 << 40)),
+    "x-message-ttl": (("I", FAR_MS), ("I", 0), ("b", -1), ("l", 1 << 40), ("d", 5.0)),
+    "x-max-length": (("I", 3), ("l", 1), ("i", 0), ("I", MANY), ("I", -5), ("t", True)),
+    "x-max-length-bytes": (("l", 1 << 33), ("I", 120), ("s", -1), ("S", "1"), ("V", None)),
+    "x-max-priority": (("I", 5), ("l", 1), ("I", 256), ("I", -1), ("S", "5"), ("f", 1.0)),
     "x-overflow": (("S", "drop-head"), ("S", "reject-publish"), ("S", "zz"), ("I", 1), ("x", b"")),
     "x-dead-letter-exchange": (("S", NO_EXCHANGE), ("S", ""), ("I", 1), ("t", False)),
     "x-dead-letter-routing-key": (("S", "dead"), ("I", 7), ("A", [])),
@@ -81,7 +81,7 @@ X_MATCHES: Final[tuple[Field, ...]] = (
 SIZES: Final = (0, 1, 10, 10, 100, 100, 1000, 4000)
 LARGE_SIZES: Final = (131064, 131065, 200_000)
 EXPIRATIONS: Final = (
-    *(str(FAR_MS), str(FAR_MS)),
+    *(str(FAR_MS), "0", "0", "0"),
     *("abc", "12x", "-1", "", "99999999999999", "1.5", " 5", f"+{FAR_MS}", "5 "),
 )
 RAW: Final = (
@@ -231,7 +231,7 @@ class Generator:
                 ("", "amq.new", "amq.direct", "missing", "x1\r", "é")
             )
         if self._one_in(60):
-            fields["exchange_type"] = random.choice(("blah", "x-recent-history", "Direct"))
+            fields["exchange_type"] = random.choice(("blah", "x-nonesuch", "Direct"))
         if self._one_in(9):
             arguments["alternate-exchange"] = random.choice(ALTERNATES)
         if self._one_in(15):
@@ -369,7 +369,7 @@ class Generator:
             if self._one_in(12):
                 chosen[name] = random.choice(("", "app"))
         if self._one_in(6):
-            chosen["priority"] = random.choice((0, 1, 255))
+            chosen["priority"] = random.choice((0, 1, 2, 4, 9, 255))
         if self._one_in(6):
             chosen["timestamp"] = random.choice((0, 1_700_000_000, (1 << 64) - 1))
         if self._one_in(2):

@@ -418,7 +418,7 @@ class _Game:
             case "basic.consume":
                 return fields["consumer_tag"] in channel.consumers
             case "exchange.declare":
-                return fields.get("exchange_type") in ("blah", "x-recent-history", "Direct")
+                return fields.get("exchange_type") in ("blah", "x-nonesuch", "Direct")
             case "basic.recover" | "basic.recover_async":
                 return not fields["requeue"]
             case "basic.qos":

@@ -36,4 +36,4 @@ channel.sendToQueue("fidelity", Buffer.from("x"), { headers, priority: 3, messag
 channel.reject(await take("fidelity"), false);
 channel.ack(await take("fidelity.dead"));
 await channel.close();
-await connection.close();
+process.exit(0);

@@ -33,4 +33,4 @@ channel.basicNack({ deliveryTag: got.deliveryTag, requeue: false });
 const dead = await take("fidelity.dead");
 channel.basicAck({ deliveryTag: dead.deliveryTag });
 await channel.close();
-await connection.close();
+process.exit(0);
