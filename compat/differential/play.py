@@ -401,7 +401,8 @@ class _Game:
         fields = operation.fields
         queues = {queue for queue, _ in channel.consumers.values()}
         if operation.verb == "basic.qos" and fields["global_"] and fields["prefetch_count"]:
-            return len(queues) > 1
+            # With settlements that wait for their commit: see rules.LEFT_OUT, "global qos".
+            return len(queues) > 1 or bool(channel.settled)
         if operation.verb in ("basic.recover", "basic.recover_async") and fields["requeue"]:
             return bool(channel.global_prefetch) or _of_several(channel, channel.deliveries)
         if operation.verb == "settle" and fields["requeue"] and channel.global_prefetch:

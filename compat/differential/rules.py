@@ -47,8 +47,8 @@ LEFT_OUT: Final[dict[str, str]] = {
         " a queue at once, in order (§5.6: `requeue=1: original position`)"
     ),
     "features that are not compared yet": (
-        "TTL, length limits, dead letters, priorities, quorum queues; streams are not offered:"
-        " their arguments are declared with values that do nothing, or wrong ones"
+        "times other than none and far, dead letters (x-death has the time of each broker),"
+        " policies; quorum queues and streams: their arguments are declared with wrong values"
     ),
     "tune and handshake": (
         "§2.4: `>=3.12 sends close; 3.10 silently drops after 3 s`: faults before connection.open"
@@ -60,6 +60,10 @@ LEFT_OUT: Final[dict[str, str]] = {
     "requeueing under global qos": (
         "whether the consumer has room again when its message is handed out once more is a race of"
         " queue and limiter in RabbitMQ"
+    ),
+    "global qos while settlements wait for tx.commit": (
+        "RabbitMQ begins to count without them, and lets as many more through than the window has;"
+        " amqpd counts what is not committed as outstanding (docs/compatibility.md)"
     ),
     "global qos over two queues": (
         "which of the queues gets the credit is a race between processes in RabbitMQ"
