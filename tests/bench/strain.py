@@ -365,10 +365,8 @@ def _come_and_go(address: Address, number: int) -> None:
         octets = wire.publish("amq.topic", f"key.{number}", b"x" * 100, wire.PERSISTENT)
         connection.sock.sendall(octets * 10)
         connection.consume(name, no_ack=True)
-        size = 0
-        while not size or len(connection.received) < 10 * size:
+        while len(connection.received) < 10 * (wire.delivery_size(connection.received) or MIB):
             connection.received += connection.sock.recv(65536)
-            size = size or wire.delivery_size(connection.received) or 0
         connection.received.clear()
         connection.sock.sendall(wire.method(1, wire.QUEUE_DELETE, delete_arguments(name)))
         while True:  # basic.cancel comes before the answer
