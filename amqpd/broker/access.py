@@ -15,7 +15,6 @@ Every changing method returns the entries that make the change durable, none whe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
@@ -30,7 +29,7 @@ from amqpd.broker.definitions import (
 )
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.passwords import check_algorithm, check_hash, check_password
-from amqpd.broker.patterns import compile_pattern, compile_topic_pattern
+from amqpd.broker.patterns import Pattern, compile_pattern, compile_topic_pattern
 from amqpd.errors import ACCESS_REFUSED, NOT_ALLOWED, amqp_error
 from amqpd_storage.entries import DropDefinition, PutDefinition
 
@@ -46,15 +45,15 @@ GRANTED_CACHE_MAX: Final = 8192
 
 class _Permission(NamedTuple):
     record: PermissionRecord
-    configure: re.Pattern[str]
-    write: re.Pattern[str]
-    read: re.Pattern[str]
+    configure: Pattern
+    write: Pattern
+    read: Pattern
 
 
 class _TopicPermission(NamedTuple):
     record: TopicPermissionRecord
-    write: re.Pattern[str]
-    read: re.Pattern[str]
+    write: Pattern
+    read: Pattern
 
 
 class Access:
@@ -257,7 +256,7 @@ class Access:
         permission = self._permissions.get((user, vhost))
         if permission is None:
             return False
-        pattern: re.Pattern[str] = getattr(permission, kind)
+        pattern: Pattern = getattr(permission, kind)
         if pattern.search(resource_name or "amq.default") is None:
             return False
         if len(self._granted) >= self._granted_cache_max:

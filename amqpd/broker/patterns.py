@@ -2,18 +2,38 @@
 
 What Python's `re` writes in another way is translated, what it lacks is refused: a rule must never
 mean something else than its author wrote. ASCII, because PCRE's \\w and \\d know no Unicode there.
+
+Names are chosen by clients, so no pattern may take long on any of them. `re` tries one way after
+the other, which for `(a+)+$` are more than there is time for (PCRE gives up after a number of
+steps, and RabbitMQ takes that for a name that does not match). A pattern that repeats a group, or more
+than one thing, is therefore searched by RE2, whose time is linear in the length of the name. What
+RE2 lacks (looking around, back references) is for patterns that do not.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from typing import Final
+from typing import Final, Protocol
+
+import re2  # type: ignore[import-untyped]
 
 from amqpd.broker.erlang_terms import term
 
+PATTERN_LENGTH_MAX: Final = 4096
+"""Longest pattern, in characters."""
+RE2_MEMORY_OCTETS: Final = 1 << 20
+"""What RE2 may need for one pattern: `((a{99}){99}){99}` is short, and large."""
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+
+class Pattern(Protocol):
+    """Something to look for in names, in a time that does not depend on what they are."""
+
+    def search(self, name: str, /) -> object:
+        """Something true if it is found in the name; None if not."""
+
+
+def compile_pattern(pattern: str) -> Pattern:
     """A permission's regular expression, ready to search; an empty one matches nothing.
 
     Raises ValueError naming it.
@@ -24,7 +44,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"invalid regular expression {pattern!r}: {error}") from None
 
 
-def compile_name_pattern(pattern: str) -> re.Pattern[str]:
+def compile_name_pattern(pattern: str) -> Pattern:
     """A policy's regular expression, ready to search; an empty one matches every name.
 
     Raises ValueError with the reason as RabbitMQ shows it: `{"missing )",2}`.
@@ -35,21 +55,80 @@ def compile_name_pattern(pattern: str) -> re.Pattern[str]:
         raise ValueError(_erlang_reason(pattern, error)) from None
 
 
-def compile_topic_pattern(pattern: str, user: str, vhost: str) -> re.Pattern[str]:
+def compile_filter(pattern: str) -> Pattern:
+    """What somebody looks for in a list, in upper or lower case. Raises ValueError."""
+    try:
+        return _compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise ValueError(str(error)) from None
+
+
+def compile_topic_pattern(pattern: str, user: str, vhost: str) -> Pattern:
     """A topic permission's, with its variables filled in, which for one row never change."""
     # Plain replacement, one after the other, as in rabbit_auth_backend_internal.
     return compile_pattern(pattern.replace("{username}", user).replace("{vhost}", vhost))
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> Pattern:
     """Raises re.error."""
+    if len(pattern) > PATTERN_LENGTH_MAX:
+        raise re.error("regular expression is too large", pattern, PATTERN_LENGTH_MAX)
+    translated = _from_pcre(pattern)
     try:
         with warnings.catch_warnings():
             # `[[` and the like may change their meaning some day; today it is PCRE's.
             warnings.simplefilter("ignore", FutureWarning)
-            return re.compile(_from_pcre(pattern), re.ASCII)
+            compiled = re.compile(translated, re.ASCII | flags)
     except (OverflowError, RecursionError) as error:
         raise re.error(str(error)) from None
+    if _is_simple(translated):
+        return compiled
+    return _LinearPattern(translated, ignore_case=re.IGNORECASE in flags)
+
+
+_ATOM: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?", re.DOTALL)
+"""What is no repetition, though it may have `*`, `+`, `{` or `?` in it."""
+_REPETITION: Final = re.compile(r"[*+?{]")
+_REPEATED_GROUP: Final = re.compile(r"\)[*+?{]")
+
+
+def _is_simple(pattern: str) -> bool:
+    """Whether `re` has few ways to try: it repeats one thing at most, and that is no group."""
+    bare = _ATOM.sub("a", pattern)
+    return len(_REPETITION.findall(bare)) < 2 and _REPEATED_GROUP.search(bare) is None
+
+
+class _LinearPattern:
+    """A pattern that RE2 searches: it may repeat as much as it likes."""
+
+    __slots__ = ("_compiled",)
+
+    def __init__(self, pattern: str, *, ignore_case: bool) -> None:
+        """Raises re.error."""
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = RE2_MEMORY_OCTETS
+        options.case_sensitive = not ignore_case
+        try:
+            self._compiled = re2.compile(_ATOM_OR_END.sub(_for_re2, pattern), options)
+        except (re2.error, UnicodeEncodeError) as error:
+            reason = error.args[0] if error.args else "refused by RE2"
+            shown = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+            raise re.error(f"this might take too long to match ({shown})", pattern, 0) from None
+
+    def search(self, name: str, /) -> object:
+        """As `Pattern.search`."""
+        return self._compiled.search(name.encode(errors="replace"))
+
+
+_ATOM_OR_END: Final = re.compile(_ATOM.pattern + r"|\$", re.DOTALL)
+
+
+def _for_re2(found: re.Match[str]) -> str:
+    """`$` is also before a last line feed, and `\\Z` is the very end."""
+    if found[0] == "$":
+        return r"(?:\n?\z)"
+    return r"\z" if found[0] == r"\Z" else found[0]
 
 
 _POSIX_CLASSES: Final = {
@@ -79,7 +158,7 @@ def _translated(found: re.Match[str]) -> str:
     if found["escape"] == "z":  # the very end of the text
         return r"\Z"
     if found["escape"] == "Z":  # the end, or before a last line feed
-        return r"(?=\n?\Z)"
+        return r"(?:\n?\Z)"
     if found["set"] is None:
         return found[0]
     if _POSIX_NAME.fullmatch(found["set"]):

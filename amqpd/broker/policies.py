@@ -10,13 +10,12 @@ Policies are runtime parameters of the components `policy` and `operator_policy`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.parameter_validation import Field, check_number, check_object, check_pattern
-from amqpd.broker.patterns import compile_name_pattern
+from amqpd.broker.patterns import Pattern, compile_name_pattern
 from amqpd.broker.policy_settings import (
     UNSUPPORTED,
     Definition,
@@ -28,6 +27,7 @@ from amqpd.broker.policy_settings import (
 
 if TYPE_CHECKING:
     from amqpd.broker.broker import Broker
+    from amqpd.broker.queue import Queue
 
 KINDS: Final[tuple[Kind, Kind]] = ("policy", "operator_policy")
 APPLY_TO: Final = ("queues", "classic_queues", "quorum_queues", "streams", "exchanges", "all")
@@ -51,7 +51,7 @@ class Policy(NamedTuple):
     apply_to: str
     priority: float
     definition: Definition
-    regex: re.Pattern[str]
+    regex: Pattern
 
     def value(self) -> dict[str, Any]:
         """As a runtime parameter."""
@@ -168,16 +168,29 @@ class PolicyComponent:
             )
         virtual_host = self._broker.virtual_hosts[vhost]
         virtual_host.policies.put(self._kind, make_policy(vhost, name, value))
-        virtual_host.apply_policies()
+        changed = virtual_host.apply_policies()
+        self._tell_queues("queue.policy.updated", vhost, changed, by, value)
         self._broker.events.emit("policy.set", {"name": name, "vhost": vhost, **value}, by)
 
     def cleared(self, vhost: str, name: str, by: str) -> None:
         """Take back what it did."""
         virtual_host = self._broker.virtual_hosts[vhost]
         virtual_host.policies.drop(self._kind, name)
-        virtual_host.apply_policies()
+        changed = virtual_host.apply_policies()
+        self._tell_queues("queue.policy.cleared", vhost, changed, by, {})
         key = f"{self._kind.replace('_', '.')}.cleared"
         self._broker.events.emit(key, {"name": name, "vhost": vhost}, by)
+
+    def _tell_queues(
+        self, key: str, vhost: str, queues: list[Queue], by: str, value: dict[str, Any]
+    ) -> None:
+        """Events of the queues for which another policy holds now; `value` is the one that was set,
+        whichever it is that holds (as in RabbitMQ)."""
+        if self._broker.events.wanted:
+            for queue in queues:
+                kind = f"rabbit_{queue.type}_queue"
+                told = {"name": queue.name, "vhost": vhost, "type": kind, **value}
+                self._broker.events.emit(key, told, by)
 
 
 def make_policy(vhost: str, name: str, value: dict[str, Any]) -> Policy:

@@ -28,9 +28,6 @@ UNSUPPORTED: Final[dict[QueueType, frozenset[str]]] = {
     "classic": frozenset(
         {
             "dead-letter-strategy",
-            "delayed-retry-max",
-            "delayed-retry-min",
-            "delayed-retry-type",
             "delivery-limit",
             "initial-cluster-size",
             "max-age",
@@ -94,6 +91,7 @@ _MIRRORING: Final = frozenset(
         "ha-sync-mode",
     }
 )
+# Of RabbitMQ 4.3 and quorum queues; here of all, like the arguments (`delayed_retry`).
 _DELAYED_RETRY: Final = frozenset({"delayed-retry-type", "delayed-retry-min", "delayed-retry-max"})
 _OPERATOR: Final = frozenset(
     {
@@ -119,9 +117,7 @@ def known_keys(kind: Kind, compat: Compat) -> frozenset[str]:
 
 def _missing(compat: Compat) -> frozenset[str]:
     """What that version of RabbitMQ does not know, or no longer."""
-    if compat == "3.13":
-        return _DELAYED_RETRY
-    return _MIRRORING if compat == "4.3" else _MIRRORING | _DELAYED_RETRY
+    return frozenset() if compat == "3.13" else _MIRRORING
 
 
 def check_definition(kind: Kind, compat: Compat, definition: Any) -> list[str]:

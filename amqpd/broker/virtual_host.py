@@ -398,20 +398,24 @@ class VirtualHost:
 
     # -- policies
 
-    def apply_policies(self) -> None:
-        """Policies changed: everything finds anew which of them hold for it."""
+    def apply_policies(self) -> list[Queue]:
+        """Policies changed: everything finds anew which of them hold for it.
+
+        The queues for which others hold now.
+        """
         for exchange in self.exchanges.values():
             self._govern_exchange(exchange)
-        for queue in list(self.queues.values()):
-            self._govern_queue(queue)
+        return [queue for queue in list(self.queues.values()) if self._govern_queue(queue)]
 
     def _govern_exchange(self, exchange: BrokerExchange) -> None:
         if exchange.govern(self.policies.match_exchange(exchange.name)):
             exchange.apply_policies()
 
-    def _govern_queue(self, queue: Queue) -> None:
-        if queue.govern(self.policies.match_queue(queue.name, queue.type)):
-            queue.apply_policies()
+    def _govern_queue(self, queue: Queue) -> bool:
+        if not queue.govern(self.policies.match_queue(queue.name, queue.type)):
+            return False
+        queue.apply_policies()
+        return True
 
     # -- the end
 

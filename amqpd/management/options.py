@@ -7,10 +7,10 @@ Names in `sort` and `columns` lead into objects with dots. Without `page` the re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from amqpd.broker.patterns import compile_filter
 from amqpd.management.call import Answer
 from amqpd.management.errors import ApiError
 
@@ -122,7 +122,7 @@ def _named(items: list[Any], query: Mapping[str, str]) -> list[Any]:
     if query.get("use_regex") != "true":
         return [item for item in items if wanted.lower() in str(item.get("name", "")).lower()]
     try:
-        pattern = re.compile(wanted, re.IGNORECASE)
-    except (re.error, OverflowError, RecursionError) as error:
+        pattern = compile_filter(wanted)
+    except ValueError as error:
         raise ApiError(400, {"error": "bad_request", "reason": f"invalid regex: {error}"}) from None
     return [item for item in items if pattern.search(str(item.get("name", "")))]

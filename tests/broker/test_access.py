@@ -19,7 +19,7 @@ from amqpd.broker.definitions import (
     encode,
 )
 from amqpd.broker.passwords import SHA256, hash_password
-from amqpd.broker.patterns import compile_pattern
+from amqpd.broker.patterns import compile_name_pattern, compile_pattern
 from amqpd.errors import AMQPException, ChannelException, ConnectionException
 
 HASH = hash_password("secret", b"salt")
@@ -351,3 +351,31 @@ def test_restore_in_any_order(access: Access) -> None:
     assert other.topic_permissions() == access.topic_permissions()
     assert other.authenticate("u", b"secret") is not None
     assert not other.may_topic("u", "/", "x", "write", "b")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "^(a|a)*$", ".*a.*a.*a.*b", "(a*)*b", r"(?:a+)+\Z"])
+def test_no_pattern_takes_long_on_any_name(pattern: str) -> None:
+    """Under `re` each of these would take longer than anybody waits."""
+    for compiled in (compile_pattern(pattern), compile_name_pattern(pattern)):
+        assert compiled.search("a" * 100_000 + "!") is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        (r"(?!a+)b*", "too long to match"),
+        (r"(a+)\1*", "too long to match"),
+        ("((a{99}){99}){99}", "too long to match"),
+        ("a" * 5000, "too large"),
+    ],
+)
+def test_what_might_take_long_is_refused(pattern: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        compile_pattern(pattern)
+
+
+def test_repeated_groups_mean_what_pcre_means() -> None:
+    assert compile_pattern("^(a|b)*$").search("ab\n")
+    assert not compile_pattern(r"^(a|b)*\z").search("ab\n")
+    assert compile_pattern("^([[:alpha:]]+\\.)*x$").search("a.b.x")
+    assert not compile_pattern("^(.+)+x$").search("\ud800")

@@ -13,6 +13,7 @@ from amqpd.broker.parameters import InvalidParameter, NoSuchParameter, NoSuchVho
 from amqpd.broker.policies import clear_policy, policies, set_policy
 from amqpd.broker.policy_settings import Kind
 from amqpd.broker.queue import Queue
+from amqpd.config import Compat
 from amqpd.wire.properties import read_headers
 from amqpd.wire.tables import plain
 from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, properties
@@ -537,14 +538,48 @@ def test_operators_may_set_less(broker: BrokerUnderTest) -> None:
 
 def test_profiles_know_different_settings() -> None:
     for compat, refused in (
-        ("3.13", {"delayed-retry-type": "all"}),
-        ("4.2", {"delayed-retry-type": "all"}),
         ("4.2", {"ha-mode": "all"}),
         ("4.3", {"ha-mode": "all"}),
     ):
         said = refusal(BrokerUnderTest(compat=compat), refused)  # type: ignore[arg-type]
         assert "are not recognised policy settings" in said
-    put(BrokerUnderTest(compat="4.3"), {"delayed-retry-type": "all", "delivery-limit": -1})
+    put(BrokerUnderTest(compat="4.3"), {"delivery-limit": -1})
+
+
+@pytest.mark.parametrize("compat", ["3.13", "4.2", "4.3"])
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_delayed_retry_by_policy_is_for_every_queue_type(compat: Compat, kind: str) -> None:
+    broker = BrokerUnderTest(compat=compat)
+    put(broker, {"delayed-retry-type": "all", "delayed-retry-min": 1000})
+    channel = broker.client().channel()
+    channel.queue_declare("q", durable=True, arguments={"x-queue-type": kind})
+    channel.publish("", "q", b"m", PERSISTENT)
+    got = channel.get("q")
+    assert got is not None
+    channel.reject(got.delivery_tag)
+    broker.advance(0.999)
+    assert channel.get("q") is None
+    broker.advance(0.001)
+    assert channel.get("q") is not None
+
+
+def test_queues_tell_of_the_policies_that_reach_them(
+    broker: BrokerUnderTest, channel: Channel
+) -> None:
+    """3.10.8: the policy that was set, whichever it is that holds."""
+    channel.queue_declare("events")
+    channel.queue_bind("events", "amq.rabbitmq.event", "queue.policy.*")
+    channel.queue_declare("q")
+    put(broker, {"max-length": 1}, by="ann")
+    drop(broker)
+    told = []
+    while (got := channel.get("events", no_ack=True)) is not None:
+        headers = plain(read_headers(got.properties, 9))
+        told.append((got.routing_key, headers["name"], headers["type"], headers.get("definition")))
+    assert told == [
+        ("queue.policy.updated", "q", "rabbit_classic_queue", {"max-length": 1}),
+        ("queue.policy.cleared", "q", "rabbit_classic_queue", None),
+    ]
 
 
 def test_mirroring_is_accepted_with_a_warning(broker: BrokerUnderTest) -> None:
