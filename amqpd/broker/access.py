@@ -98,8 +98,10 @@ class Access:
     ) -> DefinitionEntries:
         """Create or change a user; limits stay as they are unless there are new ones.
 
-        Raises ValueError for a hash that could never match.
+        Raises ValueError for a hash that could never match, and for the broker's own name.
         """
+        if name == INTERNAL_USER:
+            raise ValueError(f"user name '{name}' is reserved for the broker itself")
         before = self._users.get(name)
         if limits is None:
             limits = {} if before is None else before.limits
@@ -122,7 +124,7 @@ class Access:
 
     def authenticate(self, name: str, password: bytes) -> User | None:
         """The user, if the password is theirs."""
-        user = self._users.get(name)
+        user = None if name == INTERNAL_USER else self._users.get(name)
         if user is None:
             return None
         right = check_password(password, user.password_hash, user.hashing_algorithm)
@@ -245,13 +247,14 @@ class Access:
     # Questions
 
     def may_enter(self, user: str, vhost: str) -> bool:
-        """Whether the user may open connections to the virtual host."""
-        return (user, vhost) in self._permissions
+        """Whether the user may open connections to the virtual host. The broker itself may do
+        anything anywhere: what it does in a client's place is checked before."""
+        return (user, vhost) in self._permissions or user == INTERNAL_USER
 
     def may(self, user: str, vhost: str, kind: Kind, resource_name: str) -> bool:
         """Whether the user has that right on a queue or exchange; `""` is the default exchange."""
         question = (user, vhost, kind, resource_name)
-        if question in self._granted:
+        if question in self._granted or user == INTERNAL_USER:
             return True
         permission = self._permissions.get((user, vhost))
         if permission is None:

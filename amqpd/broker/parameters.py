@@ -94,6 +94,10 @@ class Parameters:
         """Whether there is such a component."""
         return component in self._components
 
+    def component(self, name: str) -> Component:
+        """What stands behind parameters of this kind. Raises LookupError."""
+        return self._components[name]
+
     # -- parameters of a virtual host
 
     def check(self, component: str, name: str, value: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from amqpd.broker.counts import Tally
+from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.messages import PendingConfirm
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
 from amqpd.broker.waiting_room import WaitingRoom
@@ -381,7 +382,7 @@ def check_user_id(channel: Channel, message: Message) -> None:
     """user-id, where set, must be the user that is logged in (unless it may impersonate)."""
     user_id = read_property(message.properties, USER_ID)
     login = channel.session.user
-    if user_id is None or user_id == login:
+    if user_id is None or login in (user_id, INTERNAL_USER):
         return
     user = channel.virtual_host.access.user(login)
     if user is None or "impersonator" not in user.tags:

@@ -54,7 +54,7 @@ NO_TYPE: Final[Field] = ("V", None)
 DECLARE: Final = (50, 10)
 NOT_OFFERED: Final = ("stream",)
 """RabbitMQ's queue types that are right, but not to be had here yet."""
-NO_COMPONENT: Final = ("federation-upstream", "federation-upstream-set", "shovel")
+NO_COMPONENT: Final = ("federation-upstream", "federation-upstream-set")
 """RabbitMQ's components of parameters that may be missing here."""
 
 Action = Literal["create", "update"]

@@ -29,6 +29,7 @@ from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.delay_reader import DelayReader
 from amqpd.runtime.journal_writer import JournalWriter
+from amqpd.runtime.links import run_links
 from amqpd.runtime.logs import configure_logging
 from amqpd.runtime.pager import Pager
 from amqpd.runtime.recovery import recover
@@ -153,6 +154,7 @@ async def run_server(
                 _greet(server, directory, began)
                 if http:
                     listeners.start_soon(http_listener.run, server, http, directory)
+                listeners.start_soon(run_links, server)
                 number = await anext(signals)
                 logger.info("stopping", extra={"signal": number.name})
                 listeners.cancel_scope.cancel()

@@ -27,6 +27,7 @@ from amqpd import __version__
 from amqpd.broker.alarms import Alarm
 from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
+from amqpd.links.shovels import Shovels
 from amqpd.protocol.connection import Connection
 from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.clock import Clock, MonotonicClock
@@ -34,6 +35,7 @@ from amqpd.runtime.definitions_file import DefinitionsFile, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.delay_reader import DelayReader
 from amqpd.runtime.journal_writer import JournalWriter
+from amqpd.runtime.local_client import LocalClient
 from amqpd.runtime.pager import Pager
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.settings import parse_address, show_address
@@ -47,6 +49,8 @@ INFORMATION: Final = (
     f"amqpd {__version__}, an AMQP 0-9-1 broker in Python that behaves as RabbitMQ does"
 )
 
+
+AnyClient = ClientSocket | LocalClient
 
 ACCEPT_PAUSE_S: Final = 0.1
 """Before trying again after a client could not be accepted."""
@@ -66,8 +70,8 @@ class Server:
         """When the timers are looked at next."""
         self._timers_changed = anyio.Event()
         self._speaking: list[Connection] = []
-        self._clients: dict[Connection, ClientSocket] = {}
-        self._waiting_for_journal: dict[ClientSocket, None] = {}
+        self._clients: dict[Connection, AnyClient] = {}
+        self._waiting_for_journal: dict[AnyClient, None] = {}
         self._one_left = anyio.Event()
         self._journal: JournalWriter | None = None
         self._pager: Pager | None = None
@@ -144,7 +148,7 @@ class Server:
                 self.watch(client)
         evictions.clear()
 
-    def must_wait_for_journal(self, client: ClientSocket) -> bool:
+    def must_wait_for_journal(self, client: AnyClient) -> bool:
         """Whether the disk is too far behind for the client to be read from.
 
         If it is, `ClientSocket.pace` is called once it is not.
@@ -177,7 +181,7 @@ class Server:
 
     # -- time
 
-    def watch(self, client: ClientSocket) -> None:
+    def watch(self, client: AnyClient) -> None:
         """See to it that the client is asked at its deadline."""
         if self._timers.watch(client):
             self._timers_changed.set()
@@ -196,11 +200,19 @@ class Server:
 
     # -- connections
 
-    def admit(self, client: ClientSocket, remote: Any, local: Any) -> Peer:
-        """A client connected: what it will talk to."""
-        peer = Peer(
+    def admit(
+        self,
+        client: AnyClient,
+        remote: Any,
+        local: Any,
+        *,
+        name: str = "",
+        peer_type: type[Peer] = Peer,
+    ) -> Peer:
+        """A client connected: what it will talk to. It is named after its socket, if it has one."""
+        peer = peer_type(
             self.broker,
-            f"{_shown(remote)} -> {_shown(local)}",
+            name or f"{_shown(remote)} -> {_shown(local)}",
             is_loopback=is_loopback(remote),
             information=INFORMATION,
             now=self.clock.now(),
@@ -212,14 +224,14 @@ class Server:
         self._clients[peer.connection] = client
         return peer
 
-    def dismiss(self, client: ClientSocket) -> None:
+    def dismiss(self, client: AnyClient) -> None:
         """A client is gone."""
         del self._clients[client.peer.connection]
         self._waiting_for_journal.pop(client, None)
         self._timers.forget(client)
         self._one_left.set()
 
-    def clients(self) -> Iterable[ClientSocket]:
+    def clients(self) -> Iterable[AnyClient]:
         """All that are connected."""
         return self._clients.values()
 
@@ -310,6 +322,7 @@ def make_broker(config: Config, clock: Clock, *, journaling: bool) -> Broker:
         config, journaling=journaling, entropy=secrets.token_bytes, epoch_s=clock.epoch_s()
     )
     broker.now = clock.now()
+    broker.parameters.register(Shovels(broker))
     return broker
 
 

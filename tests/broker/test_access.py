@@ -379,3 +379,10 @@ def test_repeated_groups_mean_what_pcre_means() -> None:
     assert not compile_pattern(r"^(a|b)*\z").search("ab\n")
     assert compile_pattern("^([[:alpha:]]+\\.)*x$").search("a.b.x")
     assert not compile_pattern("^(.+)+x$").search("\ud800")
+
+
+def test_the_brokers_own_name_cannot_be_a_users() -> None:
+    access = Access()
+    with pytest.raises(ValueError, match="user name 'rmq-internal' is reserved"):
+        access.put_user("rmq-internal", hash_password("x", b"salt"), SHA256)
+    assert access.authenticate("rmq-internal", b"x") is None

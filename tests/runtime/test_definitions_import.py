@@ -438,10 +438,10 @@ def test_an_import_is_one_transaction_and_is_there_after_a_crash(
 def test_components_that_may_come_later_are_left_out_with_a_warning() -> None:
     broker = empty()
     broker.add_defaults()
-    row = {"vhost": "/", "component": "shovel", "name": "s", "value": {"src-uri": "amqp://"}}
+    row = {"vhost": "/", "component": "federation-upstream", "name": "s", "value": {}}
     file = importing(broker, {"parameters": [row]})
     assert file.apply() == []
     assert file.warnings == [
-        "$.parameters[0]: parameter 's' of shovel in vhost '/' is left out: this version has no"
-        " such thing"
+        "$.parameters[0]: parameter 's' of federation-upstream in vhost '/' is left out: this"
+        " version has no such thing"
     ]

@@ -17,6 +17,7 @@ from amqpd.management.resources import (
     parameters,
     permissions,
     queues,
+    shovels,
     users,
     virtual_hosts,
 )
@@ -40,6 +41,7 @@ def table() -> Table:
         nodes,
         health,
         definitions,
+        shovels,
     ):
         module.register(all_of_them)
     return all_of_them

@@ -1,6 +1,6 @@
 """/nodes, /auth/attempts, /feature-flags, /deprecated-features, and what belongs to a cluster.
 
-There is one node. Federation and shovels are not here yet: their lists are empty.
+There is one node. Federation is not here yet: its list is empty.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def deprecated_features_used(call: Call) -> Answer:
 
 
 def nothing(call: Call) -> Answer:
-    """Links and shovels: none."""
+    """Links: none."""
     return listed([])
 
 
@@ -252,7 +252,6 @@ def register(table: Table) -> None:
     table.add("/feature-flags/{name}/enable", PUT=(enable_feature_flag, administrators))
     table.add("/deprecated-features", GET=(deprecated_features, administrators))
     table.add("/deprecated-features/used", GET=(deprecated_features_used, administrators))
-    for path in ("/federation-links", "/shovels"):
-        table.add(path, GET=(nothing, policymakers))
-        table.add(f"{path}/{{vhost}}", GET=(nothing, policymakers))
+    table.add("/federation-links", GET=(nothing, policymakers))
+    table.add("/federation-links/{vhost}", GET=(nothing, policymakers))
     table.add("/rebalance/queues", POST=(no_effect, administrators))

@@ -1,0 +1,64 @@
+"""/shovels: what moves messages from here to there, and how it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amqpd.links.shovel_definition import COMPONENT
+from amqpd.links.shovels import restart_shovel, shovel_statuses
+from amqpd.management.auth import policymakers, visible_virtual_hosts
+from amqpd.management.call import Answer, Call, done, listed
+from amqpd.management.errors import not_found
+from amqpd.management.routing import Table
+
+
+def every(call: Call) -> Answer:
+    """Of all virtual hosts that the user sees."""
+    hosts = visible_virtual_hosts(call)
+    return _listed([row for row in shovel_statuses(call.broker) if row["vhost"] in hosts])
+
+
+def of_virtual_host(call: Call) -> Answer:
+    """Of one virtual host."""
+    call.virtual_host  # noqa: B018  404
+    return _listed(shovel_statuses(call.broker, call["vhost"]))
+
+
+def show(call: Call) -> Answer:
+    """One of them."""
+    return Answer(body=_status(call))
+
+
+def delete(call: Call) -> Answer:
+    """End it for good: its parameter goes, whether it ever connected or not."""
+    _status(call)
+    call.broker.parameters.clear(call["vhost"], COMPONENT, call["name"], by=call.user.name)
+    return done()
+
+
+def restart(call: Call) -> Answer:
+    """End it and begin anew."""
+    _status(call)
+    restart_shovel(call.broker, call["vhost"], call["name"])
+    return done()
+
+
+def _status(call: Call) -> dict[str, Any]:
+    for row in shovel_statuses(call.broker, call["vhost"]):
+        if row["name"] == call["name"]:
+            return row
+    raise not_found()
+
+
+def _listed(rows: list[dict[str, Any]]) -> Answer:
+    return listed(rows, "vhost", "name")
+
+
+def register(table: Table) -> None:
+    """The paths."""
+    table.add("/shovels", GET=(every, policymakers))
+    table.add("/shovels/{vhost}", GET=(of_virtual_host, policymakers))
+    table.add(
+        "/shovels/vhost/{vhost}/{name}", GET=(show, policymakers), DELETE=(delete, policymakers)
+    )
+    table.add("/shovels/vhost/{vhost}/{name}/restart", DELETE=(restart, policymakers))

@@ -1,0 +1,164 @@
+"""A link to this broker itself: a client without a socket.
+
+What it sends is a turn of the broker, what the broker has to say to it waits until it is received.
+It keeps the same rules as `ClientSocket`: it is not read from while the broker can take no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.lowlevel
+
+from amqpd.broker.definitions import UserRecord
+from amqpd.broker.events import INTERNAL_USER
+from amqpd.protocol.connection import ENDING, LoginAttempt
+from amqpd.runtime.peer import Peer
+from amqpd.timers import Entry
+
+if TYPE_CHECKING:
+    from amqpd.runtime.server import Server
+
+logger = logging.getLogger("amqpd.connection")
+
+CHUNK_BYTES: Final = 256 * 1024
+
+
+class TrustedPeer(Peer):
+    """The broker's own link: it need not say who it is, and may do anything in its virtual host."""
+
+    def _login(self, attempt: LoginAttempt, now: float) -> None:
+        self._user = UserRecord(INTERNAL_USER, "", "", ())
+        self.connection.accept_login()
+
+
+class LocalClient:
+    """Both ends of a connection in this process: a client to the server, a transport to links."""
+
+    def __init__(self, server: Server, *, trusted: bool) -> None:
+        """Trusted, or to be logged in with user and password like everybody else."""
+        self.timer: Entry | None = None
+        self.secure = False
+        self._server = server
+        self._changed = anyio.Event()
+        self._dismissed = False
+        number = server.broker.next_serial()
+        self.peer = server.admit(
+            self,
+            ("127.0.0.1", 0),
+            None,
+            name=f"link {number} -> this broker",
+            peer_type=TrustedPeer if trusted else Peer,
+        )
+        server.watch(self)
+
+    # -- as amqpd.links.transport.Transport
+
+    async def receive(self) -> bytes:
+        """What the broker says next."""
+        connection = self.peer.connection
+        while not connection.pieces:
+            if self.peer.closed:
+                await self.aclose()
+                raise anyio.EndOfStream
+            await self._change()
+        # A turn for everybody else, however much there is to be had here.
+        await anyio.lowlevel.checkpoint()
+        data = connection.take_output(self._server.clock.now(), CHUNK_BYTES)
+        if connection.sent(len(data)):
+            self.peer.resume()
+            self._server.finish_turn()
+        self._advance()
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Say something, once the broker can take it."""
+        while not (self._readable() or self.peer.closed):
+            await self._change()
+        await anyio.lowlevel.checkpoint()
+        if self.peer.closed:
+            raise anyio.BrokenResourceError
+        self._attend(partial(self.peer.receive, data))
+        while self.peer.busy:
+            if self.peer.may_go_on:
+                await anyio.lowlevel.checkpoint()
+                self._attend(self.peer.go_on)
+            else:
+                await self._change()
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        if not self._dismissed:
+            self._dismissed = True
+            self.peer.lost("the link ended")
+            self._server.finish_turn()
+            self._server.dismiss(self)
+            self._advance()
+
+    # -- as the server's client
+
+    def flush(self) -> None:
+        """The broker has said something."""
+        self._advance()
+
+    def wake(self) -> None:
+        """What the peer waited for is there."""
+        self._advance()
+
+    def pace(self) -> None:
+        """The broker may be able to take more."""
+        self._advance()
+
+    def pausing(self, now: float) -> bool:
+        """Whether the rest of what was said has to wait, in a turn that began at `now`."""
+        return self._server.clock.now() - now > self._server.limits.turn_s
+
+    def shut_down(self, reason: str, now: float) -> None:
+        """The broker stops."""
+        self.peer.close(reason, now)
+
+    # -- as amqpd.timers.Timed
+
+    def deadline(self) -> float | None:
+        """When the peer has to be asked."""
+        return self.peer.deadline()
+
+    def handle_timer(self, now: float) -> None:
+        """Ask it."""
+        self.peer.handle_timer(now)
+        self._advance()
+
+    # -- details
+
+    def _readable(self) -> bool:
+        peer, server = self.peer, self._server
+        if peer.connection.state in ENDING:
+            return True
+        swamped = peer.connection.unsent_bytes > server.limits.unsent_pause_bytes
+        return not (peer.blocked or peer.busy or swamped or server.must_wait_for_journal(self))
+
+    def _attend(self, step: Callable[[float], None]) -> None:
+        """A turn of the broker."""
+        now = self._server.clock.now()
+        try:
+            step(now)
+        except Exception:
+            # A bug of ours: it ends this connection, and no other.
+            logger.exception("internal error", extra={"peer": self.peer.name})
+            self.peer.crash(now)
+        self._server.finish_turn()
+        if not self._dismissed:
+            self._server.watch(self)
+        self._advance()
+
+    async def _change(self) -> None:
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def _advance(self) -> None:
+        self._changed.set()
