@@ -18,6 +18,7 @@ ROUNDS = 6
 """A test that panics or hangs ends the whole test binary: the rest is run again without it."""
 ROUND_SECONDS = 600
 BUILD_SECONDS = 600
+ENVIRONMENT = {"GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
 
 
 def source(go: str, work_dir: Path, module: str) -> Path:
@@ -89,6 +90,17 @@ def anchored(names: Iterable[str]) -> str:
     )
 
 
+def _test_line(go: str) -> list[str]:
+    return [go, "test", "-tags", "integration", "-count=1"]
+
+
+def build_tests(go: str, folder: Path, options: Sequence[str] = ()) -> list[str]:
+    """What the tests' binary lists; afterwards all that it is made of is in Go's caches."""
+    line = [*_test_line(go), *options, "-list", "."]
+    done = harness.command(line, timeout=BUILD_SECONDS, cwd=folder, env=ENVIRONMENT)
+    return harness.must(done, "building the tests").output.split()
+
+
 def run_tests(
     ctx: harness.Context,
     go: str,
@@ -103,10 +115,9 @@ def run_tests(
 
     `options` go to every `go test`; `left_out` names tests that are not run.
     """
-    env = {"GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", **env}
-    build = [go, "test", "-tags", "integration", "-count=1", *options]
-    done = harness.command([*build, "-list", "."], timeout=BUILD_SECONDS, cwd=folder, env=env)
-    listed = harness.must(done, "building the tests").output.split()
+    env = {**ENVIRONMENT, **env}
+    build = [*_test_line(go), *options]
+    listed = build_tests(go, folder, options)
     deadline = time.monotonic() + ctx.timeout
     results: dict[str, harness.Result] = {}
     for number in range(1, ROUNDS + 1):

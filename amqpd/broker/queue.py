@@ -215,6 +215,16 @@ class Queue(Governed):
         """Octets of their bodies."""
         return self._weight
 
+    @property
+    def resident(self) -> int:
+        """How many of the ready messages are in memory."""
+        return self.ready - (0 if self._paged is None else self._paged.messages)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Octets of their bodies."""
+        return self._weight - (0 if self._paged is None else self._paged.body_bytes)
+
     # -- messages in
 
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:

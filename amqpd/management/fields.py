@@ -129,7 +129,7 @@ def queue(node: str, found: Queue) -> dict[str, Any]:
         "effective_policy_definition": found.effective_policy_definition or {},
         "exclusive": found.owner is not None,
         "exclusive_consumer_tag": None if exclusive is None else exclusive.tag,
-        "memory": QUEUE_BYTES + ready * MESSAGE_BYTES + found.ready_bytes,
+        "memory": QUEUE_BYTES + found.resident * MESSAGE_BYTES + found.resident_bytes,
         "message_bytes_ready": found.ready_bytes,
         "messages": ready + unacked,
         "messages_ready": ready,

@@ -172,25 +172,26 @@ def read_get(call: Call) -> Wanted:
         raise bad_request(f"Unsupported ackmode. Please use one of {', '.join(ACKMODES)}.")
     if encoding not in ("auto", "base64"):
         raise bad_request("Unsupported encoding. Please use auto or base64.")
-    count = _integer(body["count"], "count")
+    count = _integer(body["count"])
     truncate = body.get("truncate")
     return Wanted(
         # RabbitMQ counts down to 0: from a negative number it fetches all.
         count if count >= 0 else call.broker.limits.http_get_messages_max,
         ACKMODES[ackmode],
         as_text if encoding == "auto" else as_base64,
-        None if truncate is None else max(0, _integer(truncate, "truncate")),
+        None if truncate is None else max(0, _integer(truncate)),
     )
 
 
-def _integer(value: object, name: str) -> int:
+def _integer(given: object) -> int:
+    value = given
     if isinstance(value, str):
         try:
             value = int(value)
         except ValueError:
             value = None
     if not isinstance(value, int) or isinstance(value, bool):
-        raise bad_request(["not_integer", name])
+        raise bad_request(["not_integer", given])
     return value
 
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from amqpd.broker.patterns import compile_filter
 from amqpd.management.call import Answer
-from amqpd.management.errors import ApiError
+from amqpd.management.errors import ApiError, bad_request
 
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 500
+UNREADABLE: Final = "Pagination parameters are invalid"
 
 
 def apply(answer: Answer, query: Mapping[str, str]) -> Any:
@@ -90,6 +91,8 @@ def _page(
     items: list[Any], columns: list[list[str]] | None, query: Mapping[str, str]
 ) -> dict[str, Any]:
     page, size = _number(query.get("page")), _number(query.get("page_size", str(PAGE_SIZE)))
+    if page is None and query.get("page"):
+        raise bad_request(UNREADABLE)
     if not page or size is None or not 0 < size <= PAGE_SIZE_MAX:
         shown = [query.get(name) or "undefined" for name in ("page", "page_size")]
         text = f"Invalid pagination parameters: page number {shown[0]}, page size {shown[1]}"
@@ -124,5 +127,5 @@ def _named(items: list[Any], query: Mapping[str, str]) -> list[Any]:
     try:
         pattern = compile_filter(wanted)
     except ValueError as error:
-        raise ApiError(400, {"error": "bad_request", "reason": f"invalid regex: {error}"}) from None
+        raise bad_request(UNREADABLE) from error
     return [item for item in items if pattern.search(str(item.get("name", "")))]

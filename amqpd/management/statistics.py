@@ -115,6 +115,10 @@ class Statistics:
         churn = self._node.broker.churn
         return {name: getattr(churn, name) for name in CHURN}
 
+    def forget(self) -> None:
+        """Samples begin anew: rates are zero until there are two. What counts on goes on."""
+        self._kept.clear()
+
     # -- showing
 
     def of_messages(

@@ -1,7 +1,8 @@
-"""AMQPStorm's functional tests: basic, queue, exchange, transactions, reliability, TLS.
+"""AMQPStorm's functional tests: basic, queue, exchange, transactions, reliability, TLS, and those
+of its client of the HTTP API.
 
-Its tests know the ports 5672 and 5671 only, and tidy up through the HTTP API; `stand_in.py` gives
-them the broker's ports, and tidies up over AMQP. Tests of its management client are not run here.
+Its tests know the ports 5672 and 5671 only; `stand_in.py` gives them the broker's. They tidy up
+through the HTTP API. Every address is set: the defaults are a host on the internet.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import certificates, harness, python_client
 
 VERSION = "3.1.4"
-ABOUT = harness.About("AMQPStorm", VERSION, "Python", "its functional tests, TCP and TLS")
+ABOUT = harness.About("AMQPStorm", VERSION, "Python", "its functional tests, TCP, TLS and HTTP API")
 REQUIREMENTS = (
     f"amqpstorm=={VERSION}",
     "pamqp==4.0.1",
@@ -23,19 +24,18 @@ REQUIREMENTS = (
     "pytest-timeout==2.4.0",
 )
 PLUGIN = ("-p", "compat.amqpstorm.stand_in")
-NEEDS_MANAGEMENT = "test_web_based.py"
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:
-    """Both halves against one broker."""
+    """All of them against one broker."""
     python = python_client.environment(ctx.work_dir, REQUIREMENTS)
     folder = python_client.source(python, ctx.work_dir, "amqpstorm", VERSION)
     tests = folder / "amqpstorm" / "tests"
-    functional = [*tests.glob("functional/test_*.py"), *tests.glob("functional/ssl/test_*.py")]
-    files = sorted(str(path.relative_to(folder)) for path in functional)
-    files = [name for name in files if not name.endswith(NEEDS_MANAGEMENT)]
+    files = sorted(str(path.relative_to(folder)) for path in tests.glob("functional/**/test_*.py"))
     certs = certificates.issue(ctx.work_dir)
     with ctx.fresh(tls=certs) as broker:
+        if broker.management_url is None:
+            raise harness.SuiteError("the broker has no HTTP API: --broker rabbitmq-management")
         tls = next(iter(broker.addresses.get("amqps", ())), "127.0.0.1:1")
         account = f"{broker.user}:{broker.password}"
         tls_port = tls.rpartition(":")[2]
@@ -46,7 +46,7 @@ def run(ctx: harness.Context) -> list[harness.Result]:
             "AMQP_PASSWORD": broker.password,
             "AMQP_URI": f"amqp://{account}@{broker.host}:{broker.port}/%2F",
             "AMQP_SSL_URI": f"amqps://{account}@localhost:{tls_port}/%2F",
-            "AMQP_HTTP_URL": "http://127.0.0.1:1",
+            "AMQP_HTTP_URL": broker.management_url,
             "AMQP_CAFILE": str(certs / "ca.pem"),
             "AMQP_CERTFILE": str(certs / "client.pem"),
             "AMQP_KEYFILE": str(certs / "client.key"),

@@ -1,4 +1,4 @@
-"""A pytest plug-in for AMQPStorm's tests: other ports than the two that they know, no HTTP API.
+"""A pytest plug-in for AMQPStorm's tests: other ports than the two that they know.
 
 STAND_IN_PORTS says what to dial in their place: `5672=40001,5671=40002`.
 """
@@ -9,11 +9,9 @@ import functools
 import importlib
 import inspect
 import os
-from collections.abc import Iterable
 from typing import Any
 
 amqpstorm: Any = importlib.import_module("amqpstorm")
-utility: Any = importlib.import_module("amqpstorm.tests.functional.utility")
 
 PORTS = {
     int(port): int(other)
@@ -33,16 +31,4 @@ def connect_elsewhere(self: Any, *args: Any, **kwargs: Any) -> None:
     connect(*given.args, **given.kwargs)
 
 
-def clean(names: Iterable[str], queue: bool = False, exchange: bool = False) -> None:
-    """What the tests do through the HTTP API."""
-    with utility.Connection(utility.HOST, utility.USERNAME, utility.PASSWORD) as connection:
-        channel = connection.channel()
-        for name in names:
-            if queue:
-                channel.queue.delete(name)
-            if exchange:
-                channel.exchange.delete(name)
-
-
 amqpstorm.Connection.__init__ = connect_elsewhere
-utility.clean = clean

@@ -1,17 +1,24 @@
 """amqp091-go's own tests: the module comes from the Go proxy, nothing of it is kept here.
 
 Its integration tests are behind the build tag `integration` and read AMQP_URL. Two things they
-want beside AMQP: an HTTP API on localhost:15672 (fixed in their source), and a rabbitmqctl.
+want beside AMQP: an HTTP API on localhost:15672 (fixed in their source), and a rabbitmqctl. Where
+something else holds that port, broker and tests get a network of their own, as root can; otherwise
+the tests that need the port are left out.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import shutil
 import sys
+import tempfile
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import go_client, harness
+from compat import go_client, harness, own_network
 
 MODULE = "github.com/rabbitmq/amqp091-go@v1.16.0"
 ABOUT = harness.About("amqp091-go", MODULE.partition("@v")[2], "Go", "its own tests")
@@ -23,13 +30,46 @@ def run(ctx: harness.Context) -> list[harness.Result]:
     """All of them, and the look for goroutines left over."""
     go = harness.need("go")
     folder = go_client.source(go, ctx.work_dir, MODULE)
-    env = {"AMQP_URL": ctx.url}
-    if ctl := ctx.broker.env.get("RABBITMQCTL"):
-        env["RABBITMQ_RABBITMQCTL_PATH"] = ctl
-    api = urllib.parse.urlsplit(ctx.broker.management_url or "").port == API_PORT
-    left_out = [k.test for k in ctx.known if k.skip and not (k.needs == "management" and api)]
-    return go_client.run_tests(ctx, go, folder, env, left_out=left_out, main=MAIN)
+    with broker_at_the_port(ctx) as broker:
+        env = {"AMQP_URL": broker.url}
+        if ctl := broker.env.get("RABBITMQCTL"):
+            env["RABBITMQ_RABBITMQCTL_PATH"] = ctl
+        api = urllib.parse.urlsplit(broker.management_url or "").port == API_PORT
+        if not api:
+            why = own_network.why_not() or "the broker was given"
+            print(f"without the tests that need the HTTP API at port {API_PORT}: {why}")
+        left_out = [k.test for k in ctx.known if k.skip and not (k.needs == "management" and api)]
+        return go_client.run_tests(ctx, go, folder, env, left_out=left_out, main=MAIN)
+
+
+@contextlib.contextmanager
+def broker_at_the_port(ctx: harness.Context) -> Iterator[harness.Broker]:
+    """A broker with its HTTP API where the tests look for it, if that can be."""
+    if ctx.broker.env or not own_network.port_is_free(API_PORT):
+        yield ctx.broker  # RabbitMQ takes the port by itself
+    else:
+        with ctx.fresh(["--management", f"127.0.0.1:{API_PORT}"]) as broker:
+            yield broker
+
+
+def main() -> int:
+    """In a network of our own, where it takes one; what comes from outside is fetched before."""
+    go, elsewhere = shutil.which("go"), any(a.startswith("--amqp-url") for a in sys.argv)
+    if elsewhere or go is None or own_network.port_is_free(API_PORT) or own_network.why_not():
+        return harness.main(Path(__file__).parent, run, ABOUT)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--work-dir", type=Path)
+    given, rest = parser.parse_known_args()
+    with tempfile.TemporaryDirectory(prefix="compat-") as scratch:
+        work_dir = (given.work_dir or Path(scratch)).resolve()
+        work_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            go_client.build_tests(go, go_client.source(go, work_dir, MODULE))
+        except harness.SuiteError as error:
+            print(f"go_amqp091: {error}")
+            return 1
+        return own_network.run([sys.argv[0], *rest, "--work-dir", str(work_dir)])
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(Path(__file__).parent, run, ABOUT))
+    sys.exit(main())

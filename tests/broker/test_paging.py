@@ -61,8 +61,7 @@ def queue_of(channel: Channel, name: str = "q") -> Queue:
 
 def resident(queue: Queue) -> int:
     """How many ready messages are in memory."""
-    paged = queue._paged
-    return queue.ready - (paged.messages if paged is not None else 0)
+    return queue.resident
 
 
 def rows(channel: Channel) -> int:
@@ -74,6 +73,7 @@ def test_a_long_queue_is_on_disk_and_comes_out_in_order(durable: Channel, flags:
     published = fill(durable, 1, 100, flags)
     assert queue_of(durable).ready == 100
     assert resident(queue_of(durable)) <= 12
+    assert 0 < queue_of(durable).resident_bytes < queue_of(durable).ready_bytes
 
     assert durable.drain("q") == published
     durable.client.broker.journal.commit()

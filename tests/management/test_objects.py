@@ -395,8 +395,8 @@ def test_properties_that_are_no_text(queue: Api) -> None:
     [
         ({"count": 1}, "[{key_missing,ackmode},{key_missing,encoding}]"),
         (GET | {"encoding": "rot13"}, "Unsupported encoding. Please use auto or base64."),
-        (GET | {"count": "many"}, ["not_integer", "count"]),
-        (GET | {"count": None}, ["not_integer", "count"]),
+        (GET | {"count": "many"}, ["not_integer", "many"]),
+        (GET | {"count": None}, ["not_integer", None]),
     ],
 )
 def test_gets_that_are_refused(queue: Api, body: Any, reason: Any) -> None:
@@ -430,3 +430,9 @@ def test_a_message_that_is_too_large() -> None:
     broker = api(Limits(message_bytes_max=4))
     broker.does(201, "PUT", "/queues/%2F/q", {})
     assert "larger than configured max size" in send(broker, 400)["reason"]
+
+
+def test_bindings_of_a_queue_that_is_not_there(broker: Api) -> None:
+    """RabbitMQ shows the default one all the same."""
+    (found,) = broker.get("/queues/%2F/missing/bindings")
+    assert (found["source"], found["destination"]) == ("", "missing")

@@ -296,3 +296,15 @@ def test_connections_count_octets(broker: Api, channel: Channel) -> None:
     channel.publish("", "q", b"x" * 1000)
     after = broker.get("/connections")[0]["recv_oct"]
     assert 1000 < after - before < 1200
+
+
+def test_a_reset_forgets_samples_and_keeps_counts(broker: Api, channel: Channel) -> None:
+    sample(broker)
+    channel.publish("", "q", b"one")
+    sample(broker)
+    assert broker.get("/queues/%2F/q")["messages_details"]["rate"] > 0
+    broker.does(404, "DELETE", "/reset/nobody")
+    assert broker.get("/queues/%2F/q")["messages_details"]["rate"] > 0
+    broker.does(204, "DELETE", "/reset")
+    found = broker.get("/queues/%2F/q")
+    assert (found["messages"], found["messages_details"]["rate"]) == (1, 0)

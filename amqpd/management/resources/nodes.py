@@ -232,6 +232,14 @@ def authentication(call: Call) -> Answer:
     return Answer(body={"oauth_enabled": False, "enable_uaa": False})
 
 
+def reset(call: Call) -> Answer:
+    """Forget the samples of statistics, of the cluster or of this node."""
+    if call.parameters.get("node", call.broker.node) != call.broker.node:
+        raise not_found()
+    call.statistics.forget()
+    return done()
+
+
 def register(table: Table) -> None:
     """The paths."""
     table.add("/nodes", GET=(nodes, monitors))
@@ -254,4 +262,6 @@ def register(table: Table) -> None:
     table.add("/deprecated-features/used", GET=(deprecated_features_used, administrators))
     table.add("/federation-links", GET=(nothing, policymakers))
     table.add("/federation-links/{vhost}", GET=(nothing, policymakers))
+    table.add("/reset", DELETE=(reset, administrators))
+    table.add("/reset/{node}", DELETE=(reset, administrators))
     table.add("/rebalance/queues", POST=(no_effect, administrators))

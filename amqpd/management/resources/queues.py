@@ -118,8 +118,14 @@ def bindings(call: Call) -> Answer:
     found = virtual_host.queues.get(name)
     incoming = [] if found is None else virtual_host.router.bindings_to(found)
     made = [fields.binding(virtual_host, binding) for binding in incoming]
-    default = [] if found is None else [fields.default_binding(virtual_host, name)]
-    return listed([*default, *made], "vhost", "source", "destination", "routing_key")
+    # RabbitMQ shows the default one whether the queue is there or not.
+    return listed(
+        [fields.default_binding(virtual_host, name), *made],
+        "vhost",
+        "source",
+        "destination",
+        "routing_key",
+    )
 
 
 def act(call: Call) -> Answer:
