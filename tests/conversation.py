@@ -894,7 +894,11 @@ class MemoryStore:
         self.delivered: dict[int, int] = {}
         self.rows: dict[int, StoredMessage] = {}
         self.shared: set[int] = set()
+        self.lasts: dict[int, int] = {}
+        """The last position that each queue ever had."""
         self.delays: dict[int, tuple[int, StoredDelay]] = {}
+        self.dropped: list[tuple[int, int]] = []
+        """First and last key of what is deleted when there is time: whatever is there then."""
 
     def write(self, batch: Batch) -> None:
         """One transaction."""
@@ -913,7 +917,10 @@ class MemoryStore:
             case Enqueue():
                 content = entry.content
                 assert entry.key not in self.rows, "a key was used twice"
+                assert not any(first <= entry.key <= last for first, last in self.dropped)
                 assert not content.message_id or content.message_id in self.shared
+                queue_id, position = entry.key >> POSITION_BITS, entry.key & POSITION_MAX
+                self.lasts[queue_id] = max(position, self.lasts.get(queue_id, 0))
                 self.rows[entry.key] = StoredMessage(
                     entry.key,
                     content.message_id,
@@ -933,6 +940,7 @@ class MemoryStore:
                 assert sum(len(row.body) for row in rows) == entry.body_bytes
                 for row in rows:
                     self._release(row.message_id)
+                self.dropped.append((entry.first, entry.last))
             case Delay():
                 assert entry.sequence not in self.delays, "a sequence was used twice"
                 content = entry.content
@@ -959,9 +967,14 @@ class MemoryStore:
                 self.delivered[entry.queue_id] = entry.below
             case DropQueue():
                 self.delivered.pop(entry.queue_id, None)
+                self.lasts.pop(entry.queue_id, None)
                 gone = [key for key in self.rows if key >> POSITION_BITS == entry.queue_id]
                 for key in gone:
                     self._release(self.rows.pop(key).message_id)
+                if entry.is_long:
+                    queue_id = entry.queue_id
+                    whole = storage_key(queue_id, 0), storage_key(queue_id, POSITION_MAX)
+                    self.dropped.append(whole)
             case Barrier():
                 raise AssertionError("barriers are not written")
 
@@ -979,21 +992,23 @@ class MemoryStore:
         store = cast(SQLiteStore, self)
         passing = storage_key(PASSING_QUEUE_ID_MIN, 0)
         self.rows = {key: row for key, row in self.rows.items() if key < passing}
-        backlogs: dict[int, Backlog] = {}
-        for key, row in sorted(self.rows.items()):
-            queue_id = key >> POSITION_BITS
-            before = backlogs.get(queue_id, Backlog(0, 0, 0))
-            backlogs[queue_id] = Backlog(
-                before.messages + 1, before.body_bytes + len(row.body), key & POSITION_MAX
-            )
+        self.lasts = {
+            queue_id: last
+            for queue_id, last in self.lasts.items()
+            if queue_id < PASSING_QUEUE_ID_MIN
+        }
+        backlogs = {queue_id: Backlog(0, 0, last) for queue_id, last in self.lasts.items()}
+        for key, row in self.rows.items():
+            messages, body_bytes, last = backlogs[key >> POSITION_BITS]
+            backlogs[key >> POSITION_BITS] = Backlog(messages + 1, body_bytes + len(row.body), last)
         delays = StoredDelays(
             dict(Counter(exchange_id for exchange_id, _ in self.delays.values())),
             max((exchange_id for exchange_id, _ in self.delays.values()), default=0),
             max(self.delays, default=0),
         )
-        return Recovery(
-            store, sorted(definitions), dict(self.delivered), backlogs, set(), highest, delays
-        )
+        dropped = {first >> POSITION_BITS for first, _ in self.dropped}
+        delivered = dict(self.delivered)
+        return Recovery(store, sorted(definitions), delivered, backlogs, dropped, highest, delays)
 
     async def read_messages(
         self, after: int, last: int = (1 << 63) - 1, rows_max: int = 2000

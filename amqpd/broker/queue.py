@@ -86,6 +86,7 @@ class Queue(Governed):
         "_paged",
         "_passing_id",
         "_returned",
+        "_sweeping",
         "_tail",
         "_tail_max",
         "_used_at",
@@ -167,6 +168,8 @@ class Queue(Governed):
         self._paged: PagedMessages | None = None
         self._passing_id = 0
         """Under this id the store has transient messages; 0 as long as it has none."""
+        self._sweeping = False
+        """The store may still have rows of a purge, to be deleted by their keys."""
         self._waiting: Waiting | None = None
         pages = self.can_page and effects.journaling
         self._tail_max = home.broker.limits.queue_memory_messages if pages else sys.maxsize
@@ -289,6 +292,11 @@ class Queue(Governed):
         self._marked_through = below - 1
         self._next_position = self._first_position = max(self._next_position, below)
 
+    def restore_last(self, last: int) -> None:
+        """Positions up to this one were used before the restart. What was dropped there may still
+        have to be deleted, by its keys."""
+        self._next_position = self._first_position = max(self._next_position, last + 1)
+
     def restore(self, position: int, message: Message, key: int, expires_ms: int) -> None:
         """Put back, in order of position, a message that was found in the store."""
         self._next_position = self._first_position = max(self._next_position, position + 1)
@@ -353,12 +361,14 @@ class Queue(Governed):
         Raises Postponed when it is not in memory.
         """
         self.use()
-        if self._expiring:
-            self._expire()
-        if self._head() is None:
+        while True:
+            if self._expiring:
+                self._expire()
+            if self._head() is not None:
+                break
             if self._paged is None:
                 return None
-            if not self._refill():
+            if not self._refill() and self._paged is not None:
                 raise Postponed(self)
         stored = self._pop_head()
         if self._paged is not None:
@@ -426,7 +436,7 @@ class Queue(Governed):
         if self._paged is not None:
             dropped += self._tail
             if not self.deleted:
-                self._effects.entries += self._paged.drop()
+                self._drop_paged(self._paged)
             self._tail.clear()
         self._returned.clear()
         self._fresh.clear()
@@ -625,12 +635,13 @@ class Queue(Governed):
 
     @property
     def is_long(self) -> bool:
-        """A part of it is on disk only: its rows are not deleted all at once."""
-        return self._paged is not None and self._paged.messages > 0
+        """A part of it is on disk only, or was when it was purged: its rows are not deleted all at
+        once, and nobody else's may have their keys."""
+        return self._sweeping or (self._paged is not None and self._paged.messages > 0)
 
     def restore_backlog(self, backlog: Backlog) -> None:
         """The store has messages of this queue: none of them is read yet."""
-        self._next_position = self._first_position = max(self._next_position, backlog.last + 1)
+        self.restore_last(backlog.last)
         if backlog.messages:
             self._tail = deque()
             self._paged = PagedMessages(0)
@@ -651,6 +662,7 @@ class Queue(Governed):
         paged = self._paged
         if paged is not None and paged is request.paged and not self.deleted:
             targets: dict[bytes, Target] = {}
+            paged_bytes = paged.body_bytes
             for found in paged.take(request.lanes, pages):
                 position = found.key & POSITION_MAX
                 stored = QueueMessage(position, restored_message(found, targets))
@@ -666,7 +678,8 @@ class Queue(Governed):
                     self._effects.timed_queues[self] = None
                 self._fresh.append(stored)
             if paged.messages:
-                self._adjust_limits()
+                # As much may be in memory as before: else each page would let the tail grow.
+                self._weight_max -= paged_bytes - paged.body_bytes
             else:
                 self._end_paging()
             if not request.is_probe or len(self.consumers):
@@ -675,6 +688,20 @@ class Queue(Governed):
                 self._trim()
         if self._waiting is not None:
             self._waiting.wake()
+
+    def _page_out_if_due(self) -> None:
+        """The queue has grown. (`publish` asks for itself: a call is much for every message.)"""
+        if self._weight > self._weight_max or len(self._tail) > self._tail_max:
+            self._page_out()
+
+    def _drop_paged(self, paged: PagedMessages) -> None:
+        """A purge of what is on disk only."""
+        ranges = paged.drop()
+        if ranges:
+            self._sweeping = True
+            self._effects.entries += ranges
+            if self.returns is not None:
+                self.returns.forget_between(ranges)
 
     def _page_out(self) -> None:
         """The tail is long, or the queue heavy: let go of what is safe on disk."""
@@ -764,7 +791,7 @@ class Queue(Governed):
         if (
             not paged.reading
             and paged.messages
-            and len(self._fresh) < limits.queue_memory_messages // 4
+            and len(self._fresh) < max(1, limits.queue_memory_messages // 4)
         ):
             rows = max(2, limits.queue_memory_messages // 4)
             self._effects.page_requests.append(paged.request(self, rows))

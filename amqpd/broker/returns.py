@@ -20,7 +20,7 @@ What counts, and what clients are told (`x-delivery-count`), differs between Rab
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +30,7 @@ from amqpd.broker.delayed_retry import delay_ms
 from amqpd.commands import Message, make_message
 from amqpd.config import Compat
 from amqpd.wire.properties import read_headers, with_headers
-from amqpd_storage.entries import POSITION_BITS, POSITION_MAX
+from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, DropRange
 
 if TYPE_CHECKING:
     from amqpd.broker.effects import Effects
@@ -160,6 +160,17 @@ class Returns:
         position = stored.key & POSITION_MAX
         if self._recorded.pop(position, None) is not None:
             self._drop(position)
+
+    def forget_between(self, ranges: Iterable[DropRange]) -> None:
+        """The messages of these keys are gone, which nobody has read."""
+        queue_id = self._queue.queue_id
+        for dropped in ranges:
+            if dropped.first >> POSITION_BITS == queue_id:
+                first, last = dropped.first & POSITION_MAX, dropped.last & POSITION_MAX
+                gone = [position for position in self._recorded if first <= position <= last]
+                for position in gone:
+                    del self._recorded[position]
+                    self._drop(position)
 
     def forget_all(self) -> None:
         """The queue is gone, and its id may be another's."""

@@ -192,6 +192,7 @@ async def restore_backlogs(
 
 async def restore_messages(queue: Queue, backlog: Backlog, store: SQLiteStore) -> None:
     """Read all messages of one queue. Raises DamagedStore if there are others than there should."""
+    queue.restore_last(backlog.last)
     targets: dict[bytes, Target] = {}
     after = storage_key(queue.queue_id, 0)
     last = storage_key(queue.queue_id, POSITION_MAX)

@@ -93,7 +93,9 @@ class Settle(NamedTuple):
 class DropRange(NamedTuple):
     """The messages stored under `first` to `last` are gone: a purge of what is not in memory.
 
-    They are never read again. Their rows are deleted bit by bit, when there is time.
+    They are never read again. Their rows are deleted bit by bit, when there is time: so their keys
+    must not be used again before the store was opened anew, and the DropQueue of such a queue has
+    to say that it `is_long`.
     """
 
     first: int

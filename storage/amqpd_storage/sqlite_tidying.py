@@ -58,7 +58,8 @@ def sweep(connection: sqlite3.Connection) -> bool:
         connection.execute("DELETE FROM released")
         connection.execute("DELETE FROM dropped WHERE first = ?", (first,))
         if beyond:
-            connection.execute("INSERT INTO dropped VALUES (?, ?)", (end + 1, last))
+            # Where another range begins there, it is one of a queue that is gone by now as a whole.
+            connection.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", (end + 1, last))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

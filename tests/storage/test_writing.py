@@ -32,7 +32,7 @@ from amqpd_storage.sqlite_reading import (
     read_message_id_max,
     read_messages,
 )
-from amqpd_storage.sqlite_tidying import tidy
+from amqpd_storage.sqlite_tidying import SWEPT_ROWS, tidy
 from amqpd_storage.sqlite_writing import write_batch
 from tests.storage.contents import (
     PublishedContent,
@@ -367,6 +367,20 @@ def test_range_of_a_queue_that_is_dropped_with_it(connection: sqlite3.Connection
     assert backlogs(connection) == {}
     tidied(connection)
     assert count(connection, "entry") == 0
+
+
+def test_range_that_begins_where_a_step_ends(connection: sqlite3.Connection) -> None:
+    last = SWEPT_ROWS + 5
+    commit(connection, *(enqueue(1, n) for n in range(1, last + 1)))
+    commit(
+        connection,
+        DropRange(storage_key(1, SWEPT_ROWS + 1), storage_key(1, last), 5, 5 * len(b"message")),
+    )
+    commit(connection, DropQueue(1, is_long=True))
+
+    assert tidied(connection)
+    assert count(connection, "entry") == 0
+    assert read_dropped_queues(connection) == set()
 
 
 def test_broker_may_extend_an_enqueue(connection: sqlite3.Connection) -> None:
