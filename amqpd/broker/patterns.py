@@ -5,9 +5,9 @@ mean something else than its author wrote. ASCII, because PCRE's \\w and \\d kno
 
 Names are chosen by clients, so no pattern may take long on any of them. `re` tries one way after
 the other, which for `(a+)+$` are more than there is time for (PCRE gives up after a number of
-steps, and RabbitMQ takes that for a name that does not match). A pattern that repeats a
-group, or more than one thing, is therefore searched by RE2, whose time is linear in the length of the name. What
-RE2 lacks (looking around, back references) is for patterns that do not.
+steps, and RabbitMQ takes that for a name that does not match). A pattern that repeats a group, or
+more than one thing, is therefore searched by RE2, whose time is linear in the length of the name.
+What RE2 lacks (looking around, back references) is for patterns that do not.
 """
 
 from __future__ import annotations
