@@ -625,6 +625,8 @@ class Queue(Governed):
                 if self._head() is None and not (self._paged is not None and self._refill()):
                     break  # it is on disk, and goes when it is read
                 self._bury_head(MAXLEN)
+            if self._expiring:
+                self._expire()
 
     # -- memory
 

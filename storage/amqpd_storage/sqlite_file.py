@@ -122,6 +122,9 @@ BUSY_TIMEOUT_S: Final = 10.0
 MAGIC: Final = b"SQLite format 3\0"
 """How every SQLite database begins."""
 
+LOG_MAGIC: Final = b"\x37\x7f\x06"
+"""How its write-ahead log begins; the next octet tells the byte order of its checksums."""
+
 
 def open_connection(path: Path, durability: Durability) -> sqlite3.Connection:
     """Open the store's file, or create it, and check it. Raises StoreError.
@@ -217,8 +220,22 @@ def _check_head(path: Path) -> None:
     # Before SQLite opens it: SQLite takes an empty file for a new database, and what it may not
     # write it opens read-only, without a word. Hence `r+`.
     with path.open("r+b") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise DamagedStore(path, "it is not an SQLite database")
+        head = file.read(len(MAGIC))
+    if head == MAGIC:
+        return
+    # The power may have gone while the log was written back, in the middle of the first page. The
+    # log still has that page then, and SQLite takes it from there, or says what is wrong.
+    if not head or not _has_log(path):
+        raise DamagedStore(path, "it is not an SQLite database")
+
+
+def _has_log(path: Path) -> bool:
+    """Whether there is a write-ahead log of SQLite's. One of somebody else it would delete."""
+    log = log_of(path)
+    if not log.exists():
+        return False
+    with log.open("rb") as file:
+        return file.read(len(LOG_MAGIC)) == LOG_MAGIC
 
 
 def check_identity(connection: sqlite3.Connection, path: Path) -> None:

@@ -97,6 +97,8 @@ class Disk:
         self.failing = range(0)
         """Numbers of the calls that fail."""
         self.sync_forgets = False
+        self.forgot = False
+        """A sync did forget something since the last power cut."""
         self.checkpoint_failed = False
         """An error was met while SQLite wrote its log back."""
 
@@ -189,6 +191,7 @@ class Disk:
         if self._fail():
             if self.sync_forgets:
                 file.unsynced.clear()
+                self.forgot = True
             raise DiskError
         if self.syncs_lie:
             return
@@ -247,6 +250,7 @@ class Disk:
         self._durable_names = dict(self.names)
         self._unsynced_names.clear()
         self._rename_halves.clear()
+        self.forgot = False
         self.powered = False
 
     def _name(self, name: str, file: File | None) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from amqpd_storage import sqlite_file
 from amqpd_storage.errors import DamagedStore
-from tests.storage.contents import enqueue, fill_store, recovered
+from tests.storage.contents import all_messages, commit, enqueue, fill_store, recovered
 
 ROWS = 300
 
@@ -133,3 +133,27 @@ def test_log_left_by_a_crash_is_read(path: Path, tmp_path: Path) -> None:
     connection.close()
 
     assert len(recovered(copied)) == ROWS - 100
+
+
+def test_first_page_torn_while_the_log_was_written_back(path: Path, tmp_path: Path) -> None:
+    """The log still has it: nothing is lost, and nothing is refused."""
+    connection = sqlite_file.open_connection(path, "full")
+    commit(connection, *(enqueue(7, n, b"x" * 5000) for n in range(100, 200)))
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for name in ("amqpd.sqlite3", "amqpd.sqlite3-wal"):
+        (torn / name).write_bytes(path.with_name(name).read_bytes())
+    before = len(all_messages(connection))
+    connection.close()
+    octets = bytearray((torn / "amqpd.sqlite3").read_bytes())
+    octets[:512] = b"\xa5" * 512
+    (torn / "amqpd.sqlite3").write_bytes(octets)
+
+    assert len(recovered(torn)) == before
+
+
+def test_somebody_elses_file_with_a_log_beside_it(path: Path) -> None:
+    path.with_name("amqpd.sqlite3-wal").write_bytes(b"no frames of ours" * 100)
+    path.write_bytes(b"a letter to somebody" * 1000)
+    assert_refused(path, "not an SQLite database")
+    assert path.with_name("amqpd.sqlite3-wal").read_bytes() == b"no frames of ours" * 100
