@@ -60,12 +60,14 @@ class Write(NamedTuple):
 class File:
     """A file, whatever its name."""
 
-    __slots__ = ("durable", "unsynced", "volatile")
+    __slots__ = ("durable", "forgotten", "unsynced", "volatile")
 
     def __init__(self) -> None:
         self.volatile = bytearray()
         self.durable = bytearray()
         self.unsynced: list[Write] = []
+        self.forgotten: list[Write] = []
+        """Writes of which a failed sync made no more dirty pages: see `Disk.restart`."""
 
     def copy(self) -> File:
         """Another one like it."""
@@ -73,6 +75,7 @@ class File:
         other.volatile = self.volatile[:]
         other.durable = self.durable[:]
         other.unsynced = self.unsynced[:]
+        other.forgotten = self.forgotten[:]
         return other
 
 
@@ -97,8 +100,8 @@ class Disk:
         self.failing = range(0)
         """Numbers of the calls that fail."""
         self.sync_forgets = False
-        self.forgot = False
-        """A sync did forget something since the last power cut."""
+        self.erred = False
+        """A call has failed since the last power cut."""
         self.checkpoint_failed = False
         """An error was met while SQLite wrote its log back."""
 
@@ -131,7 +134,9 @@ class Disk:
 
     def _fail(self) -> bool:
         """Whether the call that was just counted fails."""
-        return self.calls - 1 in self.failing
+        fails = self.calls - 1 in self.failing
+        self.erred = self.erred or fails
+        return fails
 
     def require_power(self) -> None:
         """Nothing works without."""
@@ -173,6 +178,7 @@ class Disk:
         if self._fail():
             raise DiskError
         if self.full and offset + len(data) > len(file.volatile):
+            self.erred = True
             raise DiskFull
         file.unsynced.append(Write(offset, data))
         apply(file.volatile, offset, data)
@@ -190,8 +196,8 @@ class Disk:
         self.count()
         if self._fail():
             if self.sync_forgets:
+                file.forgotten += file.unsynced
                 file.unsynced.clear()
-                self.forgot = True
             raise DiskError
         if self.syncs_lie:
             return
@@ -230,6 +236,7 @@ class Disk:
                 elif keep == 1.0 or chance.random() < keep:
                     resize(file.durable, offset)
             file.unsynced.clear()
+            file.forgotten.clear()
             file.volatile = file.durable[:]
         self.names = survived
         self._settled()
@@ -240,7 +247,14 @@ class Disk:
         self.powered = False
 
     def restart(self) -> None:
-        """Power is back, and the disk is well."""
+        """Power is back, or the process, and the disk is well.
+
+        What a failed sync forgot can be synced again from here on. That is kinder than Linux may
+        be: docs/reliability.md names it as open. Before a restart it is lost to every sync.
+        """
+        for file in self.names.values():
+            file.unsynced[:0] = file.forgotten
+            file.forgotten.clear()
         self.powered = True
         self.cut_at = None
         self.full = False
@@ -250,7 +264,7 @@ class Disk:
         self._durable_names = dict(self.names)
         self._unsynced_names.clear()
         self._rename_halves.clear()
-        self.forgot = False
+        self.erred = False
         self.powered = False
 
     def _name(self, name: str, file: File | None) -> None:

@@ -678,7 +678,7 @@ class World:
     def _tries_elsewhere(self) -> bool:
         return (
             self.durability == "full"
-            and not (self.disk.full or self.disk.failing or self.disk.cut_at or self.disk.forgot)
+            and not (self.disk.full or self.disk.failing or self.disk.cut_at or self.disk.erred)
             and self._elsewhere.random() < ELSEWHERE
         )
 
