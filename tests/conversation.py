@@ -379,6 +379,8 @@ class Client:
         self._ears: dict[int, Ear] = {}
         self._buffer = b""
         self._pipeline: list[bytes] | None = None
+        self._unread: list[bytes] = []
+        """What the broker has not read yet, because it had to wait."""
         self._next_channel = 1
         self.peer = Peer(
             broker.core,
@@ -396,8 +398,21 @@ class Client:
         if self._pipeline is not None:
             self._pipeline.append(data)
             return
-        self.peer.receive(data, self.broker.now)
+        self._unread.append(data)
+        self.be_read()
         self.broker.turn()
+
+    def be_read(self) -> bool:
+        """Let the broker read what was said, as far as it does; whether it read any."""
+        peer = self.peer
+        read = False
+        while peer.may_go_on:
+            peer.go_on(self.broker.now)
+            read = True
+        while self._unread and not peer.busy:
+            peer.receive(self._unread.pop(0), self.broker.now)
+            read = True
+        return read
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -1187,10 +1202,8 @@ class BrokerUnderTest:
                 for after, last in request.ranges
             ]
             request.queue.page_in(request, pages)
-        for client in self.clients.values():
-            while client.peer.may_go_on:
-                client.peer.go_on(self.now)
-        return bool(requests)
+        read = [client.be_read() for client in self.clients.values()]
+        return bool(requests) or any(read)
 
     def answer_reads(self) -> bool:
         """Read what waiting rooms asked for; the turn is not finished. Whether any asked."""

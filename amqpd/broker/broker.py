@@ -23,6 +23,7 @@ from amqpd.broker.counts import Churn
 from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
+from amqpd.broker.flow import FlowControl
 from amqpd.broker.internal_publishing import InternalPublishing
 from amqpd.broker.limits import VhostLimits, require_connection_room
 from amqpd.broker.messages import PendingConfirm, QueueMessage
@@ -105,6 +106,12 @@ class Broker:
         self._warned: set[str] = set()
         self.timers = Timers()
         """All deadlines: of the queues here, and of whatever the runtime enters."""
+        self.flow = FlowControl(
+            self.effects,
+            self.timers,
+            config.limits.queue_memory_messages,
+            config.limits.queue_memory_bytes,
+        )
         self.random_octets = entropy
         self.queue_ids = QueueIds(1, PASSING_QUEUE_ID_MIN)
         """Those of durable queues."""
@@ -287,6 +294,7 @@ class Broker:
         effects = self.effects
         if self.internal_publishing.pending:
             self.internal_publishing.publish()
+        self.flow.finish_turn()
         if effects.timed_queues:
             for queue in effects.timed_queues:
                 self.timers.watch(queue)

@@ -21,7 +21,6 @@ confirm is due at once) or is removed by a `Settle` entry.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
@@ -109,6 +108,7 @@ class Queue(Governed):
         "single_active",
         "timer",
         "unacked",
+        "unheld_until",
         "virtual_host",
     )
 
@@ -171,11 +171,11 @@ class Queue(Governed):
         self._sweeping = False
         """The store may still have rows of a purge, to be deleted by their keys."""
         self._waiting: Waiting | None = None
-        pages = self.can_page and effects.journaling
-        self._tail_max = home.broker.limits.queue_memory_messages if pages else sys.maxsize
-        self._weight_max = home.broker.limits.queue_memory_bytes if pages else sys.maxsize
-        """More messages in the tail, or octets in the queue, than this: something is to be paged
-        out."""
+        self._tail_max = home.broker.limits.queue_memory_messages
+        self._weight_max = home.broker.limits.queue_memory_bytes
+        """More messages in the tail, or octets in the queue, than this: room has to be made."""
+        self.unheld_until = 0.0
+        """Till then consumers are too slow for publishers to be held: see `flow`."""
         self._returned: list[tuple[int, QueueMessage]] = []
         self.counts = Counts()
         """What is counted as it happens; `counts.of_queue` has all of it."""
@@ -254,7 +254,7 @@ class Queue(Governed):
             self._append(stored)
             self._weight += len(message.body)
             if self._weight > self._weight_max or len(self._tail) > self._tail_max:
-                self._page_out()
+                self._make_room()
             elif self._paged is not None and not stored.key:
                 self._spill(stored)
             if self._limited or self._expiring:
@@ -649,7 +649,7 @@ class Queue(Governed):
             self._paged = PagedMessages(0)
             self._paged.add_backlog(self.queue_id, backlog)
             self._weight = backlog.body_bytes
-            self._adjust_limits()
+            self.adjust_limits()
             # Nobody knows yet whether the first one expires.
             self._effects.page_requests.append(self._paged.probe(self))
 
@@ -691,10 +691,18 @@ class Queue(Governed):
         if self._waiting is not None:
             self._waiting.wake()
 
-    def _page_out_if_due(self) -> None:
+    def _make_room_if_due(self) -> None:
         """The queue has grown. (`publish` asks for itself: a call is much for every message.)"""
         if self._weight > self._weight_max or len(self._tail) > self._tail_max:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """The queue outgrows its memory: publishers wait, or a part of it leaves memory."""
+        held = self._home.broker.flow.crowd(self)
+        if self.can_page and self._effects.journaling and (self._paged is not None or not held):
             self._page_out()
+        else:
+            self.adjust_limits()
 
     def _drop_paged(self, paged: PagedMessages) -> None:
         """A purge of what is on disk only."""
@@ -723,7 +731,7 @@ class Queue(Governed):
         last = tail[-1] if tail else None
         if last is not None and not last.key:
             self._spill(last)
-        self._adjust_limits()
+        self.adjust_limits()
 
     def _begin_paging(self) -> None:
         """The first half of what a queue may have in memory is its head, the rest its tail."""
@@ -753,9 +761,9 @@ class Queue(Governed):
             self._fresh.extend(self._tail)
             self._tail = self._fresh
         self._paged = None
-        self._adjust_limits()
+        self.adjust_limits()
 
-    def _adjust_limits(self) -> None:
+    def adjust_limits(self) -> None:
         """When to page out next. What could not go because it is not safe yet is tried again after
         a while."""
         limits = self._home.broker.limits

@@ -146,7 +146,7 @@ class QuorumQueue(Queue):
         self._weigh_in(again)
         self._expiring = self._expiring or again.expires_ms > 0
         self._append_at(again, PRIORITY_DEFAULT)
-        self._page_out_if_due()
+        self._make_room_if_due()
 
     # -- priorities
 

@@ -7,6 +7,7 @@ tests, the simulator and embedded brokers.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -104,6 +105,10 @@ class Peer:
         """Published during an alarm: not to be read from until all alarms are clear."""
         self.waiting = False
         """A command waits for messages to be read from disk, and all that follows for it."""
+        self.held = False
+        """Consumers have to catch up with what it published: nothing more of it is acted on."""
+        self.held_at = -math.inf
+        """When that began last."""
         self._pausing = pausing
         self._waking = waking
         self._left: list[Command] = []
@@ -125,12 +130,14 @@ class Peer:
     @property
     def busy(self) -> bool:
         """Not all that it said was acted on: call `go_on`, and read nothing more before."""
-        return not self.closed and (bool(self._left) or self.connection.reader.has_more)
+        return not self.closed and (
+            bool(self._left) or self.held or self.connection.reader.has_more
+        )
 
     @property
     def may_go_on(self) -> bool:
         """It is busy, and nothing but its turn has to come."""
-        return self.busy and not self.waiting
+        return self.busy and not (self.waiting or self.held)
 
     @property
     def origin(self) -> Origin:
@@ -171,7 +178,9 @@ class Peer:
         reader = connection.reader
         self._act_on(reader.receive(data), now)
         pausing = self._pausing
-        while reader.has_more and not self._left and connection.state is not State.CLOSED:
+        while reader.has_more and not self._left and not self.held:
+            if connection.state is State.CLOSED:
+                break
             if pausing is not None and pausing(now):
                 break
             self._act_on(reader.receive(b""), now)
@@ -189,11 +198,12 @@ class Peer:
             commands = self._left + commands
             self._left = []
         pausing = self._pausing
+        crowded = self.broker.flow.crowded
         if pausing is None or len(commands) <= COMMANDS_MIN:
             self._handle_all(commands, now)
         else:
             for start in range(0, len(commands), COMMANDS_MIN):
-                if start and pausing(now):
+                if start and (crowded or pausing(now)):
                     self._left = commands[start:]
                     commands = commands[:start]
                     break
@@ -201,6 +211,10 @@ class Peer:
                 if self._left:  # one of these is postponed
                     self._left += commands[start + COMMANDS_MIN :]
                     break
+        if crowded and self._published(commands):
+            self.held = True
+            self.held_at = now
+            self.broker.flow.hold(self._release)
         alarms = self.broker.alarms
         if alarms and (self.connection.reader.amid_content or self._published(commands)):
             self._block()
@@ -321,6 +335,11 @@ class Peer:
     def _wake(self) -> None:
         """What a command waited for is there."""
         self.waiting = False
+        self._waking()
+
+    def _release(self) -> None:
+        """Consumers have caught up."""
+        self.held = False
         self._waking()
 
     def _handle_other(self, command: Command, now: float) -> None:

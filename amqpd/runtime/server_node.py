@@ -22,6 +22,8 @@ from amqpd.runtime.server import Server
 
 PROTOCOL_NAMES: Final = {"amqp": "amqp", "amqps": "amqp/ssl", "management": "http"}
 """What RabbitMQ calls the protocols of our listeners."""
+FLOW_SHOWN_S: Final = 1.0
+"""How long a connection that had to wait is shown in state `flow` (RabbitMQ: credit_flow)."""
 OPEN_FILES: Final = Path("/proc/self/fd")
 
 
@@ -78,13 +80,19 @@ class ServerNode:
     def traffic(self) -> Mapping[Session, Traffic]:
         """Of every connection."""
         alarmed = bool(self.broker.alarms)
+        now = self._server.clock.now()
         found: dict[Session, Traffic] = {}
         for client in self._server.clients():
             peer = client.peer
             if peer.session is None:
                 continue
             connection = peer.connection
-            state = "blocked" if peer.blocked else "blocking" if alarmed else "running"
+            if peer.blocked:
+                state = "blocked"
+            elif alarmed:
+                state = "blocking"
+            else:
+                state = "flow" if now - peer.held_at < FLOW_SHOWN_S else "running"
             found[peer.session] = Traffic(
                 state,
                 peer.received_bytes,

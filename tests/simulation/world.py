@@ -988,6 +988,9 @@ class World:
         stream = connection.stream
         if not stream or connection.peer.connection not in self.connections:
             return
+        if connection.peer.held:
+            self._schedule(connection.latency_s, lambda: self._arrive(connection))
+            return
         chance = self.chance
         room = 1 << 30 if chance.random() < 0.6 else chance.randint(1, 300)
         if len(stream) > 1 and chance.random() < 0.5:

@@ -1,0 +1,146 @@
+"""Flow control: who publishes faster than quick consumers take has to wait for them.
+
+    publisher ──> [ queue, about to outgrow its memory ] ──> consumers at work
+        ^                                                        |
+        └──── held, until they have taken a part of it  <────────┘
+
+A queue that outgrows its window in memory goes to disk (`paging`), and then each message costs a
+write and a read. That is what a backlog is for, but not what a flood is worth whose consumers would
+keep up, were the publishers not served as often as they. So publishers into such a queue are not
+read from for a moment, as with RabbitMQ's credits, where a connection is then in state `flow`.
+
+Nobody waits for consumers that are slow: if they took less than `QUICK_MESSAGES` and `QUICK_BYTES`
+in `CHECK_S`, the publishers go on and the queue holds nobody back for `RETRY_S`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from amqpd.timers import Entry, Timers
+
+if TYPE_CHECKING:
+    from amqpd.broker.effects import Effects
+    from amqpd.broker.queue import Queue
+
+CHECK_S: Final = 0.010
+"""How long to wait before looking how quick the consumers are."""
+QUICK_MESSAGES: Final = 256
+"""Taken in `CHECK_S`: 25,600 messages a second, with which no disk keeps up for long."""
+QUICK_BYTES: Final = 2 * 1024 * 1024
+"""Likewise, of bodies."""
+RETRY_S: Final = 1.0
+"""Until consumers that were slow are waited for again."""
+
+
+class _Publisher:
+    """Somebody who is held, by one queue or by several."""
+
+    __slots__ = ("_queues", "_wake")
+
+    def __init__(self, wake: Callable[[], None], queues: int) -> None:
+        self._wake = wake
+        self._queues = queues
+
+    def release(self) -> None:
+        """One queue holds it no longer."""
+        self._queues -= 1
+        if not self._queues:
+            self._wake()
+
+
+class _Hold:
+    """What one queue's publishers wait for."""
+
+    __slots__ = ("_bytes", "_bytes_max", "_published", "_ready", "_ready_max", "held", "queue")
+
+    def __init__(self, queue: Queue, messages: int, octets: int) -> None:
+        """Hold until the queue is shorter by about the `messages`, and lighter by the `octets`,
+        that may be in memory; or has well less than these."""
+        self.queue = queue
+        self.held: list[_Publisher] = []
+        self._ready_max = max(messages * 3 // 4, queue.ready - messages)
+        self._bytes_max = max(octets * 3 // 4, queue.ready_bytes - octets)
+        self._measure()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether consumers have taken enough."""
+        queue = self.queue
+        return queue.deleted or (
+            queue.ready <= self._ready_max and queue.ready_bytes <= self._bytes_max
+        )
+
+    def is_quick(self) -> bool:
+        """Whether it was worth to wait since it was asked last."""
+        published, ready, octets = self._published, self._ready, self._bytes
+        self._measure()
+        taken = (self._published - published) - (self._ready - ready)
+        return taken >= QUICK_MESSAGES or octets - self._bytes >= QUICK_BYTES
+
+    def _measure(self) -> None:
+        self._published = self.queue.published
+        self._ready = self.queue.ready
+        self._bytes = self.queue.ready_bytes
+
+
+class FlowControl:
+    """All publishers of a broker that are held. One timer serves them."""
+
+    def __init__(self, effects: Effects, timers: Timers, messages: int, octets: int) -> None:
+        """`messages` and `octets` are the window of a queue in memory."""
+        self.timer: Entry | None = None
+        self.crowded: dict[Queue, None] = {}
+        """Queues that want those held who published into them in this step."""
+        self._effects = effects
+        self._timers = timers
+        self._messages = messages
+        self._octets = octets
+        self._holds: dict[Queue, _Hold] = {}
+        self._check_at = 0.0
+
+    def crowd(self, queue: Queue) -> bool:
+        """A queue outgrows its memory: whether its publishers wait rather than the disk writes."""
+        if not queue.consumer_count or self._effects.now < queue.unheld_until:
+            return False
+        self.crowded[queue] = None
+        return True
+
+    def hold(self, wake: Callable[[], None]) -> None:
+        """Somebody published into the crowded queues: call `wake` when he may go on."""
+        publisher = _Publisher(wake, len(self.crowded))
+        for queue in self.crowded:
+            hold = self._holds.get(queue)
+            if hold is None:
+                if not self._holds:
+                    self._check_at = self._effects.now + CHECK_S
+                self._holds[queue] = hold = _Hold(queue, self._messages, self._octets)
+            hold.held.append(publisher)
+        self.crowded.clear()
+        self._timers.watch(self)
+
+    def finish_turn(self) -> None:
+        """Let those go on whose queues have been emptied enough."""
+        self.crowded.clear()
+        if self._holds:
+            for hold in [hold for hold in self._holds.values() if hold.is_over]:
+                self._release(hold)
+
+    def deadline(self) -> float | None:
+        """When to look at the consumers."""
+        return self._check_at if self._holds else None
+
+    def handle_timer(self, now: float) -> None:
+        """Wait for slow consumers no longer."""
+        for hold in list(self._holds.values()):
+            if not hold.is_quick():
+                hold.queue.unheld_until = now + RETRY_S
+                self._release(hold)
+        self._check_at = now + CHECK_S
+
+    def _release(self, hold: _Hold) -> None:
+        del self._holds[hold.queue]
+        hold.queue.adjust_limits()
+        for publisher in hold.held:
+            publisher.release()
