@@ -106,12 +106,7 @@ class Broker:
         self._warned: set[str] = set()
         self.timers = Timers()
         """All deadlines: of the queues here, and of whatever the runtime enters."""
-        self.flow = FlowControl(
-            self.effects,
-            self.timers,
-            config.limits.queue_memory_messages,
-            config.limits.queue_memory_bytes,
-        )
+        self.flow = FlowControl(self.effects, self.timers, config.limits)
         self.random_octets = entropy
         self.queue_ids = QueueIds(1, PASSING_QUEUE_ID_MIN)
         """Those of durable queues."""

@@ -9,8 +9,9 @@ write and a read. That is what a backlog is for, but not what a flood is worth w
 keep up, were the publishers not served as often as they. So publishers into such a queue are not
 read from for a moment, as with RabbitMQ's credits, where a connection is then in state `flow`.
 
-Nobody waits for consumers that are slow: if they took less than `QUICK_MESSAGES` and `QUICK_BYTES`
-in `CHECK_S`, the publishers go on and the queue holds nobody back for `RETRY_S`.
+Nobody waits for consumers that are slow: if in `Limits.flow_wait_s` they took less than
+`QUICK_MESSAGES_PER_S` and `QUICK_BYTES_PER_S` amount to, the publishers go on and the queue holds
+nobody back for `RETRY_S`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from amqpd.config import Limits
 from amqpd.timers import Entry, Timers
 
 if TYPE_CHECKING:
     from amqpd.broker.effects import Effects
-    from amqpd.broker.queue import Queue
+    from amqpd.broker.ready_messages import ReadyMessages
 
-CHECK_S: Final = 0.010
-"""How long to wait before looking how quick the consumers are."""
-QUICK_MESSAGES: Final = 256
-"""Taken in `CHECK_S`: 25,600 messages a second, with which no disk keeps up for long."""
-QUICK_BYTES: Final = 2 * 1024 * 1024
+QUICK_MESSAGES_PER_S: Final = 10_000
+"""Well below what a queue does that is on disk: so one that went there while its consumers were
+busy elsewhere comes back."""
+QUICK_BYTES_PER_S: Final = 100 * 1024 * 1024
 """Likewise, of bodies."""
 RETRY_S: Final = 1.0
 """Until consumers that were slow are waited for again."""
@@ -55,7 +56,7 @@ class _Hold:
 
     __slots__ = ("_bytes", "_bytes_max", "_published", "_ready", "_ready_max", "held", "queue")
 
-    def __init__(self, queue: Queue, messages: int, octets: int) -> None:
+    def __init__(self, queue: ReadyMessages, messages: int, octets: int) -> None:
         """Hold until the queue is shorter by about the `messages`, and lighter by the `octets`,
         that may be in memory; or has well less than these."""
         self.queue = queue
@@ -72,12 +73,15 @@ class _Hold:
             queue.ready <= self._ready_max and queue.ready_bytes <= self._bytes_max
         )
 
-    def is_quick(self) -> bool:
-        """Whether it was worth to wait since it was asked last."""
+    def is_quick(self, seconds: float) -> bool:
+        """Whether it was worth to wait that long, since it was asked last."""
         published, ready, octets = self._published, self._ready, self._bytes
         self._measure()
         taken = (self._published - published) - (self._ready - ready)
-        return taken >= QUICK_MESSAGES or octets - self._bytes >= QUICK_BYTES
+        return (
+            taken >= QUICK_MESSAGES_PER_S * seconds
+            or octets - self._bytes >= QUICK_BYTES_PER_S * seconds
+        )
 
     def _measure(self) -> None:
         self._published = self.queue.published
@@ -88,34 +92,37 @@ class _Hold:
 class FlowControl:
     """All publishers of a broker that are held. One timer serves them."""
 
-    def __init__(self, effects: Effects, timers: Timers, messages: int, octets: int) -> None:
-        """`messages` and `octets` are the window of a queue in memory."""
+    def __init__(self, effects: Effects, timers: Timers, limits: Limits) -> None:
         self.timer: Entry | None = None
-        self.crowded: dict[Queue, None] = {}
+        self.crowded: dict[ReadyMessages, None] = {}
         """Queues that want those held who published into them in this step."""
         self._effects = effects
         self._timers = timers
-        self._messages = messages
-        self._octets = octets
-        self._holds: dict[Queue, _Hold] = {}
+        self._limits = limits
+        self._holds: dict[ReadyMessages, _Hold] = {}
         self._check_at = 0.0
 
-    def crowd(self, queue: Queue) -> bool:
+    def crowd(self, queue: ReadyMessages) -> bool:
         """A queue outgrows its memory: whether its publishers wait rather than the disk writes."""
         if not queue.consumer_count or self._effects.now < queue.unheld_until:
+            return False
+        if not self._limits.flow_wait_s:
             return False
         self.crowded[queue] = None
         return True
 
     def hold(self, wake: Callable[[], None]) -> None:
         """Somebody published into the crowded queues: call `wake` when he may go on."""
+        limits = self._limits
         publisher = _Publisher(wake, len(self.crowded))
         for queue in self.crowded:
             hold = self._holds.get(queue)
             if hold is None:
                 if not self._holds:
-                    self._check_at = self._effects.now + CHECK_S
-                self._holds[queue] = hold = _Hold(queue, self._messages, self._octets)
+                    self._check_at = self._effects.now + limits.flow_wait_s
+                self._holds[queue] = hold = _Hold(
+                    queue, limits.queue_memory_messages, limits.queue_memory_bytes
+                )
             hold.held.append(publisher)
         self.crowded.clear()
         self._timers.watch(self)
@@ -133,11 +140,12 @@ class FlowControl:
 
     def handle_timer(self, now: float) -> None:
         """Wait for slow consumers no longer."""
+        wait_s = self._limits.flow_wait_s
         for hold in list(self._holds.values()):
-            if not hold.is_quick():
+            if not hold.is_quick(wait_s):
                 hold.queue.unheld_until = now + RETRY_S
                 self._release(hold)
-        self._check_at = now + CHECK_S
+        self._check_at = now + wait_s
 
     def _release(self, hold: _Hold) -> None:
         del self._holds[hold.queue]

@@ -33,7 +33,7 @@ from amqpd_storage.errors import DamagedStore
 
 if TYPE_CHECKING:
     from amqpd.broker.messages import QueueMessage
-    from amqpd.broker.queue import Queue
+    from amqpd.broker.ready_messages import ReadyMessages
 
 PERSISTENT: Final = 2
 
@@ -44,7 +44,7 @@ PROBED_MAX: Final = 8
 class Postponed(Exception):
     """A command has to wait until the head of `queue` is in memory again."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: ReadyMessages) -> None:
         super().__init__()
         self.queue = queue
 
@@ -52,7 +52,7 @@ class Postponed(Exception):
 class PageRequest(NamedTuple):
     """Wanted: the next messages of each lane, above the first key of its range up to the second."""
 
-    queue: Queue
+    queue: ReadyMessages
     paged: PagedMessages
     """For what was asked: if the queue was purged meanwhile, it is not the queue's any more."""
     lanes: tuple[Lane, ...]
@@ -109,11 +109,11 @@ class PagedMessages:
         self.messages += 1
         self.body_bytes += size
 
-    def probe(self, queue: Queue) -> PageRequest:
+    def probe(self, queue: ReadyMessages) -> PageRequest:
         """Ask for the first of them, or for all if they are few."""
         return self.request(queue, self.messages if self.messages <= PROBED_MAX else 1, True)
 
-    def request(self, queue: Queue, rows_max: int, is_probe: bool = False) -> PageRequest:
+    def request(self, queue: ReadyMessages, rows_max: int, is_probe: bool = False) -> PageRequest:
         """Ask for the first of them."""
         self.reading = True
         lanes = tuple(lane for lane in self._lanes.values() if lane.messages)

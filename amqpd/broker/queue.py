@@ -9,7 +9,7 @@ Messages are handed out from the front, so whatever was ever handed out lies bef
 first, then from `fresh`, serves every message at its own place. The boundary between the two is
 also what the journal keeps (`Delivered`) to set `redelivered` right after a crash.
 
-Of a long queue only the head and the tail are in memory: see `paging`.
+Where ready messages are, in memory or on disk, is `ready_messages`' affair.
 
 Only the head of the queue expires (RabbitMQ's rule: what stands behind it waits and is counted), at
 its own time to live or the queue's, whichever ends first. Expired, rejected and supernumerary
@@ -21,10 +21,7 @@ confirm is due at once) or is removed by a `Settle` entry.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
@@ -32,21 +29,13 @@ from amqpd.broker.counts import Counts
 from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, dead_letter
 from amqpd.broker.definitions import ReturnRecord
 from amqpd.broker.messages import PendingConfirm, QueueMessage
-from amqpd.broker.paging import (
-    PagedMessages,
-    PageRequest,
-    Postponed,
-    Waiting,
-    restored_message,
-    unshared,
-)
-from amqpd.broker.policies import Governed
+from amqpd.broker.paging import Postponed
 from amqpd.broker.policy_settings import QueueType
 from amqpd.broker.queue_rules import REJECT_PUBLISH_DLX, read_rules
+from amqpd.broker.ready_messages import ReadyMessages
 from amqpd.broker.returns import LOST, RETURNED, Returns
-from amqpd.commands import Arguments, Message, Target
+from amqpd.commands import Arguments, Message
 from amqpd.config import Compat
-from amqpd.timers import Entry as TimerEntry
 from amqpd.wire.properties import EXPIRATION, PRIORITY, read_property
 from amqpd_storage.entries import (
     ELIDED,
@@ -54,11 +43,9 @@ from amqpd_storage.entries import (
     POSITION_BITS,
     POSITION_MAX,
     SAFE,
-    Backlog,
     Delivered,
     DropQueue,
     Settle,
-    StoredMessage,
     storage_key,
 )
 
@@ -67,48 +54,25 @@ if TYPE_CHECKING:
     from amqpd.broker.virtual_host import VirtualHost
 
 
-class Queue(Governed):
+class Queue(ReadyMessages):
     """One queue of a virtual host. Declared and deleted by `VirtualHost`."""
 
     __slots__ = (
-        "_effects",
-        "_expiring",
-        "_first_position",
-        "_fresh",
-        "_home",
         "_journaled",
         "_keeps_all",
         "_key_base",
-        "_limited",
-        "_marked_through",
-        "_next_position",
-        "_paged",
-        "_passing_id",
-        "_returned",
-        "_sweeping",
-        "_tail",
-        "_tail_max",
         "_used_at",
-        "_waiting",
-        "_weight",
-        "_weight_max",
         "arguments",
         "auto_delete",
         "consumers",
         "counts",
-        "deleted",
         "durable",
         "had_consumer",
         "message_ttl_ms",
-        "name",
         "owner",
-        "queue_id",
-        "returns",
         "rules",
         "single_active",
-        "timer",
         "unacked",
-        "unheld_until",
         "virtual_host",
     )
 
@@ -126,61 +90,29 @@ class Queue(Governed):
         owner: Session | None = None,
         queue_id: int = 0,
     ) -> None:
-        super().__init__()
-        self.name = name
+        super().__init__(name, home, queue_id)
         self.virtual_host = home.name
         self.durable = durable
         self.auto_delete = auto_delete
         self.arguments = arguments
         self.owner = owner
         """The session that has an exclusive queue to itself."""
-        self.queue_id = queue_id
-        """Names a durable queue in the store; 0 for others."""
         self.single_active = arguments.get("x-single-active-consumer", ("t", False))[1] is True
         self.consumers = ConsumerRing(self.single_active)
         self.had_consumer = False
         self.unacked = 0
-        self.deleted = False
         self.rules = read_rules(arguments)
         self.message_ttl_ms = self.rules.message_ttl_ms
-        self.timer: TimerEntry | None = None
-        self._home = home
-        self._effects = effects = home.effects
         # What a client gives back to a queue that refuses publishes never drops its head.
         self._limited = self.rules.limits_length and not self.rules.refuses_publishes
-        self._weight = 0
-        """Octets of the bodies of ready messages."""
-        self._expiring = False
-        """Some message here has a time at which it expires."""
-        self._used_at = effects.now
+        self._used_at = self._effects.now
         """When somebody last showed an interest, for `x-expires`."""
-        self.returns: Returns | None = None
-        """What is known of messages that came back, if anybody wants to know."""
-        self._journaled = durable and effects.journaling
+        self._journaled = durable and self._effects.journaling
         self._keeps_all = False
         """Transient messages are journaled, too."""
         self._key_base = storage_key(queue_id, 0)
-        self._next_position = 1
-        self._marked_through = 0
-        self._fresh: deque[QueueMessage] = deque()
-        self._tail = self._fresh
-        """Where new messages go: of a paged queue a part of its own, behind what is paged."""
-        self._paged: PagedMessages | None = None
-        self._passing_id = 0
-        """Under this id the store has transient messages; 0 as long as it has none."""
-        self._sweeping = False
-        """The store may still have rows of a purge, to be deleted by their keys."""
-        self._waiting: Waiting | None = None
-        self._tail_max = home.broker.limits.queue_memory_messages
-        self._weight_max = home.broker.limits.queue_memory_bytes
-        """More messages in the tail, or octets in the queue, than this: room has to be made."""
-        self.unheld_until = 0.0
-        """Till then consumers are too slow for publishers to be held: see `flow`."""
-        self._returned: list[tuple[int, QueueMessage]] = []
         self.counts = Counts()
         """What is counted as it happens; `counts.of_queue` has all of it."""
-        self._first_position = 1
-        """Of the first message since the broker started."""
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} in {self.virtual_host!r}>"
@@ -200,33 +132,6 @@ class Queue(Governed):
     def consumer_count(self) -> int:
         """How many consumers clients are told of."""
         return len(self.consumers)
-
-    @property
-    def published(self) -> int:
-        """Messages that came, since the broker started."""
-        return self._next_position - self._first_position
-
-    @property
-    def ready(self) -> int:
-        """Messages that wait for a consumer."""
-        count = len(self._fresh) + len(self._returned)
-        paged = self._paged
-        return count if paged is None else count + paged.messages + len(self._tail)
-
-    @property
-    def ready_bytes(self) -> int:
-        """Octets of their bodies."""
-        return self._weight
-
-    @property
-    def resident(self) -> int:
-        """How many of the ready messages are in memory."""
-        return self.ready - (0 if self._paged is None else self._paged.messages)
-
-    @property
-    def resident_bytes(self) -> int:
-        """Octets of their bodies."""
-        return self._weight - (0 if self._paged is None else self._paged.body_bytes)
 
     # -- messages in
 
@@ -292,11 +197,6 @@ class Queue(Governed):
         self._marked_through = below - 1
         self._next_position = self._first_position = max(self._next_position, below)
 
-    def restore_last(self, last: int) -> None:
-        """Positions up to this one were used before the restart. What was dropped there may still
-        have to be deleted, by its keys."""
-        self._next_position = self._first_position = max(self._next_position, last + 1)
-
     def restore(self, position: int, message: Message, key: int, expires_ms: int) -> None:
         """Put back, in order of position, a message that was found in the store."""
         self._next_position = self._first_position = max(self._next_position, position + 1)
@@ -318,11 +218,6 @@ class Queue(Governed):
         if self.returns is None:
             self.returns = Returns(self, self._effects)
         self.returns.restore(record)
-
-    def _recall(self, stored: QueueMessage) -> bool:
-        """Whether a message that was found in the store is ready."""
-        assert self.returns is not None
-        return not self.returns.recall(stored)
 
     # -- messages out
 
@@ -569,20 +464,6 @@ class Queue(Governed):
             stored.expires_ms = self._effects.epoch_ms() + ttl_ms
             self._expiring = True
 
-    def _append(self, stored: QueueMessage) -> None:
-        """To the end of the queue."""
-        self._tail.append(stored)
-
-    def _head(self) -> QueueMessage | None:
-        if self._returned:
-            return self._returned[0][1]
-        return self._fresh[0] if self._fresh else None
-
-    def _pop_head(self) -> QueueMessage:
-        stored = heappop(self._returned)[1] if self._returned else self._fresh.popleft()
-        self._weight -= len(stored.content.body)
-        return stored
-
     def _expire(self) -> None:
         """Drop the head as long as its time has come."""
         now_ms = self._effects.epoch_ms()
@@ -627,184 +508,6 @@ class Queue(Governed):
                 self._bury_head(MAXLEN)
             if self._expiring:
                 self._expire()
-
-    # -- memory
-
-    @property
-    def can_page(self) -> bool:
-        """Whether a part of it may be on disk only."""
-        return True
-
-    @property
-    def is_long(self) -> bool:
-        """A part of it is on disk only, or was when it was purged: its rows are not deleted all at
-        once, and nobody else's may have their keys."""
-        return self._sweeping or (self._paged is not None and self._paged.messages > 0)
-
-    def restore_backlog(self, backlog: Backlog) -> None:
-        """The store has messages of this queue: none of them is read yet."""
-        self.restore_last(backlog.last)
-        if backlog.messages:
-            self._tail = deque()
-            self._paged = PagedMessages(0)
-            self._paged.add_backlog(self.queue_id, backlog)
-            self._weight = backlog.body_bytes
-            self.adjust_limits()
-            # Nobody knows yet whether the first one expires.
-            self._effects.page_requests.append(self._paged.probe(self))
-
-    def wait_for_head(self, wake: Callable[[], None]) -> None:
-        """Call `wake` when the head that `get` missed is in memory, or there is none any more."""
-        if self._waiting is None:
-            self._waiting = Waiting()
-        self._waiting.add(wake)
-
-    def page_in(self, request: PageRequest, pages: Sequence[Sequence[StoredMessage]]) -> None:
-        """The answer to a request. Raises DamagedStore if messages are missing."""
-        paged = self._paged
-        if paged is not None and paged is request.paged and not self.deleted:
-            targets: dict[bytes, Target] = {}
-            paged_bytes = paged.body_bytes
-            for found in paged.take(request.lanes, pages):
-                position = found.key & POSITION_MAX
-                stored = QueueMessage(position, restored_message(found, targets))
-                stored.key = found.key
-                stored.state = SAFE
-                stored.expires_ms = found.expires_ms
-                stored.redelivered = position <= self._marked_through
-                if self.returns is not None and not self._recall(stored):
-                    self._weight -= len(found.body)
-                    continue
-                if found.expires_ms:
-                    self._expiring = True
-                    self._effects.timed_queues[self] = None
-                self._fresh.append(stored)
-            if paged.messages:
-                # As much may be in memory as before: else each page would let the tail grow.
-                self._weight_max -= paged_bytes - paged.body_bytes
-            else:
-                self._end_paging()
-            if not request.is_probe or len(self.consumers):
-                self.dispatch()
-            elif self._limited or self._expiring:
-                self._trim()
-        if self._waiting is not None:
-            self._waiting.wake()
-
-    def _make_room_if_due(self) -> None:
-        """The queue has grown. (`publish` asks for itself: a call is much for every message.)"""
-        if self._weight > self._weight_max or len(self._tail) > self._tail_max:
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """The queue outgrows its memory: publishers wait, or a part of it leaves memory."""
-        held = self._home.broker.flow.crowd(self)
-        if self.can_page and self._effects.journaling and (self._paged is not None or not held):
-            self._page_out()
-        else:
-            self.adjust_limits()
-
-    def _drop_paged(self, paged: PagedMessages) -> None:
-        """A purge of what is on disk only."""
-        ranges = paged.drop()
-        if ranges:
-            self._sweeping = True
-            self._effects.entries += ranges
-            if self.returns is not None:
-                self.returns.forget_between(ranges)
-
-    def _page_out(self) -> None:
-        """The tail is long, or the queue heavy: let go of what is safe on disk."""
-        if self._paged is None:
-            self._begin_paging()
-        paged, tail = self._paged, self._tail
-        assert paged is not None
-        limits = self._home.broker.limits
-        keep = limits.queue_memory_messages // 2
-        weight_max = limits.queue_memory_bytes // 2
-        while (
-            tail
-            and (len(tail) > keep or self._weight - paged.body_bytes > weight_max)
-            and tail[0].state == SAFE
-        ):
-            paged.put(tail.popleft())
-        last = tail[-1] if tail else None
-        if last is not None and not last.key:
-            self._spill(last)
-        self.adjust_limits()
-
-    def _begin_paging(self) -> None:
-        """The first half of what a queue may have in memory is its head, the rest its tail."""
-        limits = self._home.broker.limits
-        fresh = self._fresh
-        weight = count = 0
-        for stored in fresh:
-            weight += len(stored.content.body)
-            if count and (
-                count >= limits.queue_memory_messages // 2
-                or weight > limits.queue_memory_bytes // 2
-            ):
-                break
-            count += 1
-        self._tail = deque(islice(fresh, count, None))
-        while len(fresh) > count:
-            fresh.pop()
-        after = fresh[-1].position if fresh else self._next_position - len(self._tail) - 1
-        self._paged = PagedMessages(after)
-        for stored in self._tail:
-            if not stored.key:
-                self._spill(stored)
-
-    def _end_paging(self) -> None:
-        """All that is ready is in memory again."""
-        if self._tail is not self._fresh:
-            self._fresh.extend(self._tail)
-            self._tail = self._fresh
-        self._paged = None
-        self.adjust_limits()
-
-    def adjust_limits(self) -> None:
-        """When to page out next. What could not go because it is not safe yet is tried again after
-        a while."""
-        limits = self._home.broker.limits
-        step = limits.queue_memory_messages // 8 + 1
-        self._tail_max = max(limits.queue_memory_messages, len(self._tail) + step)
-        paged_bytes = self._paged.body_bytes if self._paged is not None else 0
-        resident = self._weight - paged_bytes
-        step = limits.queue_memory_bytes // 8 + 1
-        self._weight_max = paged_bytes + max(limits.queue_memory_bytes, resident + step)
-
-    def _spill(self, stored: QueueMessage) -> None:
-        """A transient message may have to leave memory: the journal takes it as well."""
-        if not self._passing_id:
-            self._passing_id = self._home.broker.passing_ids.take()
-        if stored.content.message_id:
-            stored.content = unshared(stored.content)
-        stored.key = storage_key(self._passing_id, stored.position)
-        stored.state = PENDING
-        self._effects.entries.append(stored)
-
-    def _refill(self) -> bool:
-        """There is nothing in memory before the paged part: whether there is now."""
-        assert self._paged is not None
-        if self._paged.messages:
-            self._read_ahead()
-            return False
-        self._end_paging()
-        return bool(self._fresh)
-
-    def _read_ahead(self) -> None:
-        """Ask for the next page before the head is empty."""
-        paged = self._paged
-        assert paged is not None
-        limits = self._home.broker.limits
-        if (
-            not paged.reading
-            and paged.messages
-            and len(self._fresh) < max(1, limits.queue_memory_messages // 4)
-        ):
-            rows = max(2, limits.queue_memory_messages // 4)
-            self._effects.page_requests.append(paged.request(self, rows))
 
     # -- the journal
 

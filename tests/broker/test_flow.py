@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from amqpd.broker.flow import CHECK_S, QUICK_MESSAGES, RETRY_S
+from amqpd.broker.flow import QUICK_MESSAGES_PER_S, RETRY_S
 from amqpd.broker.queue import Queue
 from amqpd.commands import Arguments, Exchange
 from amqpd.commands import Queue as QueueMethods
@@ -15,6 +15,8 @@ from amqpd.config import Limits
 from tests.conversation import BrokerUnderTest, Channel, Client, Delivery, method
 
 WINDOW = 4000
+CHECK_S = Limits().flow_wait_s
+QUICK_MESSAGES = int(QUICK_MESSAGES_PER_S * CHECK_S)
 LIMITS = Limits(queue_memory_messages=WINDOW, queue_memory_bytes=1024 * 1024)
 
 
@@ -218,3 +220,15 @@ def test_a_backlog_that_is_worked_off_quickly_goes_down(
         lengths.append(queue.ready)
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] > WINDOW
+
+
+def test_flow_control_can_be_switched_off() -> None:
+    limits = Limits(queue_memory_messages=WINDOW, flow_wait_s=0)
+    broker = BrokerUnderTest(journaling=True, limits=limits)
+    publisher, consumer = broker.client().channel(), broker.client().channel()
+    declare(publisher, "q")
+    consumer.qos(QUICK_MESSAGES)
+    consumer.consume("q")
+    publish(publisher, 2 * WINDOW)
+    assert not held(publisher.client)
+    assert queue_of(publisher).published == 2 * WINDOW

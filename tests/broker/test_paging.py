@@ -23,7 +23,7 @@ from tests.conversation import (
     table,
 )
 
-LIMITS = Limits(queue_memory_messages=8, queue_memory_bytes=1000)
+LIMITS = Limits(queue_memory_messages=8, queue_memory_bytes=1000, flow_wait_s=0)
 
 
 @pytest.fixture

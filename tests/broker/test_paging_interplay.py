@@ -92,7 +92,7 @@ def test_a_tail_does_not_grow_while_the_head_is_consumed() -> None:
 
 
 def test_large_messages_leave_memory_while_the_head_is_consumed() -> None:
-    channel = opened(Limits(queue_memory_messages=100, queue_memory_bytes=1000))
+    channel = opened(Limits(queue_memory_messages=100, queue_memory_bytes=1000, flow_wait_s=0))
     for number in range(300):
         channel.publish("", "q", b"%099d" % number, PERSISTENT)
         channel.client.broker.journal.commit()
@@ -169,7 +169,7 @@ def test_a_client_goes_while_its_get_waits() -> None:
 
 def test_a_window_of_one_message() -> None:
     for most in (1, 2, 3):
-        channel = opened(Limits(queue_memory_messages=most))
+        channel = opened(Limits(queue_memory_messages=most, flow_wait_s=0))
         published = fill(channel, 1, 20)
         assert channel.drain("q") == published
 

@@ -128,7 +128,7 @@ class QueueModel(RuleBasedStateMachine):
         in_memory=st.sampled_from([1, 4, 8, Limits().queue_memory_messages]),
     )
     def begin(self, single_active: bool, windows: list[int], in_memory: int) -> None:
-        limits = Limits(queue_memory_messages=in_memory)
+        limits = Limits(queue_memory_messages=in_memory, flow_wait_s=0)
         self.broker = BrokerUnderTest(journaling=True, limits=limits)
         self.single_active = single_active
         for ledger, window in zip(self.ledgers, windows, strict=True):
