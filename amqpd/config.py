@@ -63,7 +63,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Ready messages of one queue in memory, at its head and tail; others are on disk only."""
     queue_memory_bytes: int = 32 * MIB
     """Octets of their bodies in memory, likewise."""
-    flow_wait_s: float = 0.01
+    flow_wait_s: float = 0.02
     """How long publishers into a full memory wait for consumers that may prove slow; 0 is never."""
     route_cache_max: int = 16384
     """Routing results kept per virtual host."""

@@ -11,7 +11,7 @@ read from for a moment, as with RabbitMQ's credits, where a connection is then i
 
 Nobody waits for consumers that are slow: if in `Limits.flow_wait_s` they took less than
 `QUICK_MESSAGES_PER_S` and `QUICK_BYTES_PER_S` amount to, the publishers go on and the queue holds
-nobody back for `RETRY_S`.
+nobody back for a while: `RETRY_MIN_S`, and twice as long each time, up to `RETRY_MAX_S`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ QUICK_MESSAGES_PER_S: Final = 10_000
 busy elsewhere comes back."""
 QUICK_BYTES_PER_S: Final = 100 * 1024 * 1024
 """Likewise, of bodies."""
-RETRY_S: Final = 1.0
+RETRY_MIN_S: Final = 0.1
+RETRY_MAX_S: Final = 1.6
 """Until consumers that were slow are waited for again."""
 
 
@@ -54,24 +55,25 @@ class _Publisher:
 class _Hold:
     """What one queue's publishers wait for."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_published", "_ready", "_ready_max", "held", "queue")
+    __slots__ = ("_bytes", "_published", "_ready", "_small", "_smaller", "held", "queue")
 
     def __init__(self, queue: ReadyMessages, messages: int, octets: int) -> None:
-        """Hold until the queue is shorter by about the `messages`, and lighter by the `octets`,
-        that may be in memory; or has well less than these."""
+        """Hold until the queue has well less than the `messages` and `octets` that may be in
+        memory, or that much less than now."""
         self.queue = queue
         self.held: list[_Publisher] = []
-        self._ready_max = max(messages * 3 // 4, queue.ready - messages)
-        self._bytes_max = max(octets * 3 // 4, queue.ready_bytes - octets)
+        self._small = messages * 3 // 4, octets * 3 // 4
+        self._smaller = queue.ready - messages, queue.ready_bytes - octets
         self._measure()
 
     @property
     def is_over(self) -> bool:
         """Whether consumers have taken enough."""
         queue = self.queue
-        return queue.deleted or (
-            queue.ready <= self._ready_max and queue.ready_bytes <= self._bytes_max
-        )
+        ready, octets = queue.ready, queue.ready_bytes
+        if ready <= self._small[0] and octets <= self._small[1]:
+            return True
+        return ready <= self._smaller[0] or octets <= self._smaller[1] or queue.deleted
 
     def is_quick(self, seconds: float) -> bool:
         """Whether it was worth to wait that long, since it was asked last."""
@@ -132,6 +134,7 @@ class FlowControl:
         self.crowded.clear()
         if self._holds:
             for hold in [hold for hold in self._holds.values() if hold.is_over]:
+                hold.queue.unheld_s = RETRY_MIN_S
                 self._release(hold)
 
     def deadline(self) -> float | None:
@@ -140,10 +143,14 @@ class FlowControl:
 
     def handle_timer(self, now: float) -> None:
         """Wait for slow consumers no longer."""
+        if now < self._check_at:
+            return  # that was for a hold that is over
         wait_s = self._limits.flow_wait_s
         for hold in list(self._holds.values()):
             if not hold.is_quick(wait_s):
-                hold.queue.unheld_until = now + RETRY_S
+                queue = hold.queue
+                queue.unheld_until = now + queue.unheld_s
+                queue.unheld_s = min(2 * queue.unheld_s, RETRY_MAX_S)
                 self._release(hold)
         self._check_at = now + wait_s
 

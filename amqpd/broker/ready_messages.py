@@ -16,6 +16,7 @@ from heapq import heappop
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from amqpd.broker.flow import RETRY_MIN_S
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.paging import PagedMessages, PageRequest, Waiting, restored_message, unshared
 from amqpd.broker.policies import Governed
@@ -61,6 +62,7 @@ class ReadyMessages(Governed):
         "queue_id",
         "returns",
         "timer",
+        "unheld_s",
         "unheld_until",
     )
 
@@ -100,6 +102,8 @@ class ReadyMessages(Governed):
         """More messages in the tail, or octets in the queue, than this: room has to be made."""
         self.unheld_until = 0.0
         """Till then consumers are too slow for publishers to be held: see `flow`."""
+        self.unheld_s = RETRY_MIN_S
+        """For how long, the next time that they prove slow."""
         self._returned: list[tuple[int, QueueMessage]] = []
 
     # -- what the queue does with them

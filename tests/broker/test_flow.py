@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from amqpd.broker.flow import QUICK_MESSAGES_PER_S, RETRY_S
+from amqpd.broker.flow import QUICK_MESSAGES_PER_S, RETRY_MAX_S, RETRY_MIN_S
 from amqpd.broker.queue import Queue
 from amqpd.commands import Arguments, Exchange
 from amqpd.commands import Queue as QueueMethods
@@ -113,7 +113,7 @@ def test_consumers_that_are_slow_hold_nobody(publisher: Channel, consumer: Chann
     publish(publisher, WINDOW)
     assert not held(publisher.client), "nor a moment later"
 
-    broker.advance(RETRY_S)
+    broker.advance(RETRY_MAX_S)
     publish(publisher, 2 * WINDOW)
     assert held(publisher.client), "they may have become quick"
 
@@ -130,6 +130,37 @@ def test_consumers_are_waited_for_as_long_as_they_are_quick(
         assert held(publisher.client)
     broker.advance(CHECK_S)
     assert not held(publisher.client)
+
+
+def test_each_wait_has_its_full_time(publisher: Channel, consumer: Channel) -> None:
+    """The timer of one that is over does not end the next."""
+    broker = publisher.client.broker
+    publish(publisher, WINDOW + QUICK_MESSAGES + 100)
+    broker.advance(CHECK_S * 0.9)
+    while held(publisher.client):
+        take(consumer, 10)
+    publish(publisher, WINDOW)
+    assert held(publisher.client)
+    broker.advance(CHECK_S * 0.9)
+    assert held(publisher.client)
+    broker.advance(CHECK_S * 0.1)
+    assert not held(publisher.client)
+
+
+def test_the_slower_consumers_prove_the_less_is_waited_for_them(
+    publisher: Channel, consumer: Channel
+) -> None:
+    broker = publisher.client.broker
+    pause_s = RETRY_MIN_S
+    for _ in range(3):
+        publish(publisher, WINDOW + QUICK_MESSAGES + 100)
+        assert held(publisher.client)
+        broker.advance(CHECK_S)
+        broker.advance(pause_s - 0.001)
+        publish(publisher, WINDOW)
+        assert not held(publisher.client)
+        pause_s *= 2
+        broker.advance(0.002)
 
 
 def test_without_consumers_nobody_waits(publisher: Channel) -> None:
@@ -209,7 +240,7 @@ def test_a_backlog_that_is_worked_off_quickly_goes_down(
     queue = queue_of(publisher)
     assert queue.resident < queue.ready
 
-    broker.advance(RETRY_S)
+    broker.advance(RETRY_MAX_S)
     lengths = []
     for _ in range(3):
         while not held(publisher.client):
