@@ -127,6 +127,7 @@ class Target:
         "route",
         "route_version",
         "routing_key",
+        "stored_envelope",
         "tally",
     )
 
@@ -137,19 +138,37 @@ class Target:
         self.routing_key = routing_key
         self.envelope = envelope
         """Exchange and routing key as the two short strings that came, and go out again."""
+        self.stored_envelope = envelope
+        """The same, and `DEAD_LETTER` if that is what the message is."""
         self.mandatory = mandatory
         self.immediate = immediate
         self.route: Any = None
         self.tally: Any = None
         self.route_version = -1
 
+    @property
+    def is_dead_letter(self) -> bool:
+        """Whether the broker itself sent the message here, and its x-death is the broker's own."""
+        return self.stored_envelope is not self.envelope
 
-def target_of(envelope: bytes) -> Target:
+    def mark_dead_letter(self) -> None:
+        """What goes here are dead letters."""
+        self.stored_envelope = self.envelope + DEAD_LETTER
+
+
+DEAD_LETTER: Final = b"\x01"
+
+
+def target_of(stored_envelope: bytes) -> Target:
     """The target of a message that was stored with this envelope."""
-    key_start = envelope[0] + 2
-    exchange = envelope[1 : key_start - 1].decode("utf-8", "surrogateescape")
-    routing_key = envelope[key_start:].decode("utf-8", "surrogateescape")
-    return Target(exchange, routing_key, envelope, False, False)
+    key_start = stored_envelope[0] + 2
+    key_end = key_start + stored_envelope[key_start - 1]
+    exchange = stored_envelope[1 : key_start - 1].decode("utf-8", "surrogateescape")
+    routing_key = stored_envelope[key_start:key_end].decode("utf-8", "surrogateescape")
+    target = Target(exchange, routing_key, stored_envelope[:key_end], False, False)
+    if stored_envelope[key_end:] == DEAD_LETTER:
+        target.mark_dead_letter()
+    return target
 
 
 class Message:
@@ -183,8 +202,8 @@ class Message:
 
     @property
     def envelope(self) -> bytes:
-        """Exchange and routing key, each as a short string."""
-        return self.target.envelope
+        """What the store keeps of its target."""
+        return self.target.stored_envelope
 
 
 def make_message(

@@ -1245,8 +1245,8 @@ class BrokerUnderTest:
         self.speaking.clear()
         self.core = self._new_core()
         self._journal = HandJournal(self, store)
-        _finish(recover(self.core, cast(SQLiteStore, store)))
         self.core.now = self.now
+        _finish(recover(self.core, cast(SQLiteStore, store)))
 
 
 def _finish(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -1,4 +1,4 @@
-"""The documentation keeps up with the code: settings, limits, links."""
+"""The documentation keeps up with the code: settings, limits, links, tests that are named."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from amqpd.broker.queue_arguments import arguments_of
 from amqpd.config import Config, Limits
+from amqpd_exchanges.router import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+COMPATIBILITY = (ROOT / "docs" / "compatibility.md").read_text()
+NAMED_TEST = re.compile(r"\btest_\w+")
+NAMED_FILE = re.compile(r"\b(?:tests|compat)/[\w/-]+\.py")
+TEST_FILES = list((ROOT / "tests").rglob("test_*.py"))
+TESTS = {path.stem for path in TEST_FILES} | {
+    name
+    for path in TEST_FILES
+    for name in re.findall(r"^ *(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
+}
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`[^`\n]*`")
@@ -91,6 +102,35 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert path.is_relative_to(ROOT), f"{page.name}: {target} leads out of the repository"
         if anchor:
             assert anchor in anchors(path), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    assert set(NAMED_TEST.findall(text)) - TESTS == set()
+    for name in NAMED_FILE.findall(text):
+        assert (ROOT / name).is_file(), name
+
+
+def shown_by(heading: str) -> dict[str, str]:
+    """The last cell of each row of a table of the compatibility page, by what the row is about."""
+    section = COMPATIBILITY.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return {name: row[-1] for row in rows for name in re.findall(r"`([\w.-]+)`", row[0])}
+
+
+def test_every_argument_of_a_queue_has_its_row() -> None:
+    rows = shown_by("Arguments of queues")
+    for name in {"expiration", "x-message-deduplication", *arguments_of("classic")} | arguments_of(
+        "quorum"
+    ):
+        assert NAMED_TEST.search(rows[name]), name
+
+
+def test_every_type_of_exchange_has_its_row() -> None:
+    rows = shown_by("Exchanges")
+    for kind in KINDS:
+        assert NAMED_TEST.search(rows[kind]), kind
 
 
 def anchors(page: Path) -> set[str]:

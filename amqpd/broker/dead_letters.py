@@ -75,6 +75,7 @@ def dead_letter(
     properties = with_property(message.properties, EXPIRATION, None)
     properties = with_headers(properties, died)
     target = internal_target(exchange.name, routing_key)
+    target.mark_dead_letter()
     # A quorum queue has on disk what is transient elsewhere.
     persistent = delivery_mode(message.properties) == PERSISTENT
     copy = make_message(0, target, properties, message.body, persistent, True)
@@ -136,11 +137,8 @@ def buried(
 
 
 def forgets_history(virtual_host: VirtualHost, message: Message) -> bool:
-    """From 4.0 on, x-death that a client made up (or republished) is no history.
-
-    What a client published came on a channel; what the broker dead-lettered or restored did not.
-    """
-    return virtual_host.broker.config.compat != "3.13" and message.channel != 0
+    """From 4.0 on, x-death that a client made up (or republished) is no history."""
+    return virtual_host.broker.config.compat != "3.13" and not message.target.is_dead_letter
 
 
 def read_deaths(headers: Arguments) -> list[Death]:

@@ -46,6 +46,16 @@ class Deduplication(ExchangeMemory):
         # Not a dict: the way to the first key of that leads past the traces of all that were first.
         self._seen: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
+    @property
+    def entries(self) -> int:
+        """How many headers are remembered."""
+        return len(self._seen)
+
+    @property
+    def size(self) -> int:
+        """How many may be."""
+        return self._size
+
     def passes(self, message: Message, headers: Arguments) -> bool:
         """Whether no message with its header has passed lately. Without a header it passes."""
         field = headers.get(HEADER)

@@ -254,6 +254,11 @@ def queue_type(arguments: Arguments) -> str:
     return text(octet, value)
 
 
+def arguments_of(kind: str) -> frozenset[str]:
+    """The arguments that a queue type knows, in one profile or another."""
+    return _TAKEN[kind] | {CONSUMER_TIMEOUT}
+
+
 def compared(arguments: Arguments, compat: Compat) -> tuple[str, ...]:
     """Arguments in which two declarations of such a queue have to agree."""
     if queue_type(arguments) != QUORUM:

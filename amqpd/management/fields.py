@@ -13,6 +13,7 @@ from urllib.parse import quote_plus, unquote_plus
 from amqpd.broker.access import User
 from amqpd.broker.channel import Channel
 from amqpd.broker.consumer import Consumer
+from amqpd.broker.deduplication import Deduplication
 from amqpd.broker.definitions import PermissionRecord, TopicPermissionRecord
 from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.exchange import BrokerExchange
@@ -28,6 +29,8 @@ from amqpd_exchanges.exchange import Binding
 QUEUE_BYTES = 3000
 """What a queue occupies without messages; and what a message does beside its body."""
 MESSAGE_BYTES = 500
+SEEN_BYTES = 250
+"""What a deduplication exchange needs for each header that it has seen."""
 
 
 def readable(value: Any) -> Any:
@@ -100,7 +103,7 @@ def virtual_host(node: Node, found: VirtualHost) -> dict[str, Any]:
 
 def exchange(virtual_host: VirtualHost, found: BrokerExchange) -> dict[str, Any]:
     """An exchange; the default one has an empty name."""
-    return {
+    shown: dict[str, Any] = {
         "arguments": plain(found.arguments),
         "auto_delete": found.auto_delete,
         "durable": found.durable,
@@ -112,6 +115,17 @@ def exchange(virtual_host: VirtualHost, found: BrokerExchange) -> dict[str, Any]
         "user_who_performed_action": INTERNAL_USER,
         "vhost": virtual_host.name,
     }
+    # What RabbitMQ's plug-ins tell of exchanges of their types.
+    if found.messages_delayed is not None:
+        shown["messages_delayed"] = found.messages_delayed
+    if isinstance(found.memory, Deduplication):
+        entries = found.memory.entries
+        shown["cache_info"] = {
+            "bytes": entries * SEEN_BYTES,
+            "entries": entries,
+            "size": found.memory.size,
+        }
+    return shown
 
 
 def queue(node: str, found: Queue) -> dict[str, Any]:

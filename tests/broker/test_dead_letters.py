@@ -232,6 +232,29 @@ def test_history_that_a_client_supplies(compat: Any, count: int) -> None:
     assert found["count"] == count
 
 
+@pytest.mark.parametrize(("compat", "count"), [("3.13", 8), ("4.2", 1), ("4.3", 1)])
+def test_history_that_a_client_supplies_is_no_truer_after_a_crash(compat: Any, count: int) -> None:
+    broker = BrokerUnderTest(journaling=True, compat=compat)
+    channel = broker.client().channel()
+    arguments = table({"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"})
+    channel.send(method(Queue.Declare, queue="dead", durable=True))
+    channel.send(method(Queue.Declare, queue="q", durable=True), arguments)
+    death = {"queue": "q", "reason": "rejected", "count": 7}
+    sent = properties(delivery_mode=2, headers={"x-death": [death]})
+    channel.publish("", "q", b"x", sent)
+    broker.journal.commit()
+    broker.crash_and_recover()
+    channel = broker.client().channel()
+    reject(channel)
+    broker.turn()
+    broker.journal.commit()
+    broker.crash_and_recover()
+    got = broker.client().channel().get("dead")
+    assert got is not None
+    (found,) = headers_of(got)["x-death"]
+    assert found["count"] == count
+
+
 def test_a_crash_leaves_a_dead_letter_in_one_of_the_two_queues() -> None:
     broker = BrokerUnderTest(journaling=True)
     journal = broker.journal

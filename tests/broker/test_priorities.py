@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from amqpd.commands import Queue
@@ -98,3 +100,22 @@ def test_a_full_priority_queue_drops_its_head(channel: Channel) -> None:
     for priority in (1, 4, 2):
         channel.publish("", "short", b"%d" % priority, properties(priority=priority))
     assert channel.drain("short") == [b"2", b"1"]
+
+
+def memory_of_queues(levels: int) -> int:
+    """Octets that a hundred empty queues take, and one with a message of each of ten priorities."""
+    channel = BrokerUnderTest().client().channel()
+    channel.queue_declare("first", arguments={"x-max-priority": levels})
+    tracemalloc.start()
+    for number in range(100):
+        channel.queue_declare(f"q{number}", arguments={"x-max-priority": levels})
+    for priority in range(10):
+        channel.publish("", "q0", b"x", properties(priority=priority))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size
+
+
+def test_levels_cost_nothing_while_they_are_unused() -> None:
+    """255 of them take no more memory than one: there is one heap, whatever the levels."""
+    assert memory_of_queues(255) < 1.5 * memory_of_queues(1)

@@ -161,6 +161,27 @@ def test_reserved_exchanges(broker: Api, name: str) -> None:
         assert broker.does(401, "DELETE", f"/exchanges/%2F/{name}") == refusal
 
 
+def test_what_plug_ins_tell_of_their_exchanges(broker: Api) -> None:
+    delayed = {"type": "x-delayed-message", "arguments": {"x-delayed-type": "fanout"}}
+    broker.does(201, "PUT", "/exchanges/%2F/later", delayed)
+    once = {"type": "x-message-deduplication", "arguments": {"x-cache-size": 5}}
+    broker.does(201, "PUT", "/exchanges/%2F/once", once)
+    channel = broker.broker.client().channel()
+    for number in (1, 2, 2):
+        headers = {"x-delay": number * 1000, "x-deduplication-header": number}
+        channel.publish("later", "", b"x", properties(headers=headers))
+        channel.publish("once", "", b"x", properties(headers=headers))
+    broker.broker.advance(1.5)
+    assert broker.get("/exchanges/%2F/later")["messages_delayed"] == 2
+    cache = broker.get("/exchanges/%2F/once")["cache_info"]
+    assert (cache["entries"], cache["size"]) == (2, 5)
+    assert cache["bytes"] > 0
+    listed = {found["name"]: found for found in broker.get("/exchanges/%2F")}
+    assert listed["later"]["messages_delayed"] == 2
+    assert listed["once"]["cache_info"] == cache
+    assert not {"messages_delayed", "cache_info"} & listed["amq.direct"].keys()
+
+
 def test_predeclared_exchanges_are_listed(broker: Api) -> None:
     names = [found["name"] for found in broker.get("/exchanges/%2F")]
     assert names == sorted(names)
