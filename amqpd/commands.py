@@ -10,7 +10,7 @@ other.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue, Tx
@@ -111,6 +111,20 @@ REQUEUE: Final = 1
 DISCARD: Final = 2
 
 
+class Notes(NamedTuple):
+    """What neither properties nor routing key of a message tell."""
+
+    hidden_keys: tuple[str, ...] = ()
+    """Keys of the BCC header, which is gone: they count for the dead letter of the message."""
+    counts_cc: bool = True
+    """Whether the keys of the CC header count, too."""
+    is_dead_letter: bool = False
+    """The broker itself sent the message here: its x-death is the broker's own."""
+
+
+NO_NOTES: Final = Notes()
+
+
 class Target:
     """Where a basic.publish goes: exchange, routing key and flags, parsed once for many messages.
 
@@ -124,6 +138,7 @@ class Target:
         "exchange",
         "immediate",
         "mandatory",
+        "notes",
         "route",
         "route_version",
         "routing_key",
@@ -139,36 +154,61 @@ class Target:
         self.envelope = envelope
         """Exchange and routing key as the two short strings that came, and go out again."""
         self.stored_envelope = envelope
-        """The same, and `DEAD_LETTER` if that is what the message is."""
+        """The same, and the notes."""
         self.mandatory = mandatory
         self.immediate = immediate
+        self.notes = NO_NOTES
         self.route: Any = None
         self.tally: Any = None
         self.route_version = -1
 
-    @property
-    def is_dead_letter(self) -> bool:
-        """Whether the broker itself sent the message here, and its x-death is the broker's own."""
-        return self.stored_envelope is not self.envelope
+    def annotate(self, notes: Notes) -> None:
+        """Note what is to be known of the message later, after a restart as well.
 
-    def mark_dead_letter(self) -> None:
-        """What goes here are dead letters."""
-        self.stored_envelope = self.envelope + DEAD_LETTER
+        Once, right after the target was made. The store keeps as many of the hidden keys as a
+        record has room for.
+        """
+        self.notes = notes
+        if notes == NO_NOTES:
+            return
+        flags = DEAD_LETTER * notes.is_dead_letter | WITHOUT_CC * (not notes.counts_cc)
+        stored = self.envelope + bytes((flags,))
+        for key in notes.hidden_keys:
+            octets = key.encode("utf-8", "surrogateescape")
+            if len(stored) + len(octets) >= STORED_ENVELOPE_MAX:
+                break
+            stored += bytes((len(octets),)) + octets
+        self.stored_envelope = stored
 
 
-DEAD_LETTER: Final = b"\x01"
+STORED_ENVELOPE_MAX: Final = 65535
+DEAD_LETTER: Final = 1
+WITHOUT_CC: Final = 2
+"""Bits of the octet that may follow exchange and routing key in the store; then come the hidden
+keys as short strings."""
 
 
 def target_of(stored_envelope: bytes) -> Target:
     """The target of a message that was stored with this envelope."""
-    key_start = stored_envelope[0] + 2
-    key_end = key_start + stored_envelope[key_start - 1]
-    exchange = stored_envelope[1 : key_start - 1].decode("utf-8", "surrogateescape")
-    routing_key = stored_envelope[key_start:key_end].decode("utf-8", "surrogateescape")
-    target = Target(exchange, routing_key, stored_envelope[:key_end], False, False)
-    if stored_envelope[key_end:] == DEAD_LETTER:
-        target.mark_dead_letter()
+    exchange, after = _short_string(stored_envelope, 0)
+    routing_key, after = _short_string(stored_envelope, after)
+    target = Target(exchange, routing_key, stored_envelope[:after], False, False)
+    if after < len(stored_envelope):
+        flags = stored_envelope[after]
+        hidden_keys = []
+        after += 1
+        while after < len(stored_envelope):
+            key, after = _short_string(stored_envelope, after)
+            hidden_keys.append(key)
+        counts_cc, is_dead_letter = not flags & WITHOUT_CC, bool(flags & DEAD_LETTER)
+        target.annotate(Notes(tuple(hidden_keys), counts_cc, is_dead_letter))
     return target
+
+
+def _short_string(octets: bytes, start: int) -> tuple[str, int]:
+    """The text that begins there, and where it ends."""
+    end = start + 1 + octets[start]
+    return octets[start + 1 : end].decode("utf-8", "surrogateescape"), end
 
 
 class Message:

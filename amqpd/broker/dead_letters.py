@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from amqpd.broker.publishing import RoutedContent, cc_keys, internal_target, share
-from amqpd.commands import Arguments, Field, Message, make_message
+from amqpd.broker.publishing import RoutedContent, carbon_copies, internal_target, share
+from amqpd.commands import Arguments, Field, Message, Notes, make_message
 from amqpd.wire.properties import (
     EXPIRATION,
     delivery_mode,
@@ -67,15 +67,19 @@ def dead_letter(
     headers = read_headers(message.properties, depth_max)
     died = buried(virtual_host, queue, message, headers, reason)
     routing_key = message.target.routing_key
+    hidden_keys: tuple[str, ...] = ()
     extra: list[str] = []
     if rules.dead_letter_routing_key is not None:
         routing_key = rules.dead_letter_routing_key
     else:
-        extra = cc_keys(headers)
+        hidden_keys = message.target.notes.hidden_keys
+        extra = [*carbon_copies(message, headers), *hidden_keys]
     properties = with_property(message.properties, EXPIRATION, None)
     properties = with_headers(properties, died)
     target = internal_target(exchange.name, routing_key)
-    target.mark_dead_letter()
+    # From now on the message's keys are those by which it was routed here.
+    counts_cc = message.target.notes.counts_cc and rules.dead_letter_routing_key is None
+    target.annotate(Notes(hidden_keys, counts_cc, is_dead_letter=True))
     # A quorum queue has on disk what is transient elsewhere.
     persistent = delivery_mode(message.properties) == PERSISTENT
     copy = make_message(0, target, properties, message.body, persistent, True)
@@ -110,7 +114,7 @@ def buried(
             current = death
             break
     if current is None:
-        keys = [message.target.routing_key, *cc_keys(headers)]
+        keys = [message.target.routing_key, *carbon_copies(message, headers)]
         current = {
             "count": ("l", 1),
             "reason": ("S", reason),
@@ -138,7 +142,7 @@ def buried(
 
 def forgets_history(virtual_host: VirtualHost, message: Message) -> bool:
     """From 4.0 on, x-death that a client made up (or republished) is no history."""
-    return virtual_host.broker.config.compat != "3.13" and not message.target.is_dead_letter
+    return virtual_host.broker.config.compat != "3.13" and not message.target.notes.is_dead_letter
 
 
 def read_deaths(headers: Arguments) -> list[Death]:

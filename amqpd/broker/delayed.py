@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from amqpd.broker.publishing import RoutedContent, cc_keys, share, sift
+from amqpd.broker.publishing import RoutedContent, carbon_copies, hide_bcc, share, sift
 from amqpd.broker.waiting_room import DelayedMessage, WaitingRoom
 from amqpd.commands import Field, make_message
-from amqpd.wire.properties import read_headers, with_header, without_header
+from amqpd.wire.properties import read_headers, with_header
 from amqpd_exchanges.delayed import DELAY, delay_ms
 
 INT32_MIN: Final = -(1 << 31)
@@ -26,12 +26,12 @@ class DelayedMessages(WaitingRoom):
         depth_max = home.broker.limits.table_depth_max
         waited = delayed.content
         headers = read_headers(waited.properties, depth_max)
-        properties = without_header(waited.properties, "BCC")
-        properties = with_header(properties, DELAY, negated(delay_ms(headers)))
+        properties = with_header(waited.properties, DELAY, negated(delay_ms(headers)))
         message = make_message(
             waited.channel, waited.target, properties, waited.body, waited.persistent, True
         )
-        keys = cc_keys(headers) + cc_keys(headers, "BCC")
+        hide_bcc(message, depth_max)
+        keys = [*carbon_copies(message, headers), *message.target.notes.hidden_keys]
         content = RoutedContent(home, message)
         found = home.router.route(self._exchange.table, message.target.routing_key, content, keys)
         queues, refused = sift(home, message, found)

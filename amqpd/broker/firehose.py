@@ -84,7 +84,8 @@ class Firehose:
 
     def delivered(self, channel: Channel, queue: str, redelivered: bool, message: Message) -> None:
         """A client was sent a message, or fetched it."""
-        keys = [message.target.routing_key, *self._carbon_copies(message)]
+        target = message.target
+        keys = [target.routing_key, *self._carbon_copies(message), *target.notes.hidden_keys]
         first: Arguments = {"redelivered": ("I", int(redelivered))}
         self._copy(f"deliver.{queue}", message, keys, first, channel, {})
 
@@ -143,7 +144,7 @@ class Firehose:
             return {}
 
     def _carbon_copies(self, message: Message) -> list[str]:
-        if not message.special or b"CC" not in message.properties:
+        if not message.target.notes.counts_cc or b"CC" not in message.properties:
             return []
         octet, value = self._headers(message).get("CC", ("V", None))
         return [item for kind, item in value if kind == "S"] if octet == "A" else []

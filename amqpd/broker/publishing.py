@@ -14,7 +14,7 @@ from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.messages import PendingConfirm
 from amqpd.broker.reply_to import REPLY_TO, TOKEN_PREFIX
 from amqpd.broker.waiting_room import WaitingRoom
-from amqpd.commands import Arguments, Message, Oversized, Target
+from amqpd.commands import Arguments, Message, Notes, Oversized, Target
 from amqpd.errors import (
     ACCESS_REFUSED,
     NO_ROUTE,
@@ -207,7 +207,7 @@ def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) ->
     nothing behind.
     """
     extra = extra_keys(channel, message)
-    properties = message.properties
+    properties, target = message.properties, message.target
     content = PreviewedContent(channel.virtual_host, message)
     queues: Routed = None
     if exchange.name:
@@ -220,7 +220,7 @@ def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) ->
     if firehose is not None:
         firehose.published(channel, message, extra, queues)
     if content.remembered:
-        message.properties = properties
+        message.properties, message.target = properties, target
         return None
     return queues
 
@@ -237,7 +237,7 @@ def find_queues(
         return tuple(queue for queue in found if queue is not None)
     keys = (message.target.routing_key, *extra_keys(channel, message))
     if message.special:
-        message.properties = without_header(message.properties, "BCC")
+        hide_bcc(message, channel.broker.limits.table_depth_max)
     replies: tuple[ReplyConsumer, ...] = ()
     if channel.broker.config.compat != "3.13":
         replies = reply_consumers(channel, *keys)
@@ -433,6 +433,33 @@ def cc_keys(headers: Arguments, name: str = "CC") -> list[str]:
     return [item for kind, item in value if kind == "S"] if octet == "A" else []
 
 
+def carbon_copies(message: Message, headers: Arguments) -> list[str]:
+    """The routing keys of its CC header, as long as they count."""
+    return cc_keys(headers) if message.target.notes.counts_cc else []
+
+
+def hide_bcc(message: Message, depth_max: int) -> None:
+    """Neither who gets the message nor who gets it back sees whom else it went to.
+
+    The message's own keys they are all the same: its target knows them.
+    """
+    published = message.properties
+    message.properties = without_header(published, "BCC")
+    if message.properties is not published:
+        hidden_keys = tuple(cc_keys(read_headers(published, depth_max), "BCC"))
+        shared = message.target
+        target = Target(
+            shared.exchange,
+            shared.routing_key,
+            shared.envelope,
+            shared.mandatory,
+            shared.immediate,
+        )
+        target.annotate(Notes(hidden_keys))
+        target.tally = shared.tally
+        message.target = target
+
+
 def route(
     channel: Channel, exchange: BrokerExchange, message: Message, content: RoutedContent
 ) -> tuple[Queue | ReplyConsumer, ...]:
@@ -442,8 +469,7 @@ def route(
     extra = extra_keys(channel, message)
     published = message.properties
     if message.special:
-        # Neither who gets the message nor who gets it back sees whom else it went to.
-        message.properties = without_header(published, "BCC")
+        hide_bcc(message, channel.broker.limits.table_depth_max)
     replies: tuple[ReplyConsumer, ...] = ()
     if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
         replies = reply_consumers(channel, target.routing_key, *extra)

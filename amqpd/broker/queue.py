@@ -179,12 +179,10 @@ class Queue(ReadyMessages):
     def refuses(self, message: Message) -> bool:
         """Whether there is no room for one more, and the queue says so to publishers.
 
-        As in RabbitMQ, what it weighs decides once it is above the limit, not the message to come.
+        As in RabbitMQ, whether a consumer waits for it makes no difference.
         """
-        return (
-            self.rules.refuses_publishes
-            and self._over(self.ready + 1)
-            and not (self.ready == 0 and self.consumers.can_serve())
+        return self.rules.refuses_publishes and self._over(
+            self.ready + 1, self._weight + len(message.body)
         )
 
     def bury_refused(self, message: Message) -> None:
@@ -488,12 +486,12 @@ class Queue(ReadyMessages):
 
     # -- length
 
-    def _over(self, ready: int) -> bool:
-        """Whether so many ready messages are too many, or what they weigh."""
+    def _over(self, ready: int, weight: int) -> bool:
+        """Whether so many ready messages are too many, or so many octets."""
         rules = self.rules
         if rules.max_length is not None and ready > rules.max_length:
             return True
-        return rules.max_length_bytes is not None and self._weight > rules.max_length_bytes
+        return rules.max_length_bytes is not None and weight > rules.max_length_bytes
 
     def _trim(self) -> None:
         """After the queue grew: drop from its head what has expired or has no room, and set a timer
@@ -502,7 +500,7 @@ class Queue(ReadyMessages):
             self._expire()
             self._effects.timed_queues[self] = None
         if self._limited:
-            while self._over(self.ready):
+            while self._over(self.ready, self._weight):
                 if self._head() is None and not (self._paged is not None and self._refill()):
                     break  # it is on disk, and goes when it is read
                 self._bury_head(MAXLEN)
@@ -562,7 +560,7 @@ class PriorityQueue(Queue):
         super()._return(stored)
 
     def _rank(self, stored: QueueMessage) -> None:
-        most = max(1, self.arguments["x-max-priority"][1])
+        most = self.arguments["x-max-priority"][1]
         priority = read_property(stored.content.properties, PRIORITY) or 0
         rank = most - min(priority, most)
         stored.position = rank << POSITION_BITS | (stored.position & POSITION_MAX)

@@ -183,7 +183,7 @@ class QuorumQueue(Queue):
         if not self.rules.refuses_publishes:
             return False
         count = self.ready + len(self._unburied)
-        if self._over(count):
+        if self._over(count, self._weight):
             self._refusing = True
         elif self._refusing and self._is_low(count):
             self._refusing = False

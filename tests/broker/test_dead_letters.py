@@ -157,6 +157,83 @@ def test_without_a_key_of_its_own_the_messages_keys_are_used(channel: Channel) -
     assert channel.counts("dead-copy")[0] == 1
 
 
+def journaled_channel(broker: BrokerUnderTest, queues: dict[str, dict[str, Any]]) -> Channel:
+    """Durable queues, each bound to amq.direct by its own name; amq.fanout leads to `q`."""
+    channel = broker.client().channel()
+    for name, arguments in queues.items():
+        channel.send(method(Queue.Declare, queue=name, durable=True), table(arguments))
+        channel.send(method(Queue.Bind, queue=name, exchange="amq.direct", routing_key=name))
+    channel.send(method(Queue.Bind, queue="q", exchange="amq.fanout", routing_key=""))
+    broker.journal.commit()
+    channel.take_all()
+    return channel
+
+
+COPIES = properties(delivery_mode=2, headers={"CC": ["copy"], "BCC": ["blind", "nowhere"]})
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_blind_copies_count_and_stay_unseen(crash: bool) -> None:
+    """Observed on 3.10.8: of a dead letter's dead letter, too."""
+    broker = BrokerUnderTest(journaling=True)
+    to_direct = {"x-dead-letter-exchange": "amq.direct"}
+    again = {"q": to_direct, "blind": {"x-dead-letter-exchange": "amq.topic"}, "copy": {}}
+    channel = journaled_channel(broker, {**again, "last": {}})
+    channel.send(method(Queue.Bind, queue="last", exchange="amq.topic", routing_key="nowhere"))
+    channel.publish("amq.fanout", "k", b"x", COPIES)
+    for queue in ("q", "blind"):
+        broker.journal.commit()
+        if crash:
+            broker.crash_and_recover()
+            channel = broker.client().channel()
+        reject(channel, queue)
+    broker.journal.commit()
+    if crash:
+        broker.crash_and_recover()
+        channel = broker.client().channel()
+    for queue, deaths in (("copy", 1), ("last", 2)):
+        got = channel.get(queue)
+        assert got is not None
+        headers = headers_of(got)
+        assert (headers["CC"], "BCC" in headers) == (["copy"], False)
+        assert len(headers["x-death"]) == deaths
+        assert all(death["routing-keys"] == ["k", "copy"] for death in headers["x-death"])
+
+
+def test_a_key_of_the_queue_ends_the_copies() -> None:
+    """RabbitMQ keeps the CC header from 3.13 on, and counts its keys no more."""
+    broker = BrokerUnderTest(journaling=True)
+    to_next = {"x-dead-letter-exchange": "amq.direct", "x-dead-letter-routing-key": "next"}
+    queues = {"q": to_next, "next": {"x-dead-letter-exchange": "amq.direct"}, "copy": {}}
+    channel = journaled_channel(broker, {**queues, "blind": {}})
+    channel.publish("amq.fanout", "k", b"x", COPIES)
+    broker.journal.commit()
+    reject(channel, "q")
+    broker.journal.commit()
+    broker.crash_and_recover()
+    channel = broker.client().channel()
+    got = channel.get("next")
+    assert got is not None
+    assert headers_of(got)["CC"] == ["copy"]
+    channel.reject(got.delivery_tag, requeue=False)
+    assert [channel.counts(queue)[0] for queue in ("copy", "blind")] == [0, 0]
+
+
+def test_more_blind_copies_than_a_record_has_room_for() -> None:
+    """Those that have no room do not survive a crash; the message does."""
+    broker = BrokerUnderTest(journaling=True)
+    queues = {"q": {"x-dead-letter-exchange": "amq.direct"}, "first": {}, "last": {}}
+    channel = journaled_channel(broker, queues)
+    keys = ["first", *(str(number).zfill(255) for number in range(300)), "last"]
+    channel.publish("amq.fanout", "k", b"x", properties(delivery_mode=2, headers={"BCC": keys}))
+    broker.journal.commit()
+    assert all(len(row.envelope) <= 65535 for row in broker.journal.store.rows.values())
+    broker.crash_and_recover()
+    channel = broker.client().channel()
+    reject(channel)
+    assert (channel.drain("first"), channel.drain("last")) == ([b"x"], [])
+
+
 def test_a_missing_dead_letter_exchange_drops(channel: Channel) -> None:
     declare(channel, "q", x_dead_letter_exchange="nowhere")
     channel.publish("", "q", b"x")

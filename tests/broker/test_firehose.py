@@ -195,7 +195,7 @@ def test_carbon_copies(tap: Tap, channel: Channel) -> None:
     assert copy.headers["routed_queues"] == strings("b", "cc", "q")
     channel.get("q")
     (copy,) = tap.take()
-    assert copy.headers["routing_keys"] == strings("q", "q", "cc")
+    assert copy.headers["routing_keys"] == strings("q", "q", "cc", "b")
 
 
 def test_routed_queues(tap: Tap, channel: Channel) -> None:

@@ -90,6 +90,33 @@ def test_a_full_queue_refuses_and_says_so(channel: Channel) -> None:
     assert channel.drain("q") == [b"0"]
 
 
+def test_the_octets_of_the_message_to_come_count(channel: Channel) -> None:
+    """Observed on 3.10.8: unlike what is dropped from the head, which may have been the last."""
+    limited(channel, x_max_length_bytes=10, x_overflow="reject-publish")
+    for body in (b"aaaa", b"bbbb", b"cc", b"d", b"larger than the queue", b"e"):
+        channel.publish("", "q", body)
+    assert channel.drain("q") == [b"aaaa", b"bbbb", b"cc"]
+    channel.publish("", "q", b"larger than the queue")
+    channel.publish("", "q", b"f")
+    assert channel.drain("q") == [b"f"]
+
+
+@pytest.mark.parametrize("overflow", ["reject-publish", "reject-publish-dlx"])
+def test_a_queue_without_room_refuses_though_a_consumer_waits(
+    channel: Channel, overflow: str
+) -> None:
+    """Observed on 3.10.8: unlike a queue that drops its head."""
+    limited(channel, x_max_length=0, x_overflow=overflow)
+    channel.consume("q")
+    channel.publish("", "q", b"refused")
+    channel.expect_nothing()
+    channel.queue_declare("bytes", arguments={"x-max-length-bytes": 3, "x-overflow": overflow})
+    channel.consume("bytes")
+    for body in (b"a", b"bbbb", b"cc", b"ddd"):
+        channel.publish("", "bytes", body)
+    assert channel.bodies() == [b"a", b"cc", b"ddd"]
+
+
 def test_without_confirms_a_refusal_is_silent(channel: Channel) -> None:
     limited(channel, x_max_length=1, x_overflow="reject-publish")
     channel.publish("", "q", b"0")

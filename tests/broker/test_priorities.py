@@ -37,6 +37,14 @@ def test_what_is_above_the_maximum_counts_as_the_maximum(channel: Channel) -> No
     assert channel.drain("q") == [b"5", b"200", b"5 again"]
 
 
+def test_a_maximum_of_zero_is_one_level(channel: Channel) -> None:
+    """Observed on 3.10.8."""
+    channel.queue_declare("zero", arguments={"x-max-priority": 0})
+    for priority in (0, 1, 5, None):
+        channel.publish("", "zero", b"%r" % priority, properties(priority=priority))
+    assert channel.drain("zero") == [b"0", b"1", b"5", b"None"]
+
+
 def test_consumers_are_served_by_priority(channel: Channel) -> None:
     for priority in (0, 2, 1):
         publish(channel, b"%d" % priority, priority)
