@@ -189,7 +189,7 @@ class Channel:
             elif command.outcome == DISCARD:
                 self.counts.discarded += 1
                 queue.reject(stored)
-            elif stored.key or queue.deduplicates:
+            elif stored.key or queue.present is not None:
                 queue.settle(stored)
             if consumer is not None:
                 self.consumer_unacked = unacked = self.consumer_unacked - 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from amqpd.broker.definitions import HistoryRecord, SeenRecord
 from amqpd.broker.exchange_memory import ExchangeMemory
@@ -34,17 +35,19 @@ class Deduplication(ExchangeMemory):
 
     KIND: ClassVar[str] = SeenRecord.KIND
 
-    __slots__ = ("_seen", "_size", "_ttl_ms")
+    __slots__ = ("_arguments", "_may_journal", "_seen", "_size", "_ttl_ms")
 
     def __init__(
         self, virtual_host: VirtualHost, exchange: str, arguments: Arguments, *, durable: bool
     ) -> None:
-        durable = durable and arguments.get(CACHE_PERSISTENCE) != ("S", "memory")
         super().__init__(virtual_host, exchange, durable=durable)
-        self._size = decimal(arguments[CACHE_SIZE]) or 1
-        self._ttl_ms = decimal(arguments[CACHE_TTL]) if CACHE_TTL in arguments else None
+        self._arguments = arguments
+        self._may_journal = self._journaled
+        self._size = 1
+        self._ttl_ms: int | None = None
         # Not a dict: the way to the first key of that leads past the traces of all that were first.
         self._seen: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self.apply_policies({})
 
     @property
     def entries(self) -> int:
@@ -77,6 +80,32 @@ class Deduplication(ExchangeMemory):
         if self._journaled:
             self._keep(self._record(header, number, expires_ms))
         return True
+
+    def apply_policies(self, definition: Mapping[str, Any]) -> None:
+        """As in the plug-in, a policy wins over the arguments."""
+        size_max = self._virtual_host.broker.limits.deduplication_cache_max
+        size = definition.get(CACHE_SIZE) or decimal(self._arguments[CACHE_SIZE]) or 1
+        self._size = min(size, size_max)
+        declared_ttl = self._arguments.get(CACHE_TTL)
+        declared_ttl_ms = None if declared_ttl is None else decimal(declared_ttl)
+        self._ttl_ms = definition.get(CACHE_TTL, declared_ttl_ms)
+        _, persistence = self._arguments.get(CACHE_PERSISTENCE, ("S", "disk"))
+        self._keep_on_disk(definition.get(CACHE_PERSISTENCE, persistence) != "memory")
+        while len(self._seen) > self._size:
+            self._remove(next(iter(self._seen)))
+
+    def _keep_on_disk(self, wanted: bool) -> None:
+        """From now on, and what it remembers already."""
+        journals = wanted and self._may_journal
+        if journals == self._journaled:
+            return
+        self._journaled = journals
+        for header, (number, expires_ms) in self._seen.items():
+            record = self._record(header, number, expires_ms)
+            if journals:
+                self._keep(record)
+            else:
+                self._forget(record)
 
     def take_back(self, headers: Arguments) -> None:
         if HEADER in headers:

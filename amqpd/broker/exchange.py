@@ -63,7 +63,9 @@ class BrokerExchange(Governed):
         self.tally = Tally()
 
     def apply_policies(self) -> None:
-        """The alternate exchange: that of the arguments, or else that of the policies."""
+        """The alternate exchange is that of the arguments, or else that of the policies."""
+        if self.memory is not None:
+            self.memory.apply_policies(self.effective_policy_definition or {})
         declared = self.arguments.get("alternate-exchange")
         if declared is not None:
             self.table.alternate = declared[1]

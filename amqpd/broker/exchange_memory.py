@@ -11,7 +11,8 @@ The memory of a durable exchange is durable, as records of its own kinds beside 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from amqpd.broker import definitions
 from amqpd.broker.definitions import HistoryRecord, SeenRecord
@@ -44,6 +45,9 @@ class ExchangeMemory(ABC):
     def take_back(self, headers: Arguments) -> None:
         """Forget the latest message that passed, which had these headers: a queue refused it, and
         its publisher will try again."""
+
+    def apply_policies(self, definition: Mapping[str, Any]) -> None:  # noqa: B027
+        """Policies came, changed or went: what of this one concerns it holds at once."""
 
     @abstractmethod
     def drop(self) -> None:

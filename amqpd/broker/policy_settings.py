@@ -193,6 +193,13 @@ def _one_of(what: str, *allowed: object) -> _SettingCheck:
     return check
 
 
+def _cache_setting(what: str, fits: Callable[[Any], bool]) -> _SettingCheck:
+    def check(value: Any, key: str) -> str:
+        return "" if fits(value) else f"'{key}' must be {what}, got {term(value)}"
+
+    return check
+
+
 _AGE: Final = re.compile(r"[0-9]+[YMDhms]")
 
 
@@ -260,13 +267,24 @@ _CHECKS: Final[dict[str, _SettingCheck]] = {
     "stream-filter-size-bytes": _filter_size,
     "stream-max-segment-size-bytes": _integer("segment size"),
     "target-group-size": _integer("target count"),
+    # Of the plug-in rabbitmq-message-deduplication.
+    "x-cache-persistence": _cache_setting(
+        "either 'disk' or 'memory'", lambda value: value in ("disk", "memory")
+    ),
+    "x-cache-size": _cache_setting(
+        "an integer greater than 0", lambda value: is_integer(value) and value > 0
+    ),
+    "x-cache-ttl": _cache_setting(
+        "an integer greater than 0", lambda value: is_integer(value) and value > 0
+    ),
+    "x-message-deduplication": _cache_setting("a boolean", lambda value: isinstance(value, bool)),
     **dict.fromkeys(sorted(_MIRRORING), _checked_together),
 }
 
 
 def _turn(key: str) -> tuple[bool, str]:
     """Settings of other modules of RabbitMQ are checked after its own, each by name."""
-    return key.startswith(("federation-", "queue-master-")), key
+    return key.startswith(("federation-", "queue-master-", "x-")), key
 
 
 # -- checks of settings that belong together

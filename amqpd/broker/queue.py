@@ -31,6 +31,7 @@ from amqpd.broker.definitions import ReturnRecord
 from amqpd.broker.messages import PendingConfirm, QueueMessage
 from amqpd.broker.paging import Postponed
 from amqpd.broker.policy_settings import QueueType
+from amqpd.broker.present_headers import PresentHeaders
 from amqpd.broker.queue_rules import REJECT_PUBLISH_DLX, read_rules
 from amqpd.broker.ready_messages import ReadyMessages
 from amqpd.broker.returns import LOST, RETURNED, Returns
@@ -70,6 +71,7 @@ class Queue(ReadyMessages):
         "had_consumer",
         "message_ttl_ms",
         "owner",
+        "present",
         "rules",
         "single_active",
         "unacked",
@@ -105,6 +107,7 @@ class Queue(ReadyMessages):
         self.message_ttl_ms = self.rules.message_ttl_ms
         # What a client gives back to a queue that refuses publishes never drops its head.
         self._limited = self.rules.limits_length and not self.rules.refuses_publishes
+        self.present = self._new_present()
         self._used_at = self._effects.now
         """When somebody last showed an interest, for `x-expires`."""
         self._journaled = durable and self._effects.journaling
@@ -169,26 +172,46 @@ class Queue(ReadyMessages):
                 self._mark_delivered(position)
             consumer.deliver(stored)
 
-    deduplicates = False
-    """Whether it has to know when a message is gone, though the journal need not."""
+    def _new_present(self) -> PresentHeaders | None:
+        """What tells duplicates, if the queue refuses them.
+
+        It has to know when a message is gone, though the journal need not.
+        """
+        depth_max = self._home.broker.limits.table_depth_max
+        return PresentHeaders(depth_max) if self.rules.deduplicates else None
 
     def has_duplicate(self, message: Message) -> bool:
         """Whether the queue has a message that makes this one superfluous."""
-        return False
+        return self.present is not None and self.present.have(message)
+
+    @property
+    def can_refuse(self) -> int:
+        """For how many reasons it may refuse a message: publishing has to ask it then."""
+        return self.rules.refuses_publishes + self.rules.deduplicates
 
     def refuses(self, message: Message) -> bool:
-        """Whether there is no room for one more, and the queue says so to publishers.
+        """Whether there is no room for it, or no need, and the queue tells publishers so."""
+        return self._has_no_room_for(message) or self.has_duplicate(message)
 
-        As in RabbitMQ, whether a consumer waits for it makes no difference.
-        """
+    def _has_no_room_for(self, message: Message) -> bool:
+        """As in RabbitMQ, whether a consumer waits for it makes no difference."""
         return self.rules.refuses_publishes and self._over(
             self.ready + 1, self._weight + len(message.body)
         )
 
     def bury_refused(self, message: Message) -> None:
         """A message that was refused goes to the dead letters, if the queue's rules say so."""
-        if self.rules.overflow == REJECT_PUBLISH_DLX:
+        if self._has_no_room_for(message):
+            is_dead_letter = self.rules.overflow == REJECT_PUBLISH_DLX
+        else:
+            is_dead_letter = self.compat != "3.13"
+        if is_dead_letter:
             dead_letter(self._home, self, QueueMessage(0, message), MAXLEN)
+
+    @property
+    def can_page(self) -> bool:
+        """Nobody knows the headers of messages that are not read."""
+        return self.present is None
 
     def restore_mark(self, below: int) -> None:
         """Positions below this one were handed out before the restart: they are not used again."""
@@ -203,6 +226,8 @@ class Queue(ReadyMessages):
         stored.state = SAFE
         stored.expires_ms = expires_ms
         stored.redelivered = position <= self._marked_through
+        if self.present is not None:
+            self.present.enter(position, message)
         if self.returns is not None and not self._recall(stored):
             return
         self._weight += len(message.body)
@@ -237,7 +262,7 @@ class Queue(ReadyMessages):
             if consumer.no_ack:
                 content = self.presented(stored) if stored.redelivered else stored.content
                 consumer.deliver_settled(content, stored.redelivered)
-                if stored.key or self.deduplicates:
+                if stored.key or self.present is not None:
                     self._forget(stored)
             else:
                 if stored.key:
@@ -282,7 +307,7 @@ class Queue(ReadyMessages):
 
     def settle(self, stored: QueueMessage) -> None:
         """A message that was handed out is done with."""
-        if stored.key or self.deduplicates:
+        if stored.key or self.present is not None:
             self._forget(stored)
 
     def take_back(self, stored: QueueMessage, how: int = LOST) -> None:
@@ -335,7 +360,7 @@ class Queue(ReadyMessages):
         self._fresh.clear()
         self._weight = 0
         for stored in dropped:
-            if stored.key or self.deduplicates:
+            if stored.key or self.present is not None:
                 self._forget(stored)
         if self._paged is not None and not self.deleted:
             self._end_paging()
@@ -369,13 +394,15 @@ class Queue(ReadyMessages):
         queues). What has no room any more is dropped from the head, unless this queue refuses
         publishes rather than drop: then the limit holds for what is still to come.
         """
-        before = self.rules
+        before, could_refuse = self.rules, self.can_refuse
         self.rules = rules = read_rules(
             self.arguments, self.effective_policy_definition, self.POLICY_FIRST
         )
         if rules == before:
             return
-        self._home.refusing_queues += rules.refuses_publishes - before.refuses_publishes
+        self._home.refusing_queues += self.can_refuse - could_refuse
+        if rules.deduplicates != before.deduplicates:
+            self.present = self._new_present()
         self.message_ttl_ms = rules.message_ttl_ms
         self._limited = rules.limits_length and not rules.refuses_publishes
         self.use()
@@ -451,7 +478,12 @@ class Queue(ReadyMessages):
         return self._used_at + self.rules.expires_ms / 1000
 
     def _set_expiry(self, stored: QueueMessage) -> None:
-        """The smaller of the message's own time to live and the queue's."""
+        """The smaller of the message's own time to live and the queue's.
+
+        Called for each message that stays and has headers, before it has a place in the queue.
+        """
+        if self.present is not None:
+            self.present.enter(stored.position, stored.content)
         ttl_ms = self.message_ttl_ms
         if stored.content.special:
             own = read_property(stored.content.properties, EXPIRATION)
@@ -520,7 +552,11 @@ class Queue(ReadyMessages):
             self._effects.marked_queues[self] = None
 
     def _forget(self, stored: QueueMessage) -> None:
-        """A journaled message need not survive any more."""
+        """A message is gone; a journaled one need not survive any more."""
+        if self.present is not None:
+            self.present.leave(stored.position)
+            if not stored.key:
+                return
         if stored.returned is not None and self.returns is not None:
             self.returns.forget(stored)
         if stored.state == PENDING:

@@ -16,6 +16,7 @@ DROP_HEAD: Final = "drop-head"
 REJECT_PUBLISH: Final = "reject-publish"
 REJECT_PUBLISH_DLX: Final = "reject-publish-dlx"
 AT_LEAST_ONCE: Final = "at-least-once"
+DEDUPLICATION: Final = "x-message-deduplication"
 RETRY_DISABLED: Final = "disabled"
 RETRY_ALL: Final = "all"
 RETRY_FAILED: Final = "failed"
@@ -43,6 +44,8 @@ class QueueRules(NamedTuple):
     """Which returned messages wait before they are delivered again."""
     delayed_retry_min_ms: int | None = None
     delayed_retry_max_ms: int | None = None
+    deduplicates: bool = False
+    """No two messages with the same `x-deduplication-header` at a time."""
 
     @property
     def delays_retries(self) -> bool:
@@ -92,6 +95,13 @@ def read_rules(
         # Below 0 is no limit, and any limit is less than that.
         return (max if min(limits) < 0 else min)(limits) if limits else None
 
+    def deduplicates() -> bool:
+        # As in the plug-in: policies win, and of arguments whatever is not false means yes.
+        said = settings.get(DEDUPLICATION)
+        if said is None:
+            said = DEDUPLICATION in arguments and arguments[DEDUPLICATION][1] is not False
+        return bool(said) and arguments.get("x-queue-type") != ("S", "quorum")
+
     overflow = text("overflow") or DROP_HEAD
     if overflow == REJECT_PUBLISH_DLX and arguments.get("x-queue-type") == ("S", "quorum"):
         overflow = DROP_HEAD  # accepted there, and without that meaning
@@ -109,4 +119,5 @@ def read_rules(
         delayed_retry_type=text("delayed-retry-type") or RETRY_DISABLED,
         delayed_retry_min_ms=number("delayed-retry-min"),
         delayed_retry_max_ms=number("delayed-retry-max"),
+        deduplicates=deduplicates(),
     )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, cast
 
 from amqpd.broker import definitions
 from amqpd.broker.counts import Counts
-from amqpd.broker.deduplicating_queue import queue_kind
 from amqpd.broker.deduplication import Deduplication
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, VhostRecord
 from amqpd.broker.delayed import DelayedMessages
@@ -19,7 +18,7 @@ from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.exchange_memory import ExchangeMemory
 from amqpd.broker.firehose import Firehose
 from amqpd.broker.policies import PolicyTable
-from amqpd.broker.queue import Queue
+from amqpd.broker.queue import PriorityQueue, Queue
 from amqpd.broker.queue_arguments import QUORUM, queue_type
 from amqpd.broker.quorum import QuorumQueue
 from amqpd.broker.recent_history import RecentHistory
@@ -246,7 +245,7 @@ class VirtualHost:
         self.queues[name] = queue
         self.router.add_queue(name, queue)
         queue.use()
-        self.refusing_queues += queue.rules.refuses_publishes + queue.deduplicates
+        self.refusing_queues += queue.can_refuse
         if queue.type == QUORUM:
             self.quorum_queues += 1
         self._govern_queue(queue)
@@ -284,7 +283,7 @@ class VirtualHost:
         del self.queues[queue.name]
         self.broker.churn.queue_deleted += 1
         self.broker.timers.forget(queue)
-        self.refusing_queues -= queue.rules.refuses_publishes + queue.deduplicates
+        self.refusing_queues -= queue.can_refuse
         if queue.type == QUORUM:
             self.quorum_queues -= 1
         removed = self.router.remove_queue(queue.name, queue)
@@ -500,7 +499,7 @@ def queue_class(arguments: Arguments) -> type[Queue]:
     """What kind of queue the arguments ask for."""
     if queue_type(arguments) == QUORUM:
         return QuorumQueue
-    return queue_kind(arguments)
+    return PriorityQueue if "x-max-priority" in arguments else Queue
 
 
 def _predeclared(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from amqpd.broker.policies import clear_policy, set_policy
 from amqpd.commands import Queue
-from amqpd.config import Compat
+from amqpd.config import Compat, Limits
 from tests.conversation import (
     BrokerUnderTest,
     Channel,
@@ -221,3 +222,94 @@ def test_after_a_crash_the_queue_knows_what_it_has(journaled: BrokerUnderTest) -
     assert channel.drain("q") == [b"taken", b"kept", b"lost", b"transient"]
     publish(channel, "kept", mode=2)
     assert channel.drain("q") == [b"kept"]
+
+
+# By policy
+
+
+def put(broker: BrokerUnderTest, on: bool) -> None:
+    definition = {"x-message-deduplication": on}
+    set_policy(broker.core, "/", "dedup", pattern="^q", definition=definition)
+    broker.turn()
+
+
+def test_a_policy_holds_for_what_comes_and_goes_again(broker: BrokerUnderTest) -> None:
+    channel = broker.client().channel()
+    channel.queue_declare("q")
+    publish(channel, "before", "a")
+    put(broker, True)
+    publish(channel, "a", "a", "b", "b")
+    clear_policy(broker.core, "/", "dedup")
+    broker.turn()
+    publish(channel, "b")
+    assert channel.drain("q") == [b"before", b"a", b"a", b"b", b"b"]
+    assert broker.core.virtual_hosts["/"].refusing_queues == 0
+
+
+def test_a_policy_wins_over_the_argument(broker: BrokerUnderTest, channel: Channel) -> None:
+    put(broker, False)
+    publish(channel, "a", "a")
+    assert channel.drain("q") == [b"a", b"a"]
+    clear_policy(broker.core, "/", "dedup")
+    publish(channel, "a", "a")
+    assert channel.drain("q") == [b"a"]
+    channel.queue_delete("q")
+    assert broker.core.virtual_hosts["/"].refusing_queues == 0
+
+
+def test_a_policy_leaves_quorum_queues_alone(broker: BrokerUnderTest) -> None:
+    channel = broker.client().channel()
+    channel.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum", **ON})
+    put(broker, True)
+    publish(channel, "a", "a")
+    assert channel.drain("q") == [b"a", b"a"]
+
+
+def test_what_was_handed_out_before_the_policy_came_is_no_concern_of_its(
+    broker: BrokerUnderTest,
+) -> None:
+    channel = broker.client().channel()
+    channel.queue_declare("q")
+    publish(channel, "a")
+    first = got(channel)
+    put(broker, True)
+    publish(channel, "a", "a")
+    channel.ack(first.delivery_tag)
+    publish(channel, "a")
+    assert channel.drain("q") == [b"a"]
+
+
+def test_a_policy_is_in_force_after_a_crash(journaled: BrokerUnderTest) -> None:
+    channel = journaled.client().channel()
+    channel.send(method(Queue.Declare, queue="q", durable=True))
+    put(journaled, True)
+    publish(channel, "a", mode=2)
+    journaled.journal.commit()
+    journaled.crash_and_recover()
+    channel = journaled.client().channel()
+    publish(channel, "a", "b", "b", mode=2)
+    assert channel.drain("q") == [b"a", b"b"]
+
+
+def test_a_policy_that_comes_to_a_long_queue() -> None:
+    """Nothing is paged out any more; what is on disk comes back in its order."""
+    limits = Limits(queue_memory_messages=8, queue_memory_bytes=1000, flow_wait_s=0)
+    broker = BrokerUnderTest(journaling=True, limits=limits)
+    channel = broker.client().channel()
+    channel.send(method(Queue.Declare, queue="q", durable=True))
+    broker.journal.commit()
+    channel.take_all()
+    for number in range(40):
+        publish(channel, number, mode=2)
+        broker.journal.commit()
+    queue = broker.core.virtual_hosts["/"].queues["q"]
+    on_disk = queue.ready - queue.resident
+    assert on_disk > 0
+    put(broker, True)
+    for number in range(30, 60):
+        publish(channel, number, number, mode=2)
+        broker.journal.commit()
+    assert queue.ready - queue.resident == on_disk
+    assert channel.drain("q") == [b"%d" % number for number in (*range(40), *range(30, 60))]
+    publish(channel, 59, mode=2)
+    assert channel.drain("q") == [b"59"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from amqpd.broker.policies import clear_policy, set_policy
 from amqpd.commands import Exchange, Queue
 from amqpd.config import Limits
 from tests.conversation import (
@@ -233,6 +234,67 @@ def test_the_cache_has_a_limit() -> None:
     text = f"PRECONDITION_FAILED - Invalid argument 6, '{SIZE}' must not be greater than 5"
     with channel.refuses(406, text, (40, 10)):
         channel.exchange_declare("y", "x-message-deduplication", arguments={SIZE: "6"})
+
+
+# By policy
+
+
+def put(broker: BrokerUnderTest, **settings: Any) -> None:
+    definition = {name.replace("_", "-"): value for name, value in settings.items()}
+    set_policy(broker.core, "/", "cache", pattern="^x", definition=definition)
+    broker.turn()
+
+
+def clear(broker: BrokerUnderTest) -> None:
+    clear_policy(broker.core, "/", "cache")
+    broker.turn()
+
+
+def test_a_policy_wins_over_the_arguments_and_goes_again(broker: BrokerUnderTest) -> None:
+    channel = declared(broker, x_cache_size=1)
+    put(broker, x_cache_size=3)
+    publish(channel, "a", "b", "c", "a", "b", "c")
+    assert passed(channel) == 3
+    clear(broker)
+    publish(channel, "c", "b", "c")
+    assert passed(channel) == 2
+
+
+def test_a_size_by_policy_has_the_same_limit() -> None:
+    broker = BrokerUnderTest(limits=Limits(deduplication_cache_max=2))
+    channel = declared(broker, x_cache_size=1)
+    put(broker, x_cache_size=1000)
+    publish(channel, "a", "b", "c", "a")
+    assert passed(channel) == 4
+
+
+def test_a_time_by_policy_holds_for_what_comes(broker: BrokerUnderTest) -> None:
+    channel = declared(broker, x_cache_ttl=60_000)
+    publish(channel, "a")
+    put(broker, x_cache_ttl=1000)
+    publish(channel, "b")
+    broker.advance(1.5)
+    publish(channel, "a", "b")
+    assert passed(channel) == 3
+
+
+@pytest.mark.parametrize("kept", ["disk", "memory"])
+def test_where_it_is_kept_by_policy(journaled: BrokerUnderTest, kept: str) -> None:
+    other = {"disk": "memory", "memory": "disk"}[kept]
+    channel = durable(journaled, x_cache_persistence=other)
+    publish(channel, "a")
+    put(journaled, x_cache_persistence=kept)
+    publish(channel, "b")
+    journaled.journal.commit()
+    assert seen(journaled) == (2 if kept == "disk" else 0)
+    journaled.crash_and_recover()
+    channel = journaled.client().channel()
+    assert passed(channel) == 2
+    publish(channel, "a", "b")
+    assert passed(channel) == (0 if kept == "disk" else 2)
+    clear(journaled)
+    journaled.journal.commit()
+    assert seen(journaled) == (0 if kept == "disk" else 2)
 
 
 # Across a restart

@@ -471,6 +471,16 @@ def refusal(broker: BrokerUnderTest, definition: Any, kind: Kind = "policy", **h
             'ha-sync-mode must be "manual" or "automatic", got <<"x">>',
         ),
         ({"queue-master-locator": "x"}, '<<"x">> invalid queue-master-locator value'),
+        (
+            {"x-message-deduplication": "yes"},
+            "'x-message-deduplication' must be a boolean, got <<\"yes\">>",
+        ),
+        ({"x-cache-size": 0}, "'x-cache-size' must be an integer greater than 0, got 0"),
+        ({"x-cache-ttl": True}, "'x-cache-ttl' must be an integer greater than 0, got true"),
+        (
+            {"x-cache-persistence": "tape"},
+            "'x-cache-persistence' must be either 'disk' or 'memory', got <<\"tape\">>",
+        ),
         ({"federation-upstream": 5}, "5 is not a valid federation upstream name"),
         (
             {"federation-upstream-pattern": "a("},
@@ -530,9 +540,13 @@ def test_everything_wrong_is_told_at_once(broker: BrokerUnderTest) -> None:
     )
 
 
-def test_operators_may_set_less(broker: BrokerUnderTest) -> None:
-    said = refusal(broker, {"dead-letter-exchange": "x"}, kind="operator_policy")
-    text = '[{<<"dead-letter-exchange">>,<<"x">>}] are not recognised policy settings'
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [("dead-letter-exchange", "x", '<<"x">>'), ("x-message-deduplication", True, "true")],
+)
+def test_operators_may_set_less(broker: BrokerUnderTest, key: str, value: Any, shown: str) -> None:
+    said = refusal(broker, {key: value}, kind="operator_policy")
+    text = f'[{{<<"{key}">>,{shown}}}] are not recognised policy settings'
     assert said == f"Validation failed\n\n{text}\n"
 
 
