@@ -94,8 +94,9 @@ class Unsettled(Exception):
 class Side:
     """One broker: its connections and the names it made up."""
 
-    def __init__(self, url: str, label: str) -> None:
+    def __init__(self, url: str, label: str, vhost: str) -> None:
         self.url = url
+        self.vhost = vhost
         self.label = label
         self.wires: dict[int, Wire] = {}
         self._names: dict[str, str] = {}
@@ -105,7 +106,9 @@ class Side:
         """The connection, opened when first asked for."""
         wire = self.wires.get(connection)
         if wire is None:
-            wire = self.wires[connection] = Wire(self.url, USERS.get(connection, "guest"))
+            wire = self.wires[connection] = Wire(
+                self.url, USERS.get(connection, "guest"), self.vhost
+            )
         return wire
 
     def forget(self, connection: int) -> None:
@@ -192,8 +195,8 @@ class Said:
 class Players:
     """Both brokers."""
 
-    def __init__(self, theirs: str, ours: str) -> None:
-        self.sides = (Side(theirs, "RabbitMQ"), Side(ours, "amqpd"))
+    def __init__(self, theirs: str, ours: str, vhost: str = "/") -> None:
+        self.sides = (Side(theirs, "RabbitMQ", vhost), Side(ours, "amqpd", vhost))
         self.said = 0
         """Operations, ever."""
         self.excuses: dict[str, int] = {}
@@ -270,6 +273,9 @@ class Players:
     ) -> list[str]:
         """Read until both sides are done; who is not, after a while."""
         deadline = time.monotonic() + seconds
+        for side in self.sides:
+            for wire in side.wires.values():
+                wire.flush()
         while True:
             waiting = [side for side in self.sides if not done(side)]
             if not waiting:

@@ -1,13 +1,15 @@
 """The same random operations on amqpd and on RabbitMQ; what they say is compared.
 
-    python compat/differential/run.py --seed 7 --operations 100000 [--seconds 600]
+    python compat/differential/run.py --seed 7 --operations 100000 [--seconds 600] [--jobs 4]
     python compat/differential/run.py --seed 7 --sequence 12           that one sequence
     python compat/differential/run.py --broker rabbitmq                RabbitMQ with itself: the
                                                                        harness must find nothing
 
-A sequence starts with empty brokers. One that shows a difference is played again (what does not
-show twice was a race in RabbitMQ, and is counted as skipped), then cut to the shortest that shows
-it. Every difference is reported once. Exit codes as for all suites: 0, 1, 77.
+Jobs share the two brokers, each with a virtual host of its own: most of the time is spent in
+waiting for RabbitMQ to answer. A sequence starts with an empty virtual host. One that shows a
+difference is played again (what does not show twice was a race in RabbitMQ, and is counted as
+skipped), then cut to the shortest that shows it. Every difference is reported once. Exit codes as
+for all suites: 0, 1, 77.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, rabbitmq_server
@@ -50,8 +54,27 @@ class Tally:
     results: list[harness.Result] = field(default_factory=list)
     findings: dict[str, int] = field(default_factory=dict)
     """Differences by signature, and how often."""
+    signatures: dict[str, str] = field(default_factory=dict)
+    """Of failed sequences, by their name."""
     operations: int = 0
     sequences: int = 0
+    excuses: Counter[str] = field(default_factory=Counter)
+    """Rules that were needed, and how often."""
+    heard: Counter[str] = field(default_factory=Counter)
+    """What RabbitMQ said, by name."""
+
+    def add(self, other: Tally) -> None:
+        """What another job found. A difference that both found is one."""
+        for result in other.results:
+            signature = other.signatures.get(result.name)
+            if signature is None or signature not in self.findings:
+                self.results.append(result)
+        for signature, count in other.findings.items():
+            self.findings[signature] = self.findings.get(signature, 0) + count
+        self.operations += other.operations
+        self.sequences += other.sequences
+        self.excuses += other.excuses
+        self.heard += other.heard
 
 
 def sequence(seed: int, number: int, length: int = LENGTH) -> list[Operation]:
@@ -105,6 +128,7 @@ def judge(
         print(f"not shown again: {name}: {found}", flush=True)
         return harness.Outcome.SKIP, f"not shown again: {found}"
     tally.findings[signature] = 1
+    tally.signatures[name] = signature
     shortest = shrink(operations, fails, SHRINK_SECONDS)
     final = difference(players, shortest) or found
     lines = [str(final), *map(str, shortest)]
@@ -112,42 +136,92 @@ def judge(
     return harness.Outcome.FAIL, "\n".join(lines)
 
 
+def vhost_of(job: int) -> str:
+    """The virtual host of a job."""
+    return f"job{job}" if job else "/"
+
+
+def definitions_for(jobs: int) -> dict[str, Any]:
+    """The users, and what they may in each job's virtual host."""
+    definitions: dict[str, Any] = json.loads(DEFINITIONS.read_text())
+    for kind in ("permissions", "topic_permissions"):
+        definitions[kind] = [
+            {**permission, "vhost": vhost_of(job)}
+            for job in range(jobs)
+            for permission in definitions[kind]
+        ]
+    definitions["vhosts"] = [{"name": vhost_of(job)} for job in range(jobs)]
+    return definitions
+
+
 @contextlib.contextmanager
 def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[tuple[str, str]]:
     """RabbitMQ and the other one, with the same users."""
+    definitions = work_dir / "definitions.json"
+    definitions.write_text(json.dumps(definitions_for(args.jobs)))
     with contextlib.ExitStack() as stack:
         urls = []
         for _ in range(2 if args.broker == "rabbitmq" else 1):
             broker = stack.enter_context(rabbitmq_server.server(work_dir))
-            line = [broker.env["RABBITMQCTL"], "import_definitions", str(DEFINITIONS)]
+            line = [broker.env["RABBITMQCTL"], "import_definitions", str(definitions)]
             subprocess.run(line, check=True, stdout=subprocess.DEVNULL, timeout=RABBITMQCTL_SECONDS)
             urls.append(broker.url)
         if len(urls) < 2:
-            extra = ["--definitions", str(DEFINITIONS)]
+            extra = ["--definitions", str(definitions)]
             ours = stack.enter_context(harness.amqpd(work_dir, shlex.split(args.amqpd), extra))
             urls.append(ours.url)
         yield urls[0], urls[1]
 
 
-def play_all(args: argparse.Namespace, players: Players, tally: Tally) -> None:
-    """Sequence after sequence, until there were enough."""
-    deadline = time.monotonic() + args.seconds
-    if args.sequence is not None:
-        examine(players, args.seed, args.sequence, tally)
-        return
-    number = 0
+@dataclass(frozen=True)
+class Job:
+    """A part of a run."""
+
+    urls: tuple[str, str]
+    number: int
+    of: int
+    seed: int
+    sequence: int | None
+    operations: int
+    seconds: float
+
+
+def play_all(job: Job) -> Tally:
+    """Every so manieth sequence, until there were enough."""
+    tally = Tally()
+    players = Players(*job.urls, vhost_of(job.number))
+    tally.heard = players.heard
+    deadline = time.monotonic() + job.seconds
+    number = job.number
     told = begun = time.monotonic()
+    if job.sequence is not None:
+        examine(players, job.seed, job.sequence, tally)
+        deadline = begun
     while (
-        tally.operations < args.operations
+        tally.operations < job.operations / job.of
         and time.monotonic() < deadline
         and len(tally.findings) < FINDINGS_MAX
     ):
-        examine(players, args.seed, number, tally)
-        number += 1
+        examine(players, job.seed, number, tally)
+        number += job.of
         if time.monotonic() - told > 30:
             told = time.monotonic()
             rate = tally.operations / (told - begun)
-            print(f"{tally.operations} operations, {rate:.0f}/s", flush=True)
+            print(f"{tally.operations} operations of job {job.number}, {rate:.0f}/s", flush=True)
+    tally.excuses = Counter(players.excuses)
+    return tally
+
+
+def play_jobs(first: Job) -> Tally:
+    """All jobs at once."""
+    if first.of == 1 or first.sequence is not None:
+        return play_all(first)
+    tally = Tally()
+    with ProcessPoolExecutor(first.of) as pool:
+        jobs = [replace(first, number=number) for number in range(first.of)]
+        for found in pool.map(play_all, jobs):
+            tally.add(found)
+    return tally
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--operations", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=3600.0, help="at most this long")
+    parser.add_argument("--jobs", type=int, default=1, help="so many sequences at once")
     parser.add_argument("--sequence", type=int, help="this one alone")
     parser.add_argument(
         "--broker",
@@ -180,8 +255,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     tally = Tally()
     begun = time.monotonic()
-    excuses: dict[str, int] = {}
-    heard: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         if args.work_dir:
             work_dir = args.work_dir.resolve()
@@ -190,9 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compat-")))
         try:
             with brokers(args, work_dir) as urls:
-                players = Players(*urls)
-                excuses, heard = players.excuses, players.heard
-                play_all(args, players, tally)
+                limits = args.sequence, args.operations, args.seconds
+                tally = play_jobs(Job(urls, 0, args.jobs, args.seed, *limits))
         except harness.Unavailable as reason:
             print(f"{NAME}: skipped: {reason}")
             if args.json:
@@ -202,8 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except harness.SuiteError as reason:
             failure = harness.Result("the run itself", harness.Outcome.FAIL, str(reason))
             tally.results.append(failure)
-    print("heard:", ", ".join(f"{name} {count}" for name, count in heard.most_common()))
-    for name, count in sorted(excuses.items()):
+    print("heard:", ", ".join(f"{name} {count}" for name, count in tally.heard.most_common()))
+    for name, count in sorted(tally.excuses.items()):
         print(f"rule used: {name}: {count} times")
     for signature, count in tally.findings.items():
         if count > 1:

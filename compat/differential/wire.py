@@ -65,7 +65,7 @@ def content(channel: int, properties: bytes, body: bytes) -> bytes:
 class Wire:
     """One connection to a broker."""
 
-    def __init__(self, url: str, user: str) -> None:
+    def __init__(self, url: str, user: str, vhost: str = "/") -> None:
         parts = urllib.parse.urlsplit(url)
         address = (parts.hostname or "127.0.0.1", parts.port or 5672)
         self.socket = socket.create_connection(address, HANDSHAKE_SECONDS)
@@ -79,15 +79,16 @@ class Wire:
         self.flow_oks: dict[int, int] = {}
         """How many there were on a channel: they are the markers of synchronisation."""
         self._buffer = bytearray()
+        self._unsent = bytearray()
         self._contents: dict[int, tuple[Event, int, bytes, bytearray]] = {}
-        self._handshake(user)
+        self._handshake(user, vhost)
 
     def fileno(self) -> int:
         """For selectors."""
         return self.socket.fileno()
 
-    def _handshake(self, user: str) -> None:
-        self.socket.sendall(GREETING)
+    def _handshake(self, user: str, vhost: str) -> None:
+        self.send(GREETING)
         self._await("connection.start")
         start_ok = method(
             Connection.StartOk,
@@ -96,7 +97,7 @@ class Wire:
             locale="en_US",
         )
         capabilities: Arguments = {"capabilities": ("F", CAPABILITIES)}
-        self.socket.sendall(frame(1, 0, encode_method(start_ok, capabilities)))
+        self.send(frame(1, 0, encode_method(start_ok, capabilities)))
         tune = self._await("connection.tune").values
         self.say(
             0,
@@ -107,7 +108,7 @@ class Wire:
                 heartbeat=0,
             ),
         )
-        self.say(0, method(Connection.Open, virtual_host="/"))
+        self.say(0, method(Connection.Open, virtual_host=vhost))
         self._await("connection.open_ok")
         self.events.clear()
 
@@ -127,14 +128,21 @@ class Wire:
         self.send(frame(1, channel, encode_method(said, arguments or {})))
 
     def send(self, data: bytes) -> None:
-        """Octets; a connection that the broker ended takes them and forgets them."""
-        try:
-            self.socket.sendall(data)
-        except OSError:
-            self._drop()
+        """Octets, which go out with the next `flush`: one call for what is said together."""
+        self._unsent += data
+
+    def flush(self) -> None:
+        """Send what was said; a connection that the broker ended takes it and forgets it."""
+        if self._unsent:
+            unsent, self._unsent = self._unsent, bytearray()
+            try:
+                self.socket.sendall(unsent)
+            except OSError:
+                self._drop()
 
     def shut(self) -> None:
         """Be done with the socket."""
+        self.flush()
         self.alive = False
         self.open.clear()
         self.socket.close()
@@ -142,7 +150,8 @@ class Wire:
     # -- in
 
     def read(self) -> bool:
-        """Take what has come; false at the end of the connection."""
+        """Take what has come, and answer it; false at the end of the connection."""
+        self.flush()
         try:
             data = self.socket.recv(1 << 20)
         except OSError:
@@ -164,6 +173,7 @@ class Wire:
             self._hear(buffer[position], channel, bytes(buffer[position + 7 : stop]))
             position = stop + 1
         del buffer[:position]
+        self.flush()
         return True
 
     def _drop(self) -> None:
