@@ -7,6 +7,7 @@ in `publishing`, the methods are in `handlers`.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.confirms import Confirms
@@ -186,6 +187,7 @@ class Channel:
             if command.outcome == REQUEUE:
                 self.counts.requeued += 1
                 queue.take_back(stored, REJECTED if command.method == BASIC_REJECT else RETURNED)
+                queue.drop_excess()
             elif command.outcome == DISCARD:
                 self.counts.discarded += 1
                 queue.reject(stored)
@@ -207,30 +209,38 @@ class Channel:
             settlement = BufferedSettlement(command.outcome, deliveries, how)
             self.transaction.settlements.append(settlement)
         else:
-            self.settle_deliveries(deliveries, command.outcome, how)
+            self.settle_together(command.outcome, ((deliveries, how),))
 
-    def settle_deliveries(self, deliveries: dict[int, Delivery], outcome: int, how: int) -> None:
-        """Settle what is out of the ledger already; `how` it comes back if it does."""
-        if outcome == REQUEUE:
-            self.counts.requeued += len(deliveries)
-        elif outcome == DISCARD:
-            self.counts.discarded += len(deliveries)
+    def settle_together(
+        self, outcome: int, settlements: Iterable[tuple[dict[int, Delivery], int]]
+    ) -> None:
+        """Settle what is out of the ledger already, and then hand out again what came back of it.
+
+        `settlements` are deliveries, and how they come back if they do.
+        """
         returned: dict[Queue, None] = {}
         freed: dict[Consumer, None] = {}
         was_full = self.consumer_unacked >= self.global_prefetch > 0
-        for stored, queue, consumer in deliveries.values():
-            queue.unacked -= 1
+        for deliveries, how in settlements:
             if outcome == REQUEUE:
-                queue.take_back(stored, how)
-                returned[queue] = None
+                self.counts.requeued += len(deliveries)
             elif outcome == DISCARD:
-                queue.reject(stored)
-            else:
-                queue.settle(stored)
-            if consumer is not None:
-                self.consumer_unacked -= 1
-                consumer.unacked -= 1
-                freed[consumer] = None
+                self.counts.discarded += len(deliveries)
+            for stored, queue, consumer in deliveries.values():
+                queue.unacked -= 1
+                if outcome == REQUEUE:
+                    queue.take_back(stored, how)
+                    returned[queue] = None
+                elif outcome == DISCARD:
+                    queue.reject(stored)
+                else:
+                    queue.settle(stored)
+                if consumer is not None:
+                    self.consumer_unacked -= 1
+                    consumer.unacked -= 1
+                    freed[consumer] = None
+        for queue in returned:
+            queue.drop_excess()
         if was_full:
             self.unblock_consumers()
         else:
@@ -244,7 +254,7 @@ class Channel:
         deliveries = self.unacked
         self.unacked = {}
         self._settled_through = self.delivery_tag
-        self.settle_deliveries(deliveries, REQUEUE, RETURNED)
+        self.settle_together(REQUEUE, ((deliveries, RETURNED),))
 
     def restore_to_ledger(self, settlements: list[BufferedSettlement]) -> None:
         """tx.rollback: what was settled within the transaction is unacknowledged again."""
@@ -418,4 +428,5 @@ class Channel:
             if queue.auto_delete and queue.had_consumer and not len(queue.consumers):
                 self.virtual_host.delete_queue(queue)
             else:
+                queue.drop_excess()
                 queue.dispatch()

@@ -142,7 +142,7 @@ class AcknowledgementWatch:
             del channel.unacked[delivery_tag]
             channel.taken_back.add(delivery_tag)
         if late:
-            channel.settle_deliveries(late, REQUEUE, RETURNED)
+            channel.settle_together(REQUEUE, ((late, RETURNED),))
 
 
 def timeout_ms(channel: Channel, queue: Queue, consumer: Consumer | None) -> int | None:

@@ -150,6 +150,8 @@ class Queue(ReadyMessages):
                 return
         stored = QueueMessage(position, message)
         if message.special or self.message_ttl_ms is not None:
+            if consumer is None and self.rules.discards_at_once and self.drops_at_the_tail:
+                return
             self._set_expiry(stored)
         if self._journaled and (message.persistent or self._keeps_all):
             stored.key = self._key_base | position
@@ -171,6 +173,10 @@ class Queue(ReadyMessages):
             if stored.key:
                 self._mark_delivered(position)
             consumer.deliver(stored)
+
+    drops_at_the_tail = True
+    """Whether it has no place for what nobody takes and would expire at once, whatever is before it
+    (RabbitMQ's rule for its classic queues)."""
 
     def _new_present(self) -> PresentHeaders | None:
         """What tells duplicates, if the queue refuses them.
@@ -322,6 +328,11 @@ class Queue(ReadyMessages):
         stored.redelivered = True
         if not self.rules.delays_retries or not self._delay(stored, how != RETURNED):
             self._return(stored)
+
+    def drop_excess(self) -> None:
+        """What came back may be too much: as in RabbitMQ it goes before any of it is handed out."""
+        if self._limited:
+            self._trim()
 
     def _return(self, stored: QueueMessage) -> None:
         """To its place among those that are ready."""

@@ -53,6 +53,11 @@ class QueueRules(NamedTuple):
         return self.delayed_retry_type != RETRY_DISABLED and self.delayed_retry_min_ms is not None
 
     @property
+    def discards_at_once(self) -> bool:
+        """Whether a message that no consumer takes at once is nobody's any more."""
+        return self.message_ttl_ms == 0 and self.dead_letter_exchange is None
+
+    @property
     def limits_length(self) -> bool:
         """Whether there is a limit to what the queue holds."""
         return self.max_length is not None or self.max_length_bytes is not None

@@ -59,6 +59,7 @@ class QuorumQueue(Queue):
     __slots__ = ("_bury_again_at", "_refusing", "_return_number", "_unburied")
 
     POLICY_FIRST = ("overflow",)
+    drops_at_the_tail = False
 
     def __init__(self, name: str, home: VirtualHost, **declaration: Any) -> None:
         super().__init__(name, home, **declaration)

@@ -84,6 +84,25 @@ EXPIRATIONS: Final = (
     *(str(FAR_MS), "0", "0", "0"),
     *("abc", "12x", "-1", "", "99999999999999", "1.5", " 5", f"+{FAR_MS}", "5 "),
 )
+POLICY_VERBS: Final = ("policy.set", "policy.clear")
+POLICIES: Final = ("p1", "p2", "p3")
+POLICY_PATTERNS: Final = ("^q", "^q1$", "^q[23]", "", "^x", "1$", ".*", "[", "^amq.gen-")
+QUEUE_POLICIES: Final[tuple[dict[str, Any], ...]] = (
+    *({"max-length": 2}, {"max-length": 2, "overflow": "reject-publish"}, {"max-length": 0}),
+    *({"max-length-bytes": 120}, {"max-length": MANY}, {"message-ttl": FAR_MS}),
+    *({"message-ttl": 0}, {"expires": FAR_MS}, {"max-length": 1, "message-ttl": FAR_MS}),
+    {"dead-letter-exchange": NO_EXCHANGE},
+    *({"dead-letter-routing-key": "dead"}, {"queue-mode": "lazy"}),
+)
+EXCHANGE_POLICIES: Final[tuple[dict[str, Any], ...]] = (
+    *({"alternate-exchange": "x2"}, {"alternate-exchange": "amq.fanout"}),
+    *({"alternate-exchange": NO_EXCHANGE}, {"alternate-exchange": "x1", "max-length": 2}),
+)
+WRONG_POLICIES: Final[tuple[dict[str, Any], ...]] = (
+    *({}, {"foo": 1}, {"max-length": -1}, {"max-length": "3"}, {"message-ttl": 1.5}),
+    *({"overflow": "zz"}, {"expires": 0}, {"max-length": 2, "foo": 1}, {"alternate-exchange": 1}),
+    *({"dead-letter-exchange": 1}, {"queue-mode": "zz"}, {"max-length-bytes": None}),
+)
 RAW: Final = (
     *("second open", "never opened", "server method", "connection method"),
     *("stray header", "stray body", "header class", "header weight", "method for header"),
@@ -133,6 +152,7 @@ class Generator:
         self._serial = 0
         self._generated = 0
         self._tokens = 0
+        self._governed = False
         self._live: dict[str, int] = {}
         """Queues that may well be there, and who declared them; q4 is only for the latter."""
         self._live_exchanges: dict[str, None] = {}
@@ -497,6 +517,25 @@ class Generator:
         }
         return Operation(connection, channel, "basic.qos", fields)
 
+    # -- policies
+
+    def _govern(self, connection: int, channel: int) -> Operation:
+        random = self._random
+        fields: dict[str, Any] = {"name": random.choice(POLICIES)}
+        if self._governed and self._one_in(3):
+            return Operation(connection, channel, "policy.clear", fields)
+        kind = random.choice(("queues", "queues", "queues", "exchanges", "all"))
+        definitions = EXCHANGE_POLICIES if kind == "exchanges" else QUEUE_POLICIES
+        definition = random.choice(WRONG_POLICIES if self._one_in(6) else definitions)
+        fields["policy"] = {
+            "pattern": random.choice(POLICY_PATTERNS),
+            "definition": definition,
+            "priority": random.choice((0, 0, 1, 2, -1)),
+            "apply-to": "zz" if self._one_in(20) else kind,
+        }
+        self._governed = True
+        return Operation(connection, channel, "policy.set", fields)
+
     # -- modes, life and death
 
     def _select(self, connection: int, channel: int) -> Operation:
@@ -563,6 +602,7 @@ class Generator:
         *((_publish, 50), (_consume, 30), (_cancel, 7), (_get, 14), (_settle, 30)),
         *((_recover, 5), (_qos, 9), (_select, 8), (_end_transaction, 12), (_flow, 2)),
         *((_request_access, 1), (_close_channel, 4), (_close_connection, 1), (_raw, 1)),
+        (_govern, 6),
     )
     _FOLLOWING: Final[dict[str, tuple[Callable[[Generator, int, int], Operation], ...]]] = {
         "topology": (

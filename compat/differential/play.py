@@ -21,7 +21,7 @@ import re
 import select
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import pack
 from typing import Any, Final
@@ -34,7 +34,15 @@ from amqpd.commands import Connection as ConnectionClass
 from amqpd.protocol.methods import encode_method, method_name
 from amqpd.wire.tables import encode_table
 from compat.differential import rules
-from compat.differential.operations import EXCHANGES, GROUPS, QUEUES, USERS, Operation
+from compat.differential.operations import (
+    EXCHANGES,
+    GROUPS,
+    POLICY_VERBS,
+    QUEUES,
+    USERS,
+    Operation,
+)
+from compat.differential.policies import PolicyClient
 from compat.differential.wire import Event, Wire, content, frame, method
 
 WAIT_SECONDS: Final = 10.0
@@ -94,9 +102,11 @@ class Unsettled(Exception):
 class Side:
     """One broker: its connections and the names it made up."""
 
-    def __init__(self, url: str, label: str, vhost: str) -> None:
-        self.url = url
+    def __init__(self, broker: tuple[str, str], label: str, vhost: str) -> None:
+        """`broker` is its AMQP URL, and that of its HTTP API."""
+        self.url = broker[0]
         self.vhost = vhost
+        self.policies = PolicyClient(broker[1], vhost)
         self.label = label
         self.wires: dict[int, Wire] = {}
         self._names: dict[str, str] = {}
@@ -195,7 +205,7 @@ class Said:
 class Players:
     """Both brokers."""
 
-    def __init__(self, theirs: str, ours: str, vhost: str = "/") -> None:
+    def __init__(self, theirs: tuple[str, str], ours: tuple[str, str], vhost: str = "/") -> None:
         self.sides = (Side(theirs, "RabbitMQ", vhost), Side(ours, "amqpd", vhost))
         self.said = 0
         """Operations, ever."""
@@ -217,7 +227,7 @@ class Players:
                     self.said += len(step)
                 game.audit()
             finally:
-                self.clean_up(game.generated_queues())
+                self.clean_up(game.generated_queues(), list(game.policies))
         except (Difference, Unsettled):
             raise
         except Exception:
@@ -226,8 +236,11 @@ class Players:
                     side.forget(connection)
             raise
 
-    def clean_up(self, generated: list[str]) -> None:
+    def clean_up(self, generated: list[str], policies: list[str]) -> None:
         """Nothing is left of the sequence."""
+        for name in policies:
+            for side in self.sides:
+                side.policies.delete(name)
         for side in self.sides:
             for connection in list(side.wires):
                 if connection != MONITOR:
@@ -326,6 +339,12 @@ def _belong_together(last: Operation, operation: Operation) -> bool:
     )
 
 
+def _refused_above(policy: Mapping[str, Any]) -> int:
+    """The length above which a policy lets queues refuse publishes; 0 for never."""
+    definition = policy.get("definition", {})
+    return definition.get("max-length", 0) if definition.get("overflow") == "reject-publish" else 0
+
+
 class _Game:
     """One sequence, on its way."""
 
@@ -336,6 +355,10 @@ class _Game:
         self.channels: dict[Place, ChannelModel] = {}
         self.queues: dict[str, int] = {}
         """Those that may exist, and the connection to ask on."""
+        self.policies: dict[str, Mapping[str, Any]] = {}
+        """Those that may exist."""
+        self._ready = 0
+        """In the longest queue."""
         self._slots: dict[str, int] = {}
         self._seen_generated: list[str] = []
 
@@ -348,6 +371,9 @@ class _Game:
     def step(self, operations: list[Operation]) -> None:
         """Say it, wait, compare, remember."""
         place = operations[0].connection, operations[0].channel
+        if operations[0].verb in POLICY_VERBS:
+            self._govern(place, operations[0])
+            return
         channel = self._channel(place)
         operations = [
             operation for operation in operations if not self._is_a_race(place, channel, operation)
@@ -364,6 +390,26 @@ class _Game:
             side.wire(connection).flow_oks.clear()
             side.wire(connection).send(bytes(octets))
         silent = self._await_replies(place, channel, said)
+        self._see(place, said, silent)
+
+    def _govern(self, place: Place, operation: Operation) -> None:
+        """Set a policy, or take it away, and see what comes of it."""
+        name = operation.fields["name"]
+        policy = operation.fields.get("policy")
+        known = {**self.policies, name: policy or {}}
+        if self._ready > max(map(_refused_above, known.values()), default=0) > 0:
+            return  # see rules.LEFT_OUT, "a queue that is to refuse"
+        self.policies = known
+        theirs, ours = (
+            side.policies.delete(name) if policy is None else side.policies.put(name, policy)
+            for side in self.sides
+        )
+        if theirs != ours:
+            raise Difference(self.number, f"status of {operation.verb}", theirs, ours)
+        self._see(place, Said(operations=[operation]), [])
+
+    def _see(self, place: Place, said: Said, silent: list[str]) -> None:
+        """What has come of it, on both sides."""
         probes: Any = None
         if not silent:
             probes, silent = self._settle_down()
@@ -854,6 +900,8 @@ class _Game:
                 )
             if "ready" not in theirs[queue]:
                 self.queues.pop(queue, None)
+        lengths = [int(found.split()[0]) for found in theirs.values() if "ready" in found]
+        self._ready = max(lengths, default=0)
 
     # -- remembering
 

@@ -47,8 +47,12 @@ LEFT_OUT: Final[dict[str, str]] = {
         " a queue at once, in order (§5.6: `requeue=1: original position`)"
     ),
     "features that are not compared yet": (
-        "times other than none and far, dead letters (x-death has the time of each broker),"
-        " policies; quorum queues and streams: their arguments are declared with wrong values"
+        "times other than none and far, dead letters (x-death has the time of each broker); quorum"
+        " queues and streams: their arguments are declared with wrong values"
+    ),
+    "a queue that is to refuse by a policy, and holds more": (
+        "RabbitMQ drops what is too much, by the order in which it reads its settings; amqpd drops"
+        " nothing (docs/compatibility.md)"
     ),
     "tune and handshake": (
         "§2.4: `>=3.12 sends close; 3.10 silently drops after 3 s`: faults before connection.open"
@@ -110,12 +114,14 @@ class OutcomeRule(NamedTuple):
 
 def _unknown_exchange_type(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     def explanation(close: dict[str, Any]) -> str:
-        return str(close.get("reply_text", "")).partition(" - ")[2]
+        # RabbitMQ says `invalid` if some plug-in's code happens to have an atom of that name.
+        text = str(close.get("reply_text", "")).partition(" - ")[2]
+        return text.replace("invalid exchange type", "unknown exchange type")
 
     return (
         (theirs.get("reply_code"), ours.get("reply_code")) == (503, 406)
         and explanation(theirs) == explanation(ours)
-        and re.match("(unknown|invalid) exchange type", explanation(ours)) is not None
+        and re.match("unknown exchange type", explanation(ours)) is not None
     )
 
 

@@ -45,6 +45,8 @@ LENGTH = 120
 SHRINK_SECONDS = 25.0
 FINDINGS_MAX = 30
 RABBITMQCTL_SECONDS = 60.0
+Addresses = tuple[tuple[str, str], tuple[str, str]]
+"""RabbitMQ's and the other broker's."""
 
 
 @dataclass
@@ -154,22 +156,28 @@ def definitions_for(jobs: int) -> dict[str, Any]:
     return definitions
 
 
+def addresses_of(broker: harness.Broker) -> tuple[str, str]:
+    """Of AMQP, and of the HTTP API."""
+    assert broker.management_url is not None
+    return broker.url, broker.management_url
+
+
 @contextlib.contextmanager
-def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[tuple[str, str]]:
+def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[Addresses]:
     """RabbitMQ and the other one, with the same users."""
     definitions = work_dir / "definitions.json"
     definitions.write_text(json.dumps(definitions_for(args.jobs)))
     with contextlib.ExitStack() as stack:
         urls = []
         for _ in range(2 if args.broker == "rabbitmq" else 1):
-            broker = stack.enter_context(rabbitmq_server.server(work_dir))
+            broker = stack.enter_context(rabbitmq_server.server(work_dir, management=True))
             line = [broker.env["RABBITMQCTL"], "import_definitions", str(definitions)]
             subprocess.run(line, check=True, stdout=subprocess.DEVNULL, timeout=RABBITMQCTL_SECONDS)
-            urls.append(broker.url)
+            urls.append(addresses_of(broker))
         if len(urls) < 2:
             extra = ["--definitions", str(definitions)]
             ours = stack.enter_context(harness.amqpd(work_dir, shlex.split(args.amqpd), extra))
-            urls.append(ours.url)
+            urls.append(addresses_of(ours))
         yield urls[0], urls[1]
 
 
@@ -177,7 +185,7 @@ def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[tuple[str, str
 class Job:
     """A part of a run."""
 
-    urls: tuple[str, str]
+    brokers: Addresses
     number: int
     of: int
     seed: int
@@ -189,7 +197,7 @@ class Job:
 def play_all(job: Job) -> Tally:
     """Every so manieth sequence, until there were enough."""
     tally = Tally()
-    players = Players(*job.urls, vhost_of(job.number))
+    players = Players(*job.brokers, vhost_of(job.number))
     tally.heard = players.heard
     deadline = time.monotonic() + job.seconds
     number = job.number

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from amqpd.broker.policies import set_policy
 from amqpd.commands import Basic, Queue, Tx
 from tests.conversation import (
     BrokerUnderTest,
     Channel,
+    Confirmed,
     Delivery,
     Returned,
     method,
@@ -165,3 +167,67 @@ def test_a_queue_that_went_gets_nothing_of_the_transaction(channel: Channel) -> 
     channel.send(method(Tx.Commit))
     assert channel.take(Returned).body == b"1"
     channel.take(Tx.CommitOk)
+
+
+def test_what_a_transaction_requeues_in_a_row_comes_back_before_any_of_it_goes_out(
+    channel: Channel,
+) -> None:
+    channel.queue_declare("q")
+    for body in (b"1", b"2"):
+        channel.publish("", "q", body)
+    first, second = channel.get("q"), channel.get("q")
+    assert first is not None
+    assert second is not None
+    channel.consume("q", "t")
+    channel.tx_select()
+    channel.reject(second.delivery_tag)
+    channel.nack(first.delivery_tag)
+    channel.tx_commit()
+    assert channel.bodies() == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_without_time_to_live_there_is_no_place_behind_older_messages(
+    broker: BrokerUnderTest, durable: bool
+) -> None:
+    channel = broker.client().channel()
+    channel.queue_declare("q", durable=durable)
+    channel.publish("", "q", b"old")
+    set_policy(broker.core, "/", "p", pattern="", definition={"message-ttl": 0})
+    channel.confirm_select()
+    channel.publish("", "q", b"new", properties(delivery_mode=2))
+    assert channel.confirms() == [Confirmed(1)]
+    assert channel.counts("q") == (1, 0)
+
+    # A dead letter it can become only at the head.
+    buried = {"message-ttl": 0, "dead-letter-exchange": ""}
+    set_policy(broker.core, "/", "p", pattern="", definition=buried)
+    channel.publish("", "q", b"newer")
+    assert channel.counts("q") == (2, 0)
+
+
+def test_what_comes_back_to_a_full_queue_goes_before_it_is_handed_out(
+    broker: BrokerUnderTest, channel: Channel
+) -> None:
+    channel.queue_declare("q", arguments={"x-max-length": 1})
+    first, second, third = (broker.client().channel() for _ in range(3))
+    for taker in (first, second, third):
+        taker.qos(1)
+        taker.consume("q", "t")
+        channel.publish("", "q", b"1")
+    waiting = broker.client().channel()
+    channel.publish("", "q", b"2")
+    waiting.consume("q", "t")
+    assert waiting.bodies() == [b"2"]
+    for taker in (first, second):
+        taker.client.drop()
+    assert waiting.bodies() == [b"1", b"1"]
+
+    with_two = broker.client().channel()
+    channel.queue_declare("r", arguments={"x-max-length": 1})
+    with_two.consume("r", "t")
+    for body in (b"1", b"2"):
+        channel.publish("", "r", body)
+    waiting.consume("r", "u")
+    with_two.nack(0, multiple=True)
+    assert with_two.bodies() + waiting.bodies() == [b"1", b"2", b"2"]

@@ -21,8 +21,8 @@ SUITES = (
     *("faststream", "java_client", "php_amqplib", "pika_scenarios", "py_amqp", "rabbitpy"),
     "taskiq_aio_pika",
 )
-SOME_OPERATIONS = ("--seed", "6", "--operations", "5000", "--seconds", "90")
-"""Of the differential run: more would be most of the time that all tests take."""
+SOME_OPERATIONS = ("--seed", "6", "--operations", "100000", "--jobs", "6", "--seconds", "400")
+"""Of the differential run. Two minutes on two cores that do nothing else."""
 
 
 @pytest.mark.timeout(600)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
-from amqpd.broker.channel import Channel
+from amqpd.broker.channel import Channel, Delivery
 from amqpd.broker.publishing import publish_committed
-from amqpd.broker.transaction import Transaction
+from amqpd.broker.transaction import BufferedSettlement, Transaction
 from amqpd.commands import Arguments, Tx
 from amqpd.errors import PRECONDITION_FAILED, amqp_error
 
@@ -30,11 +33,25 @@ def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
     messages, settlements = transaction.messages, transaction.settlements
     transaction.clear()
     taken = [publish_committed(channel, message, routed) for message, routed in messages]
-    for settlement in settlements:
-        channel.settle_deliveries(settlement.deliveries, settlement.outcome, settlement.how)
+    for outcome, alike in groupby(settlements, attrgetter("outcome")):
+        channel.settle_together(outcome, in_order(alike))
     if not all(taken):
         raise amqp_error(PRECONDITION_FAILED, "partial tx completion", (90, 20))
     channel.committing = channel.reply_when_safe(Tx.CommitOk())
+
+
+def in_order(
+    settlements: Iterable[BufferedSettlement],
+) -> Iterator[tuple[dict[int, Delivery], int]]:
+    """Settlements with one outcome that follow each other are one to RabbitMQ, in order of the
+    delivery tags; those of them that come back in the same way go together."""
+    deliveries = sorted(
+        (delivery_tag, settlement.how, delivery)
+        for settlement in settlements
+        for delivery_tag, delivery in settlement.deliveries.items()
+    )
+    for how, alike in groupby(deliveries, itemgetter(1)):
+        yield {delivery_tag: delivery for delivery_tag, _, delivery in alike}, how
 
 
 def rollback(channel: Channel, method: Tx.Rollback, arguments: Arguments) -> None:
