@@ -530,7 +530,8 @@ class Generator:
         fields["policy"] = {
             "pattern": random.choice(POLICY_PATTERNS),
             "definition": definition,
-            "priority": random.choice((0, 0, 1, 2, -1)),
+            # No two have the same: which of them holds is anybody's guess in RabbitMQ.
+            "priority": POLICIES.index(fields["name"]) + random.choice((0, 0, 3, -3)),
             "apply-to": "zz" if self._one_in(20) else kind,
         }
         self._governed = True
