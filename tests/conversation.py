@@ -914,6 +914,7 @@ class MemoryStore:
         self.delays: dict[int, tuple[int, StoredDelay]] = {}
         self.dropped: list[tuple[int, int]] = []
         """First and last key of what is deleted when there is time: whatever is there then."""
+        self.page_bytes_max = 1 << 40
 
     def write(self, batch: Batch) -> None:
         """One transaction."""
@@ -1032,8 +1033,14 @@ class MemoryStore:
         return self.page(after, last, rows_max)
 
     def page(self, after: int, last: int, rows_max: int) -> list[StoredMessage]:
-        """The same, without waiting."""
-        return [row for key, row in sorted(self.rows.items()) if after < key <= last][:rows_max]
+        """The same, without waiting. It ends with the row that reaches `page_bytes_max`."""
+        rows: list[StoredMessage] = []
+        size = 0
+        for key, row in sorted(self.rows.items()):
+            if after < key <= last and len(rows) < rows_max and size < self.page_bytes_max:
+                rows.append(row)
+                size += len(row.body)
+        return rows
 
     def read_delays(
         self, exchange_id: int, after: tuple[int, int], rows_max: int

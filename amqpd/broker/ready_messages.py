@@ -350,14 +350,16 @@ class ReadyMessages(Governed):
         return bool(self._fresh)
 
     def _read_ahead(self) -> None:
-        """Ask for the next page before the head is empty."""
+        """Ask for the next page before the head is empty, unless what is in memory is heavy."""
         paged = self._paged
         assert paged is not None
         limits = self._home.broker.limits
+        head = len(self._fresh)
         if (
             not paged.reading
             and paged.messages
-            and len(self._fresh) < max(1, limits.queue_memory_messages // 4)
+            and head < max(1, limits.queue_memory_messages // 4)
+            and (not head or self._weight - paged.body_bytes < limits.queue_memory_bytes)
         ):
             rows = max(2, limits.queue_memory_messages // 4)
             self._effects.page_requests.append(paged.request(self, rows))

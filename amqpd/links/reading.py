@@ -11,6 +11,7 @@ from struct import Struct
 from typing import Final
 
 from amqpd.commands import MethodCommand
+from amqpd.protocol.bodies import Body, make_body
 from amqpd.protocol.frames import (
     BASIC,
     BASIC_ACK,
@@ -85,13 +86,13 @@ Said = Delivery | Returned | Confirmed | MethodCommand
 class _Content:
     """A message that has not wholly arrived."""
 
-    __slots__ = ("message", "parts", "remaining")
+    __slots__ = ("body", "message", "remaining")
 
     def __init__(self, message: Delivery | Returned) -> None:
         self.message = message
         self.remaining = -1
         """Octets of body still to come; -1 until the content header came."""
-        self.parts: list[bytes] = []
+        self.body: Body | None = None
 
 
 class ServerReader:
@@ -141,7 +142,7 @@ class ServerReader:
                 raise ServerFault("a frame does not end with 0xCE")
             position = stop + 1
             if kind == BODY:
-                self._body(channel, data[start:stop], said)
+                self._body(channel, memoryview(data)[start:stop], said)
             elif kind == HEADER:
                 self._header(channel, data[start:stop], said)
             elif kind == METHOD:
@@ -186,20 +187,22 @@ class ServerReader:
         if not size:
             self._complete(channel, content, said)
 
-    def _body(self, channel: int, payload: bytes, said: list[Said]) -> None:
+    def _body(self, channel: int, payload: memoryview, said: list[Said]) -> None:
         content = self._contents.get(channel)
         if content is None or content.remaining < len(payload):
             raise ServerFault("a content body came where none was due")
-        content.parts.append(payload)
+        if content.body is None:
+            content.body = make_body(content.remaining)
+        content.body.add(payload)
         content.remaining -= len(payload)
         if not content.remaining:
             self._complete(channel, content, said)
 
     def _complete(self, channel: int, content: _Content, said: list[Said]) -> None:
         del self._contents[channel]
-        message, parts = content.message, content.parts
-        message.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        said.append(message)
+        if content.body is not None:
+            content.message.body = content.body.whole()
+        said.append(content.message)
 
 
 def _envelope(payload: bytes, start: int) -> bytes:

@@ -39,6 +39,7 @@ from amqpd.errors import (
     AMQPException,
     ConnectionException,
 )
+from amqpd.protocol.bodies import Body, make_body
 from amqpd.protocol.methods import decode_method
 from amqpd.wire.properties import validate
 from amqpd.wire.tables import erlang_binary
@@ -67,7 +68,6 @@ SNIPPET_OCTETS: Final = 16
 SHAPE_OCTETS_MAX: Final = 96
 SHAPES_MAX: Final = 1024
 CHANNELS: Final = 65535
-PART_OCTETS_MIN: Final = 1024
 
 FRAME: Final = Struct(">BHI")
 CONTENT: Final = Struct(">HHQ")
@@ -85,8 +85,8 @@ class Assembly:
     """A publish whose content has not wholly arrived."""
 
     __slots__ = (
+        "body",
         "body_size",
-        "parts",
         "persistent",
         "properties",
         "remaining",
@@ -102,22 +102,8 @@ class Assembly:
         self.special = False
         self.body_size = 0
         self.remaining = 0
-        self.parts: list[bytes | bytearray] | None = None
-        """The body so far; None for one that is too large to be kept: it is read and dropped."""
-
-    def add(self, payload: bytes) -> None:
-        """More of the body came."""
-        self.remaining -= len(payload)
-        parts = self.parts
-        if parts is None:
-            return
-        if len(payload) >= PART_OCTETS_MIN:
-            parts.append(payload)
-        elif parts and isinstance(parts[-1], bytearray):
-            parts[-1] += payload
-        else:
-            # A body in frames of one octet must not cost an object for each.
-            parts.append(bytearray(payload))
+        self.body: Body | None = None
+        """What came of it; None for one that is too large to be kept: it is read and dropped."""
 
 
 class FrameReader:
@@ -213,7 +199,7 @@ class FrameReader:
         """The connection is closing: keep no bodies any more."""
         self._discarding = True
         for assembly in self._assemblies.values():
-            assembly.parts = None
+            assembly.body = None
 
     def _walk(self, data: bytes, position: int, commands: list[Command]) -> tuple[int, bool]:
         """Append the commands in `data`; return how far it got, and whether it saw all frames."""
@@ -269,7 +255,11 @@ class FrameReader:
                             )
                         )
                         continue
-                command = self._frame(kind, channel, data[start:stop])
+                if kind == BODY and channel and self.running:
+                    # Copied once, to its place.
+                    command: Command | None = self._body(channel, memoryview(data)[start:stop])
+                else:
+                    command = self._frame(kind, channel, data[start:stop])
                 if command is not None:
                     commands.append(command)
                     if stepwise:
@@ -348,7 +338,7 @@ class FrameReader:
             return self._method(channel, payload)
         if kind == HEADER:
             return self._header(channel, payload)
-        return self._body(channel, payload)
+        return self._body(channel, memoryview(payload))
 
     def _method(self, channel: int, payload: bytes) -> Command | None:
         if channel in self._assemblies:
@@ -404,10 +394,10 @@ class FrameReader:
         assembly.properties, assembly.persistent, assembly.special = shape
         assembly.body_size = assembly.remaining = body_size
         if body_size <= self._limits.message_bytes_max and not self._discarding:
-            assembly.parts = []
+            assembly.body = make_body(body_size)
         return self._complete(channel, assembly) if body_size == 0 else None
 
-    def _body(self, channel: int, payload: bytes) -> Command | None:
+    def _body(self, channel: int, payload: memoryview) -> Command | None:
         assembly = self._assemblies.get(channel)
         if assembly is None:
             raise out_of_order("expected method frame, got non method frame instead", (0, 0))
@@ -419,18 +409,20 @@ class FrameReader:
                     FRAME_ERROR, "content body frame exceeds remaining content size"
                 )
             raise out_of_order("expected content body, got non content body frame instead")
-        assembly.add(payload)
+        assembly.remaining -= len(payload)
+        if assembly.body is not None:
+            assembly.body.add(payload)
         return None if assembly.remaining else self._complete(channel, assembly)
 
     def _complete(self, channel: int, assembly: Assembly) -> Command:
         del self._assemblies[channel]
-        if assembly.parts is None or assembly.properties is None:
+        if assembly.body is None or assembly.properties is None:
             return Oversized(channel, assembly.target, assembly.body_size)
         return make_message(
             channel,
             assembly.target,
             assembly.properties,
-            b"".join(assembly.parts),
+            assembly.body.whole(),
             assembly.persistent,
             assembly.special,
         )

@@ -48,6 +48,8 @@ class ClientSocket(asyncio.Protocol):
         self._tls = tls
         self._transport: asyncio.Transport
         self._reading = True
+        self._writes = False
+        """What it said last is for the journal."""
         self._full = False
         """The transport takes no more for now."""
         self._in_flight = 0
@@ -161,7 +163,11 @@ class ClientSocket(asyncio.Protocol):
         peer, server = self.peer, self._server
         readable = not peer.busy and (
             peer.connection.state in ENDING
-            or not (peer.blocked or self._swamped() or server.must_wait_for_journal(self))
+            or not (
+                peer.blocked
+                or self._swamped()
+                or (self._writes and server.must_wait_for_journal(self))
+            )
         )
         if readable != self._reading and not self._transport.is_closing():
             self._reading = readable
@@ -232,9 +238,10 @@ class ClientSocket(asyncio.Protocol):
         self._end_turn()
 
     def _end_turn(self) -> None:
-        peer = self.peer
-        self._server.finish_turn()
-        self._server.watch(self)
+        peer, server = self.peer, self._server
+        server.finish_turn()
+        self._writes = server.journaled
+        server.watch(self)
         self.pace()
         if peer.closed:
             self._last_words()

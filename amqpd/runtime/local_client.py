@@ -45,6 +45,8 @@ class LocalClient:
         self.secure = False
         self._server = server
         self._changed = anyio.Event()
+        self._writes = False
+        """What it said last is for the journal."""
         self._dismissed = False
         number = server.broker.next_serial()
         self.peer = server.admit(
@@ -139,7 +141,12 @@ class LocalClient:
         if peer.connection.state in ENDING:
             return True
         swamped = peer.connection.unsent_bytes > server.limits.unsent_pause_bytes
-        return not (peer.blocked or peer.busy or swamped or server.must_wait_for_journal(self))
+        return not (
+            peer.blocked
+            or peer.busy
+            or swamped
+            or (self._writes and server.must_wait_for_journal(self))
+        )
 
     def _attend(self, step: Callable[[float], None]) -> None:
         """A turn of the broker."""
@@ -151,6 +158,7 @@ class LocalClient:
             logger.exception("internal error", extra={"peer": self.peer.name})
             self.peer.crash(now)
         self._server.finish_turn()
+        self._writes = self._server.journaled
         if not self._dismissed:
             self._server.watch(self)
         self._advance()

@@ -76,6 +76,8 @@ class Server:
         self._journal: JournalWriter | None = None
         self._pager: Pager | None = None
         self._delay_reader: DelayReader | None = None
+        self.journaled = False
+        """The turn that ended last had something for the journal."""
         self.disk_full = False
         """The journal cannot be written for want of room."""
 
@@ -106,6 +108,7 @@ class Server:
         deadline = self._timers.next_deadline()
         if deadline is not None and deadline < self._wake_at:
             self._timers_changed.set()
+        self.journaled = bool(entries)
         if entries:
             assert self._journal is not None
             self._journal.append(entries)
@@ -149,7 +152,7 @@ class Server:
         evictions.clear()
 
     def must_wait_for_journal(self, client: AnyClient) -> bool:
-        """Whether the disk is too far behind for the client to be read from.
+        """Whether the disk is too far behind for a client that writes to it to be read from.
 
         If it is, `ClientSocket.pace` is called once it is not.
         """

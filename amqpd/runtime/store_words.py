@@ -33,7 +33,7 @@ def describe_lost(lost: Iterable[LostKeys | LostNames], names: QueueNames) -> li
         if item.table == "entry":
             what = _lost_places(item, names)
         elif item.table == "message":
-            what = f"shared messages {_span(item.first, item.last)}"
+            what = _lost_messages(item)
         elif item.table == "delayed":
             what = f"delayed messages with the numbers {_span(item.first, item.last)}"
         else:
@@ -86,6 +86,15 @@ def _lost_places(lost: LostKeys, names: QueueNames) -> str:
         return "messages of any queue"
     to = "the last queue" if lost.last == KEY_MAX else f"position {last} of {names[last_queue]}"
     return f"messages from position {first} of {names[first_queue]} to {to}"
+
+
+def _lost_messages(lost: LostKeys) -> str:
+    """What queues refer to: large messages under negative numbers, shared ones under the others."""
+    if lost.last < 0:
+        return "large messages"
+    if lost.first > 0:
+        return f"shared messages {_span(lost.first, lost.last)}"
+    return "large messages, and shared ones"
 
 
 def _span(first: int, last: int) -> str:

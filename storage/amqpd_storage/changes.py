@@ -38,6 +38,7 @@ from amqpd_storage.entries import (
     Settle,
 )
 from amqpd_storage.journal import Batch
+from amqpd_storage.large_records import LARGE_BYTES
 
 
 class Changes:
@@ -55,6 +56,8 @@ class Changes:
         "enqueues",
         "gone_delays",
         "gone_keys",
+        "large_enqueues",
+        "large_gone",
         "long_queues",
         "messages",
         "released",
@@ -69,6 +72,10 @@ class Changes:
         """First and last key of rows that are deleted later."""
         self.gone_keys: set[int] = set()
         self.enqueues: list[Enqueue] = []
+        self.large_enqueues: list[Enqueue] = []
+        """Those among them whose large message is in no other queue."""
+        self.large_gone: list[int] = []
+        """Keys of rows that go, with their large messages."""
         self.messages: list[Content] = []
         self.released: set[int] = set()
         """Shared messages that some row no longer refers to: those without any row go."""
@@ -105,14 +112,17 @@ def net_changes(batch: Batch) -> Changes:
                 continue
             if queue_id != total_of:
                 total, total_of = sums.setdefault(queue_id, [0, 0, 0]), queue_id
+            size = len(entry.content.body)
             total[0] += 1
-            total[1] += len(entry.content.body)
+            total[1] += size
             if (position := key & POSITION_MAX) > total[2]:
                 total[2] = position
             if key in gone:
                 gone.remove(key)  # it never was in the store: nothing comes, and nothing goes
             else:
                 insert(entry)
+                if size >= LARGE_BYTES and not entry.content.message_id:
+                    changes.large_enqueues.append(entry)
         elif isinstance(entry, Settle):
             key, body_bytes, message_id = entry
             if message_id:
@@ -121,6 +131,8 @@ def net_changes(batch: Batch) -> Changes:
             if dropped and queue_id in dropped:
                 continue
             gone.add(key)
+            if body_bytes >= LARGE_BYTES and not message_id:
+                changes.large_gone.append(key)
             if queue_id != total_of:
                 total, total_of = sums.setdefault(queue_id, [0, 0, 0]), queue_id
             total[0] -= 1

@@ -33,6 +33,7 @@ _HEAD: Final = struct.Struct(">BHIQ")
 _pack_head = _HEAD.pack
 HEAD_BYTES: Final = _HEAD.size
 _EXPIRING_HEAD: Final = struct.Struct(">BHIQQ")
+RECORD_HEAD_BYTES_MAX: Final = _EXPIRING_HEAD.size
 
 
 class Message(NamedTuple):
@@ -98,27 +99,42 @@ def decode_records(
     return messages
 
 
-def decode_record(record: bytes) -> Message:
-    """The message in a record. Raises DamagedStore when it is not one."""
-    if len(record) < HEAD_BYTES:
-        raise DamagedStore(None, f"a message record of {len(record)} bytes is cut short")
-    kind, envelope_bytes, properties_bytes, body_bytes = _HEAD.unpack_from(record)
-    envelope_at, expires_ms = HEAD_BYTES, 0
-    if kind == KIND_EXPIRING and len(record) >= _EXPIRING_HEAD.size:
-        envelope_at = _EXPIRING_HEAD.size
-        expires_ms = _EXPIRING_HEAD.unpack_from(record)[4]
+class Layout(NamedTuple):
+    """What the head of a record says of the rest, which follows in this order."""
+
+    head_bytes: int
+    envelope_bytes: int
+    properties_bytes: int
+    body_bytes: int
+    expires_ms: int
+
+
+def read_layout(head: bytes, record_bytes: int) -> Layout:
+    """The layout of a record of so many octets, which begins with `head`: RECORD_HEAD_BYTES_MAX of
+    them, or all there are. Raises DamagedStore when it cannot be one."""
+    if record_bytes < HEAD_BYTES:
+        raise DamagedStore(None, f"a message record of {record_bytes} bytes is cut short")
+    kind, envelope_bytes, properties_bytes, body_bytes = _HEAD.unpack_from(head)
+    head_bytes, expires_ms = HEAD_BYTES, 0
+    if kind == KIND_EXPIRING and record_bytes >= _EXPIRING_HEAD.size:
+        head_bytes = _EXPIRING_HEAD.size
+        expires_ms = _EXPIRING_HEAD.unpack_from(head)[4]
     elif kind != KIND_MESSAGE:
         raise DamagedStore(None, f"a message record is of the unknown kind {kind}")
-    properties_at = envelope_at + envelope_bytes
-    body_at = properties_at + properties_bytes
-    if body_at + body_bytes != len(record):
-        raise DamagedStore(
-            None,
-            f"a message record of {len(record)} bytes announces {body_at + body_bytes}",
-        )
+    announced = head_bytes + envelope_bytes + properties_bytes + body_bytes
+    if announced != record_bytes:
+        raise DamagedStore(None, f"a message record of {record_bytes} bytes announces {announced}")
+    return Layout(head_bytes, envelope_bytes, properties_bytes, body_bytes, expires_ms)
+
+
+def decode_record(record: bytes) -> Message:
+    """The message in a record. Raises DamagedStore when it is not one."""
+    layout = read_layout(record, len(record))
+    properties_at = layout.head_bytes + layout.envelope_bytes
+    body_at = properties_at + layout.properties_bytes
     return Message(
-        record[envelope_at:properties_at],
+        record[layout.head_bytes : properties_at],
         record[properties_at:body_at],
         record[body_at:],
-        expires_ms,
+        layout.expires_ms,
     )

@@ -98,7 +98,13 @@ def rescue(salvage: Salvage, connection: sqlite3.Connection) -> Rescued:
     if dangling:
         connection.execute(f"DELETE {_DANGLING}")
     places_lost = any(isinstance(lost, LostKeys) and lost.table == "entry" for lost in salvage.lost)
-    if not places_lost:  # then nobody waits for them
+    if places_lost:
+        # Where a large message was, its id tells.
+        connection.execute(
+            "INSERT OR IGNORE INTO entry SELECT -message_id, message_id FROM message"
+            f" WHERE message_id < 0 AND {_UNREFERENCED}"
+        )
+    else:  # then nobody waits for them
         connection.execute(f"DELETE FROM message WHERE {_UNREFERENCED}")
     ((placeless,),) = connection.execute(
         f"SELECT count(*) FROM message WHERE {_UNREFERENCED}"

@@ -70,7 +70,7 @@ KEY_MIN: Final = 1 << POSITION_BITS
 KEY_MAX: Final = (1 << 63) - 1
 
 _BOUNDS: Final[dict[Table, tuple[int, int]]] = {
-    "message": (0, KEY_MIN - 1),
+    "message": (-KEY_MAX - 1, KEY_MIN - 1),
     "delivered": (-1, QUEUE_ID_MAX),
     "entry": (KEY_MIN - 1, KEY_MAX),
     "delayed": (0, KEY_MAX),

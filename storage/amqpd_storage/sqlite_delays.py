@@ -21,6 +21,7 @@ from itertools import repeat
 from typing import Final
 
 from amqpd_storage.entries import StoredDelay, StoredDelays, StoredMessage
+from amqpd_storage.large_records import LARGE_BYTES, read_large
 from amqpd_storage.records import Message, decode_record, decode_records
 
 SCHEMA: Final = """
@@ -72,6 +73,10 @@ FROM json_each(?) AS wanted LEFT JOIN delayed ON sequence = wanted.value ORDER B
 
 _JOINED: Final = f"SELECT group_concat(octets, '') FROM (SELECT hex(record) AS octets {_RECORDS})"
 
+_EACH: Final = f"""
+SELECT wanted.value, CASE WHEN length(record) < {LARGE_BYTES} THEN record END {_RECORDS}
+"""
+
 
 def read_delays(
     connection: sqlite3.Connection, exchange_id: int, after: tuple[int, int], rows_max: int
@@ -90,8 +95,10 @@ def read_delays(
         return [], True
     messages: Iterable[Message | StoredMessage]
     if size > JOINED_BYTES_MAX * len(places):
-        rows = connection.execute(f"SELECT record {_RECORDS}", (sequences,)).fetchall()
-        messages = [decode_record(record) for (record,) in rows]
+        messages = [
+            decode_record(record) if record is not None else read_large(connection, "delayed", key)
+            for key, record in connection.execute(_EACH, (sequences,)).fetchall()
+        ]
     else:
         ((octets,),) = connection.execute(_JOINED, (sequences,)).fetchall()
         messages = decode_records(

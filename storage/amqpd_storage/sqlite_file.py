@@ -1,8 +1,9 @@
 """The SQLite file: its schema, how it is created, opened and checked. Synchronous.
 
     entry       key      queue_id << 40 | position      one row per message in a durable queue
-                record   BLOB: the message itself; INTEGER: the id of a shared message
-    message     message_id, record                      a message that several rows share
+                record   BLOB: the message itself; INTEGER: its id in `message`
+    message     message_id, record                      a message that several rows share, or a
+                                                        large one: see large_records
     backlog     queue_id, messages, body_bytes, last    what a queue has, without counting rows
     dropped     first, last                             keys of rows gone, and not deleted yet
     delayed, delayed_count                              see sqlite_delays

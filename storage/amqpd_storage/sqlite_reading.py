@@ -3,7 +3,8 @@
 CPython's sqlite3 gives the interpreter lock away in every step of a statement, a row a step, and
 beside a busy event loop it takes milliseconds to get it back (see sqlite_writing). So small
 messages are read by two statements of one row each: where to stop, and everything up to there,
-joined. Large ones are few, and are read one by one.
+joined. Larger ones are few, and are read one by one, the largest where they lie (large_records).
+All of it is one transaction: what is deleted meanwhile is there to its end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from amqpd_storage.entries import (
     StoredMessage,
 )
 from amqpd_storage.errors import DamagedStore
+from amqpd_storage.large_records import LARGE_BYTES, read_large
 from amqpd_storage.records import decode_record, decode_records
 
 READ_ROWS_MAX: Final = 2000
@@ -36,12 +38,15 @@ WHERE e.key > ? AND e.key <= ?
 ORDER BY e.key
 """
 
+_SIZE: Final = """CASE WHEN typeof(e.record) = 'integer'
+    THEN length(m.record) ELSE length(e.record) END"""
+"""Of a record: SQLite reads none of it for that, as it would if the CASE were the argument."""
+
 _END: Final = f"""
-SELECT max(key), count(*), max(total), sum(is_missing) FROM (
+SELECT max(key), count(*), max(total), max(size), sum(is_missing) FROM (
     SELECT key, size, is_missing, sum(size) OVER (ORDER BY key ROWS UNBOUNDED PRECEDING) AS total
     FROM (
-        SELECT e.key AS key,
-            length(CASE WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END) AS size,
+        SELECT e.key AS key, {_SIZE} AS size,
             typeof(e.record) = 'integer' AND m.record IS NULL AS is_missing
         {_ROWS} LIMIT ?
     )
@@ -51,13 +56,20 @@ SELECT max(key), count(*), max(total), sum(is_missing) FROM (
 _JOINED: Final = f"""
 SELECT group_concat(key), group_concat(message_id), group_concat(octets, '') FROM (
     SELECT e.key AS key,
-        CASE WHEN typeof(e.record) = 'integer' THEN e.record ELSE 0 END AS message_id,
+        CASE WHEN typeof(e.record) = 'integer' THEN max(e.record, 0) ELSE 0 END AS message_id,
         hex(CASE WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END) AS octets
     {_ROWS}
 )
 """
 
-_EACH: Final = f"SELECT e.key, e.record, m.record {_ROWS}"
+_EACH: Final = f"""
+SELECT e.key,
+    CASE WHEN typeof(e.record) = 'integer' THEN e.record ELSE 0 END,
+    {_SIZE},
+    CASE WHEN {_SIZE} >= {LARGE_BYTES} THEN NULL
+        WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END
+{_ROWS}
+"""
 
 LAST_KEY: Final = (1 << 63) - 1
 
@@ -92,7 +104,7 @@ def read_dropped_queues(connection: sqlite3.Connection) -> set[int]:
 def read_message_id_max(connection: sqlite3.Connection) -> int:
     """The highest id of a shared message; 0 when there is none."""
     ((highest,),) = connection.execute("SELECT max(message_id) FROM message").fetchall()
-    return highest or 0
+    return max(highest or 0, 0)
 
 
 def forget_passing(connection: sqlite3.Connection) -> None:
@@ -123,10 +135,22 @@ def read_messages(
     The bytes of a shared message are the same objects in every row of the batch that refers to it.
     Raises DamagedStore rather than skip one.
     """
-    ((end, count, size, missing),) = connection.execute(_END, (after, last, rows_max)).fetchall()
+    connection.execute("BEGIN")
+    try:
+        return _read_messages(connection, after, last, rows_max)
+    finally:
+        connection.execute("COMMIT")
+
+
+def _read_messages(
+    connection: sqlite3.Connection, after: int, last: int, rows_max: int
+) -> list[StoredMessage]:
+    ((end, count, size, largest, missing),) = connection.execute(
+        _END, (after, last, rows_max)
+    ).fetchall()
     if end is None:
         return []
-    if missing or size > JOINED_BYTES_MAX * count:
+    if missing or largest >= LARGE_BYTES or size > JOINED_BYTES_MAX * count:
         return _read_each(connection, after, end)
     ((keys, message_ids, octets),) = connection.execute(_JOINED, (after, end)).fetchall()
     messages = decode_records(
@@ -137,13 +161,16 @@ def read_messages(
 
 def _read_each(connection: sqlite3.Connection, after: int, last: int) -> list[StoredMessage]:
     messages: list[StoredMessage] = []
-    for key, record, shared_record in connection.execute(_EACH, (after, last)).fetchall():
-        if isinstance(record, int):
-            if shared_record is None:
-                raise DamagedStore(None, f"row {key} refers to message {record}, which is missing")
-            messages.append(StoredMessage(key, record, *decode_record(_blob(key, shared_record))))
-        else:
-            messages.append(StoredMessage(key, 0, *decode_record(_blob(key, record))))
+    for key, message_id, size, record in connection.execute(_EACH, (after, last)).fetchall():
+        if size is None:
+            raise DamagedStore(None, f"row {key} refers to message {message_id}, which is missing")
+        if size < LARGE_BYTES:
+            message = decode_record(_blob(key, record))
+        elif message_id:
+            message = read_large(connection, "message", message_id)
+        else:  # written before large records had a place of their own
+            message = read_large(connection, "entry", key)
+        messages.append(StoredMessage(key, max(message_id, 0), *message))
     return _share(messages)
 
 

@@ -23,14 +23,15 @@ With `sys.setswitchinterval(0.0005)` commit_batch takes 2.0, 7.3 and 19.7 ms; wi
 
 Offset and length of a record are packed into one integer: JSON is parsed by the element.
 
-A batch of more than DATA_BYTES_MAX is cut into several statements with BEGIN and COMMIT around.
+A batch of more than DATA_BYTES_MAX is cut into several statements with BEGIN and COMMIT around. So
+is one with large records, which have statements of their own (large_records).
 """
 
 from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from amqpd_storage.changes import Changes, net_changes
@@ -43,6 +44,7 @@ from amqpd_storage.entries import (
     storage_key,
 )
 from amqpd_storage.journal import Batch
+from amqpd_storage.large_records import LARGE_BYTES, LargeRow, own_message_id, written_once
 from amqpd_storage.records import record_pieces
 
 DATA_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -160,12 +162,25 @@ def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     first = next(statements)
     second = next(statements, None)
     if second is None:
+        assert not isinstance(first, LargeRow)
         connection.execute(_COMMIT, first)
         return
+    rest = itertools.chain((first, second), statements)
+    if isinstance(second, LargeRow):
+        with written_once(connection):
+            _write_all(connection, rest)
+    else:
+        _write_all(connection, rest)
+
+
+def _write_all(connection: sqlite3.Connection, statements: Iterable[_Arguments | LargeRow]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for arguments in itertools.chain((first, second), statements):
-            connection.execute(_COMMIT, arguments)
+        for statement in statements:
+            if isinstance(statement, LargeRow):
+                statement.insert(connection)
+            else:
+                connection.execute(_COMMIT, statement)
         connection.execute("COMMIT")
     except BaseException:
         # OR ROLLBACK may have ended the transaction already; a COMMIT on a full disk does not.
@@ -174,14 +189,24 @@ def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
         raise
 
 
-def _statements(changes: Changes) -> Iterator[_Arguments]:
-    """The arguments of each statement. All that goes is in the first one, before anything comes."""
+def _statements(changes: Changes) -> Iterator[_Arguments | LargeRow]:
+    """The arguments of each statement; behind the first one large rows, if there are any.
+
+    All that goes is in the first one, before anything comes; the sums are in the last.
+    """
     statement = _Statement()
     statement.delete(changes)
     for (kind, key), value in changes.definitions.items():
         if value is not None:
             statement.put_definition(kind, key, value)
+    large = _large_rows(changes)
+    if large:
+        yield statement.arguments()
+        statement = _Statement()
+        yield from large
     for content in changes.messages:
+        if len(content.body) >= LARGE_BYTES:
+            continue
         if statement.size >= DATA_BYTES_MAX:
             yield statement.arguments()
             statement = _Statement()
@@ -192,12 +217,39 @@ def _statements(changes: Changes) -> Iterator[_Arguments]:
             statement = _Statement()
         statement.put_entry(enqueue)
     for delay in changes.delays:
+        if len(delay.content.body) >= LARGE_BYTES:
+            continue
         if statement.size >= DATA_BYTES_MAX:
             yield statement.arguments()
             statement = _Statement()
         statement.put_delay(delay)
     statement.sum_up(changes)
     yield statement.arguments()
+
+
+def _large_rows(changes: Changes) -> list[LargeRow]:
+    """The rows that are no part of a statement with others."""
+    rows = [
+        LargeRow("message", (content.message_id,), record_pieces(content))
+        for content in changes.messages
+        if len(content.body) >= LARGE_BYTES
+    ]
+    rows += [
+        LargeRow(
+            "message", (own_message_id(each.key),), record_pieces(each.content, each.expires_ms)
+        )
+        for each in changes.large_enqueues
+    ]
+    rows += [
+        LargeRow(
+            "delayed",
+            (delay.sequence, delay.exchange_id, delay.due_ms),
+            record_pieces(delay.content),
+        )
+        for delay in changes.delays
+        if len(delay.content.body) >= LARGE_BYTES
+    ]
+    return rows
 
 
 class _Statement:
@@ -255,6 +307,7 @@ class _Statement:
             for queue_id in long
         ]
         self._settled = [str(key) for key in changes.gone_keys]
+        self._released = [str(own_message_id(key)) for key in changes.large_gone]
         self._gone_delays = [str(sequence) for sequence in changes.gone_delays]
         self._delivered = [f'"{queue}":{below}' for queue, below in changes.delivered.items()]
         self._definition_keys = [
@@ -264,7 +317,7 @@ class _Statement:
 
     def sum_up(self, changes: Changes) -> None:
         """Once all rows are there: what the queues have now, and shared messages none has."""
-        self._released = [str(message_id) for message_id in changes.released]
+        self._released += [str(message_id) for message_id in changes.released]
         self._backlogs = [
             f'"{queue_id}":[{backlog.messages},{backlog.body_bytes},{backlog.last}]'
             for queue_id, backlog in changes.backlogs.items()
@@ -283,6 +336,8 @@ class _Statement:
         content = enqueue.content
         if content.message_id:
             self._shared.append(f'"{enqueue.key}":{content.message_id}')
+        elif len(content.body) >= LARGE_BYTES:
+            self._shared.append(f'"{enqueue.key}":{own_message_id(enqueue.key)}')
         else:
             placed = self._place(content, enqueue.expires_ms)
             self._entries.append(f'"{enqueue.key}":{placed}')

@@ -119,6 +119,26 @@ def test_large_messages_leave_memory_before_they_are_many(durable: Channel) -> N
     assert queue_of(durable).ready_bytes == 0
 
 
+def test_the_head_is_read_ahead_as_far_as_memory_goes() -> None:
+    """By number, and by weight: a page of large messages is one message."""
+    limits = Limits(queue_memory_messages=80, queue_memory_bytes=1000, flow_wait_s=0)
+    durable = declared(BrokerUnderTest(journaling=True, limits=limits).client().channel(), "q")
+    durable.client.broker.journal.store.page_bytes_max = 1
+    for number in range(50):
+        durable.publish("", "q", b"%02d" % number * 200, PERSISTENT)
+        durable.client.broker.journal.commit()
+    consumer = durable.client.channel()
+    consumer.qos(1)
+    consumer.consume("q", "tag")
+    seen: list[bytes] = []
+    while deliveries := consumer.deliveries():
+        assert queue_of(durable).resident_bytes <= 1400
+        (delivery,) = deliveries
+        seen.append(delivery.body[:2])
+        consumer.ack(delivery.delivery_tag)
+    assert seen == [b"%02d" % number for number in range(50)]
+
+
 def test_a_consumer_gets_them_all(durable: Channel) -> None:
     published = fill(durable, 1, 100)
     consumer = durable.client.channel()

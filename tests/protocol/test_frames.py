@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -728,7 +729,36 @@ def test_memory_of_an_oversized_body_is_not_kept() -> None:
     for _ in range(10):
         read(reader, body(1, bytes(4000)))
     (assembly,) = reader._assemblies.values()
-    assert assembly.parts is None
+    assert assembly.body is None
+
+
+def test_a_content_header_claims_no_memory() -> None:
+    reader = make_reader(message_bytes_max=1 << 30)
+    tracemalloc.start()
+    for number in range(1, 1001):
+        said = publish(number, "", "q", b"")
+        read(reader, said[: -len(header(number, 0))] + header(number, 1 << 30))
+        read(reader, body(number, bytes(100)))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2_000_000
+
+
+def test_a_large_body_is_never_there_twice() -> None:
+    """Its last frame makes no copy of it."""
+    reader, part, count = make_reader(), bytes(4000), 2000
+    read(reader, PUBLISH + header(1, len(part) * count))
+    framed = body(1, part)
+    tracemalloc.start()
+    for _ in range(count - 1):
+        assert reader.receive(framed) == []
+    (message,) = reader.receive(framed)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(message, Message)
+    assert message.body == part * count
+    assert type(message.body) is bytes
+    assert most < 1.3 * len(part) * count  # it grows by an eighth at a time
 
 
 def test_empty_body_frames_are_no_harm() -> None:

@@ -17,6 +17,7 @@ from amqpd.config import Config, Limits
 from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.server import Server
+from amqpd_storage.entries import Entry
 
 LOGIN = (
     b"AMQP\x00\x00\x09\x01",
@@ -73,6 +74,9 @@ class SlowDisk:
     def __init__(self) -> None:
         self.full = False
 
+    def append(self, entries: list[Entry]) -> None:
+        """It never gets so far."""
+
 
 @pytest.fixture(autouse=True)
 def loop() -> Iterator[None]:
@@ -84,9 +88,9 @@ def loop() -> Iterator[None]:
     new.close()
 
 
-def make_server(limits: Limits | None = None) -> Server:
+def make_server(limits: Limits | None = None, *, journaling: bool = False) -> Server:
     config = Config(limits=limits or Limits())
-    broker = Broker(config, journaling=False, entropy=bytes)
+    broker = Broker(config, journaling=journaling, entropy=bytes)
     broker.add_defaults()
     return Server(config, broker)
 
@@ -112,18 +116,25 @@ def publish(routing_key: str, body: bytes) -> bytes:
     )
 
 
-def test_a_publisher_is_not_read_from_while_the_disk_is_behind() -> None:
-    server = make_server()
+def test_who_writes_is_not_read_from_while_the_disk_is_behind() -> None:
+    server = make_server(journaling=True)
     disk = SlowDisk()
     server.attach_journal(cast(JournalWriter, disk))
+    server.finish_turn()
     client, wire = connect(server)
+    other, other_wire = connect(server)
     disk.full = True
-    client.data_received(publish("nowhere", b"x"))
-    assert not wire.reading
+    client.data_received(frame.marshal(commands.Queue.Declare(queue="q", durable=True), 1))
+    other.data_received(publish("nowhere", b"x"))  # not for the disk
+    assert (wire.reading, other_wire.reading) == (False, True)
     server.finish_turn()
     assert not wire.reading
     disk.full = False
     server.finish_turn()
+    assert wire.reading
+    client.data_received(publish("nowhere", b"x"))
+    disk.full = True
+    client.data_received(publish("nowhere", b"x"))
     assert wire.reading
 
 

@@ -305,6 +305,8 @@ def test_ranges_that_touch_are_one() -> None:
         LostKeys("entry", (1 << 40) + 10, (1 << 40) + 14, "page 9 is damaged", 4),
         LostKeys("entry", (1 << 40) + 20, (1 << 40) + 20, "torn"),
         LostKeys("message", 1, 1, "torn"),
+        LostKeys("message", -(1 << 40) - 5, -(1 << 40) - 5, "torn"),
+        LostKeys("message", -(1 << 63) + 1, (1 << 40) - 1, "page 4 is damaged"),
         LostKeys("entry", 1 << 40, (1 << 63) - 1, "page 3 is damaged"),
         LostKeys("entry", (1 << 40) + 30, (2 << 40) + 1, "page 4 is damaged"),
     ]
@@ -314,6 +316,8 @@ def test_ranges_that_touch_are_one() -> None:
         "(page 7 is damaged, and 1 more such; 4 were found again)",
         "queue 'jobs' in virtual host '/': at most 1 message, at positions 20 (torn)",
         "shared messages 1 (torn)",
+        "large messages (torn)",
+        "large messages, and shared ones (page 4 is damaged)",
         "messages of any queue (page 3 is damaged)",
         "messages from position 30 of queue 'jobs' in virtual host '/' to position 1 of "
         "queue with id 2, whose definition is missing (page 4 is damaged)",

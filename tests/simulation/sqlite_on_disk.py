@@ -214,6 +214,31 @@ class Cursor:
         self._cursor.close(True)
 
 
+class Blob:
+    """What the store uses of `sqlite3.Blob`."""
+
+    def __init__(self, raw: apsw.Blob, disk: Disk) -> None:
+        self._raw = raw
+        self._disk = disk
+
+    def __len__(self) -> int:
+        return self._raw.length()
+
+    def read(self, octets: int) -> bytes:
+        """At most so many, from where the last call ended."""
+        with translated(self._disk):
+            return self._raw.read(octets)
+
+    def write(self, octets: bytes) -> None:
+        """Over what is there."""
+        with translated(self._disk):
+            self._raw.write(octets)
+
+    def seek(self, offset: int) -> None:
+        """From the beginning."""
+        self._raw.seek(offset)
+
+
 class Connection:
     """What the store uses of `sqlite3.Connection`, on a file of a simulated disk."""
 
@@ -256,6 +281,18 @@ class Connection:
         """Several statements."""
         with translated(self._disk):
             self._raw.execute(sql)
+
+    @contextmanager
+    def blobopen(
+        self, table: str, column: str, row: int, *, readonly: bool = False
+    ) -> Iterator[Blob]:
+        """The column of a row, to be read and written in place."""
+        with translated(self._disk):
+            raw = self._raw.blob_open("main", table, column, row, not readonly)
+        try:
+            yield Blob(raw, self._disk)
+        finally:
+            raw.close(True)
 
     def close(self) -> None:
         """Closes even without power."""

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from amqpd_storage import sqlite_file, sqlite_writing
+from amqpd_storage import changes, sqlite_file, sqlite_writing
 from amqpd_storage.entries import (
     PASSING_QUEUE_ID_MIN,
     POSITION_BITS,
@@ -289,6 +289,47 @@ def test_a_batch_in_several_statements(before: Disk, monkeypatch: pytest.MonkeyP
     for disk, done in Crashes(before, lambda store: commit(store, *transaction()), 2048):
         state = reopened(disk)
         assert state == new if done else state in (old, new)
+
+
+def test_large_records_are_written_whole_or_not_at_all(
+    before: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros first, then the bytes over them: nobody ever finds the zeros."""
+    for module in (changes, sqlite_writing):
+        monkeypatch.setattr(module, "LARGE_BYTES", 20_000)
+    body = bytes(range(1, 256)) * 100
+
+    def first() -> list[Entry]:
+        content = PublishedContent(body[::-1], message_id=9)
+        return [
+            enqueue(1, 40, body),
+            enqueue(1, 41, b"small"),
+            enqueue(2, 40, content),
+            enqueue(3, 40, content),
+            delay(40, 1, body + b"delayed"),
+            settle(1, 1),
+        ]
+
+    def second() -> list[Entry]:
+        return [Settle(key(1, 40), len(body)), enqueue(1, 40, b"again" + body), settle(1, 2)]
+
+    def both() -> list[Entry]:
+        return first() + second()
+
+    states = [expected_after(list), expected_after(first), expected_after(both)]
+    assert states[1].messages[key(1, 40)] == body
+
+    def work(store: Any) -> None:
+        commit(store, *first())
+        commit(store, *second())
+
+    seen = set()
+    for disk, done in Crashes(before, work, 2048):
+        state = reopened(disk)
+        assert state in states
+        assert not done or state == states[2]
+        seen.add(states.index(state))
+    assert seen == {0, 1, 2}
 
 
 def test_a_checkpoint_changes_nothing(before: Disk) -> None:
