@@ -58,8 +58,10 @@ class Counts:
     requeued: int
 
     def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+        # Not a loop: there are as many of these as queues.
+        self.ack = self.confirm = self.deliver = self.deliver_no_ack = self.drop_unroutable = 0
+        self.get = self.get_empty = self.get_no_ack = self.publish = self.redeliver = 0
+        self.return_unroutable = self.discarded = self.requeued = 0
 
     def add(self, other: Counts) -> None:
         """What another has counted, too."""

@@ -231,6 +231,7 @@ _RECORDS: Final[dict[str, type[Record]]] = {
 
 _IDENTITIES: Final = {record: attrgetter(*record.IDENTITY) for record in _RECORDS.values()}
 _ENCODER: Final = msgspec.json.Encoder()
+_DECODERS: Final = {kind: msgspec.json.Decoder(record) for kind, record in _RECORDS.items()}
 
 
 def key_of(record: Record) -> str:
@@ -251,10 +252,11 @@ def drop(record: Record) -> DropDefinition:
 
 def decode(kind: str, key: str, value: bytes) -> Record:
     """The record that `encode` made these out of. Raises DamagedDefinition."""
-    if kind not in _RECORDS:
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
         raise DamagedDefinition(f"definition {key} is of kind {kind!r}, unknown to this version")
     try:
-        record = msgspec.json.decode(value, type=_RECORDS[kind])
+        record: Record = decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise DamagedDefinition(f"definition {kind} {key} cannot be read: {error}") from error
     if key_of(record) != key:

@@ -97,6 +97,8 @@ class PolicyTable:
 
     def match_queue(self, name: str, type: QueueType) -> tuple[Policy | None, Policy | None]:
         """The policy and the operator policy that hold for a queue."""
+        if not (self._policies["policy"] or self._policies["operator_policy"]):
+            return None, None
         user, operator = (
             next((policy for policy in self._policies[kind] if policy.fits_queue(name, type)), None)
             for kind in KINDS

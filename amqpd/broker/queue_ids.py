@@ -1,8 +1,15 @@
-"""Ids under which the store keeps the messages of queues: small numbers, used again."""
+"""Ids under which the store keeps the messages of queues: small numbers, used again.
+
+An octet for each id, and no set or heap of numbers: those of a hundred thousand queues that are
+gone would lie scattered over all the memory that the queues had, and keep it from being given back.
+"""
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from typing import Final
+
+FREE: Final = 0
+TAKEN: Final = 1
 
 
 class QueueIds:
@@ -11,28 +18,39 @@ class QueueIds:
     def __init__(self, first: int, end: int) -> None:
         self._first = first
         self._end = end
-        self._next = first
-        self._free: list[int] = []
-
-    @property
-    def in_use(self) -> int:
+        self._states = bytearray()
+        """FREE or TAKEN, of each id up to the highest that is taken, at least."""
+        self._free_from = 0
+        """No id before this one (counted from `first`) is free."""
+        self.in_use = 0
         """How many are."""
-        return self._next - self._first - len(self._free)
 
     def take(self) -> int:
         """The lowest id that is not in use."""
-        if self._free:
-            return heappop(self._free)
-        assert self._next < self._end, "no queue id is left"
-        self._next += 1
-        return self._next - 1
+        index = self._states.find(FREE, self._free_from)
+        if index < 0:
+            index = len(self._states)
+            assert self._first + index < self._end, "no queue id is left"
+            self._states.append(TAKEN)
+        else:
+            self._states[index] = TAKEN
+        self._free_from = index + 1
+        self.in_use += 1
+        return self._first + index
 
     def release(self, queue_id: int) -> None:
         """It is not in use any more."""
-        heappush(self._free, queue_id)
+        index = queue_id - self._first
+        assert self._states[index] == TAKEN, "released twice"
+        self._states[index] = FREE
+        self._free_from = min(self._free_from, index)
+        self.in_use -= 1
 
     def recovered(self, queue_ids: set[int]) -> None:
         """These are in use, and no others."""
-        used = {queue_id for queue_id in queue_ids if self._first <= queue_id < self._end}
-        self._next = max(used, default=self._first - 1) + 1
-        self._free = sorted(set(range(self._first, self._next)) - used)
+        used = [queue_id for queue_id in queue_ids if self._first <= queue_id < self._end]
+        self._states = bytearray(max(used, default=self._first - 1) + 1 - self._first)
+        for queue_id in used:
+            self._states[queue_id - self._first] = TAKEN
+        self._free_from = 0
+        self.in_use = len(used)

@@ -74,8 +74,14 @@ def read_rules(
     policy_first: Collection[str] = (),
 ) -> QueueRules:
     """The rules of a queue: from its arguments, and from the definition of its policies."""
-    settings = definition or {}
+    if arguments or definition:
+        return _read_rules(arguments, definition or {}, policy_first)
+    return NO_RULES
 
+
+def _read_rules(
+    arguments: Arguments, settings: Mapping[str, Any], policy_first: Collection[str]
+) -> QueueRules:
     def number(name: str) -> int | None:
         found = (arguments.get(f"x-{name}", (None, None))[1], settings.get(name))
         numbers = [value for value in found if isinstance(value, int)]
@@ -126,3 +132,7 @@ def read_rules(
         delayed_retry_max_ms=number("delayed-retry-max"),
         deduplicates=deduplicates(),
     )
+
+
+NO_RULES: Final = _read_rules({}, {}, ())
+"""Those of a queue that says nothing: one for all of them, which most are."""

@@ -30,6 +30,7 @@ from amqpd_exchanges.exchange import Binding, binding_identity
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 from amqpd_exchanges.recent_history import RecentHistoryExchange
 from amqpd_exchanges.router import Router
+from amqpd_exchanges.shrinking import shrink
 
 if TYPE_CHECKING:
     from amqpd.broker.access import Access
@@ -281,6 +282,7 @@ class VirtualHost:
         hears that it has lost its queue.
         """
         del self.queues[queue.name]
+        shrink(self.queues)
         self.broker.churn.queue_deleted += 1
         self.broker.timers.forget(queue)
         self.refusing_queues -= queue.can_refuse

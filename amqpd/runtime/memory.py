@@ -1,8 +1,13 @@
-"""Giving memory back to the system that the C library keeps for later.
+"""Giving memory back to the system that the C library and Python keep for later.
 
 What Python frees goes to glibc, and stays in its heap as long as anything behind it is in use:
 after a burst the process would look as large as it ever was, to the memory alarm too.
 `malloc_trim` gives back every whole page of it, in the midst of the heap as well.
+
+Small objects Python keeps in arenas of its own, of a megabyte in 3.11, and gives one back when
+nothing in it is in use. A free tuple that it keeps for the next one is enough to hold one, and of
+these there are thousands, scattered over all that a burst took. Only a full collection lets them
+go.
 
 It is not free: what is given back has to be faulted in again. So only what was not needed for a
 while goes, which a broker under load has little of. Elsewhere than with glibc nothing is done.
@@ -11,6 +16,9 @@ while goes, which a broker under load has little of. Elsewhere than with glibc n
 from __future__ import annotations
 
 import ctypes
+import gc
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -19,6 +27,13 @@ IDLE_CHECKS: Final = 5
 """What was free at each of so many checks was not needed meanwhile."""
 IDLE_BYTES_MIN: Final = 16 * 1024 * 1024
 """Less is not worth it."""
+
+
+FREED_BLOCKS_MIN: Final = 100_000
+"""Small objects that went: some 10 MB."""
+COLLECTING_SHARE: Final = 0.001
+"""Most of the time that full collections may take. One takes some 0.1 s where there are a hundred
+thousand queues that were declared since the start, and no client is served meanwhile."""
 
 
 class HeapFigures(ctypes.Structure):
@@ -65,6 +80,40 @@ def system_heap() -> Heap | None:
         return figures
 
     return Heap(free_bytes, lambda: malloc_trim(0))
+
+
+class Reserves:
+    """What Python keeps. Asked once a second whether there is much less in use than there was."""
+
+    def __init__(
+        self,
+        blocks: Callable[[], int] = sys.getallocatedblocks,
+        collect: Callable[[], object] = gc.collect,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`blocks` are the small objects in use; to count them takes a tenth of a millisecond."""
+        self._blocks = blocks
+        self._collect = collect
+        self._clock = clock
+        self._latest = self._most = 0
+        self._collect_at = 0.0
+        """Not before."""
+
+    @property
+    def is_due(self) -> bool:
+        """Look once more; whether a burst is over."""
+        before, self._latest = self._latest, self._blocks()
+        now = max(before, self._latest)
+        self._most = max(self._most, now)
+        return self._most - now >= FREED_BLOCKS_MIN and self._clock() >= self._collect_at
+
+    def collect(self) -> None:
+        """Let them go. In the event loop's thread: what is collected may belong to it."""
+        began = self._clock()
+        self._collect()
+        ended = self._clock()
+        self._collect_at = ended + (ended - began) / COLLECTING_SHARE
+        self._most = 0
 
 
 class MemoryReturn:

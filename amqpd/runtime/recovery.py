@@ -58,6 +58,8 @@ ORDER: Final[tuple[type[Record], ...]] = (
 )
 """Each kind refers only to kinds before it (exchange bindings come after all exchanges)."""
 
+_TURNS: Final = {record: turn for turn, record in enumerate(ORDER)}
+
 
 async def recover(broker: Broker, store: SQLiteStore) -> int:
     """Fill an empty broker from its store; how many messages were found.
@@ -83,7 +85,7 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
 def place(record: Record) -> tuple[int, int]:
     """When it is its turn: by `ORDER`, and what exchanges remember by its number."""
     number = record.number if isinstance(record, HistoryRecord | SeenRecord) else 0
-    return ORDER.index(type(record)), number
+    return _TURNS[type(record)], number
 
 
 def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queue]:

@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from amqpd.broker.alarms import Alarm
-from amqpd.runtime.memory import MemoryReturn, system_heap
+from amqpd.runtime.memory import MemoryReturn, Reserves, system_heap
 
 if TYPE_CHECKING:
     from amqpd.runtime.server import Server
@@ -34,6 +34,7 @@ class ResourceMonitor:
         self._server = server
         self._directory = directory
         self._memory_limit_bytes = server.config.memory_high_watermark * available_memory()
+        self._reserves = Reserves()
         self._memory_return = MemoryReturn(system_heap())
         self._disk_limit_bytes = server.config.disk_free_limit_bytes
 
@@ -41,6 +42,8 @@ class ResourceMonitor:
         """Watch for ever."""
         while True:
             self.check()
+            if self._reserves.is_due:
+                self._reserves.collect()
             if self._memory_return.is_due:
                 await to_thread.run_sync(self._memory_return.trim)
             await anyio.sleep(CHECK_INTERVAL_S)

@@ -125,12 +125,25 @@ async def run(config: Config) -> None:
     try:
         async with await open_store(data_directory(config), config.durability) as store:
             broker = make_broker(config, MonotonicClock(), journaling=True)
-            count = await recover(broker, store)
+            with collector_resting():
+                count = await recover(broker, store)
             if count:
                 logger.info("messages recovered", extra={"count": count})
             await run_server(config, broker, store, began)
     except StoreError as error:
         raise _refusal(error) from error
+
+
+@contextmanager
+def collector_resting() -> Iterator[None]:
+    """For a start: what is made meanwhile is there to stay. A hundred thousand queues are some
+    million objects, which the collector would look at again and again, now and for ever."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def run_server(

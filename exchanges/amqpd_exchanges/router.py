@@ -43,6 +43,7 @@ from amqpd_exchanges.local_random import LocalRandomExchange
 from amqpd_exchanges.modulus_hash import ModulusHashExchange
 from amqpd_exchanges.random import RandomExchange
 from amqpd_exchanges.recent_history import RecentHistoryExchange
+from amqpd_exchanges.shrinking import shrink
 from amqpd_exchanges.topic import TopicExchange
 
 __all__ = ["KINDS", "Router"]
@@ -164,6 +165,8 @@ class Router(Generic[Q]):
         """Forget a queue, and return the explicit bindings that led to it."""
         self._default.queues.pop(name, None)
         self._queue_names.pop(queue, None)
+        shrink(self._default.queues)
+        shrink(self._queue_names)
         removed = self._remove_bindings_to(queue)
         self._changed()
         return removed

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from amqpd.runtime.memory import (
+    FREED_BLOCKS_MIN,
     IDLE_BYTES_MIN,
     IDLE_CHECKS,
     Heap,
     MemoryReturn,
+    Reserves,
     system_heap,
 )
 from amqpd.runtime.resources import resident_memory
@@ -75,3 +79,49 @@ def test_the_systems_heap() -> None:
 def test_without_such_a_heap_nothing_is_due() -> None:
     memory = MemoryReturn(None)
     assert not any(memory.is_due for _ in range(20))
+
+
+class Objects:
+    """As many as are told, and a clock; a collection takes 50 ms."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.now = 100.0
+        self.collected: list[float] = []
+        self.reserves = Reserves(lambda: self.count, self.collect, lambda: self.now)
+
+    def collect(self) -> None:
+        self.collected.append(self.now)
+        self.now += 0.05
+
+    def seconds(self, *counts: int) -> None:
+        """A look at each of these."""
+        for count in counts:
+            self.count = count
+            self.now += 1.0
+            if self.reserves.is_due:
+                self.reserves.collect()
+
+
+def test_python_collects_when_a_burst_is_over() -> None:
+    objects = Objects()
+    objects.seconds(*[5_000_000] * 10, 20_000)
+    assert objects.collected == []
+    objects.seconds(20_000)
+    assert len(objects.collected) == 1
+    objects.seconds(*[20_000] * 200)
+    assert len(objects.collected) == 1
+
+
+def test_python_does_not_collect_in_the_midst_of_one() -> None:
+    objects = Objects()
+    objects.seconds(*[5_000_000, 20_000] * 20)
+    objects.seconds(*[20_000, 20_000 + FREED_BLOCKS_MIN - 1] * 20)
+    assert len(objects.collected) == 1  # of the first one, once that was over
+
+
+def test_python_collects_for_a_thousandth_of_the_time_at_most() -> None:
+    objects = Objects()
+    objects.seconds(*[5_000_000, 20_000, 20_000] * 100)
+    assert 5 <= len(objects.collected) <= 7
+    assert all(b - a >= 50 for a, b in itertools.pairwise(objects.collected))
