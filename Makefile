@@ -6,13 +6,16 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run test check lint types imports bench sim sim-campaign kill-campaign compat compat-quick clean
+.PHONY: help run example test check lint types imports bench sim sim-campaign kill-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 run: $(INSTALLED)  ## Start the broker: make run ARGS="--in-memory --listen 127.0.0.1:0"
 	@exec $(BIN)/amqpd serve $(ARGS)
+
+example: $(INSTALLED)  ## Three brokers, federated: what arrives where
+	@$(BIN)/python examples/three_brokers.py
 
 test: $(INSTALLED)  ## Run the tests: make test TESTS=tests/broker ARGS="-k confirm"
 	@$(BIN)/python -m pytest -n auto -q -rs $(TESTS) $(ARGS)

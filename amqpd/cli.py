@@ -9,7 +9,16 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-COMMANDS: Final = ("serve", "ping", "doctor", "recover", "backup", "restore", "definitions")
+COMMANDS: Final = (
+    "serve",
+    "ping",
+    "doctor",
+    "recover",
+    "backup",
+    "restore",
+    "definitions",
+    "links",
+)
 OWN_OPTIONS: Final = ("-h", "--help", "--version")
 EX_USAGE: Final = 64
 EX_FORCED: Final = 130

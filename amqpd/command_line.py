@@ -157,3 +157,21 @@ def import_(data_dir: str | None, vhost: str | None, dry_run: bool, file: str) -
     from amqpd.runtime.definitions_command import import_ as read
 
     sys.exit(read(data_dir, vhost, file, dry_run=dry_run))
+
+
+@command_line.command()
+@click.option(
+    "--url",
+    default="http://127.0.0.1:15672",
+    metavar="URL",
+    envvar="AMQPD_MANAGEMENT_URL",
+    help="The broker's HTTP API.  [default: http://127.0.0.1:15672]",
+)
+@click.option("--user", default="guest", metavar="NAME", envvar="AMQPD_MANAGEMENT_USER")
+@click.option("--password", default="guest", envvar="AMQPD_MANAGEMENT_PASSWORD")
+@click.option("--json", "as_json", is_flag=True, help="As the HTTP API gives them.")
+def links(url: str, user: str, password: str, as_json: bool) -> None:
+    """Show the federation links and shovels of a running broker; exit 1 if any is down."""
+    from amqpd.runtime.links_command import show
+
+    sys.exit(show(url, user, password, as_json=as_json))

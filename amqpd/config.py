@@ -7,7 +7,7 @@ command line (`amqpd.cli`) puts them together.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
@@ -17,6 +17,7 @@ Durability = Literal["full", "normal"]
 SERVER_VERSIONS: Final[dict[str, str]] = {"3.13": "3.13.7", "4.2": "4.2.1", "4.3": "4.3.0"}
 """What server-properties say, since clients branch on it; `information` tells the truth."""
 
+DEFAULT_CLUSTER_NAME: Final = "amqpd@localhost"
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
 
@@ -122,7 +123,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Virtual host of `amq.rabbitmq.event`; `default_vhost` if unset (event_exchange.vhost)."""
     anonymous_login_user: str = "guest"
     """Who the mechanism ANONYMOUS of the 4.x profiles logs in as."""
-    cluster_name: str = "amqpd@localhost"
-    """The node's name towards clients; federation recognises loops by it."""
+    cluster_name: str = DEFAULT_CLUSTER_NAME
+    """The broker's name towards clients and other brokers; federation recognises loops by it."""
+    shovels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Static shovels, by name: what the parameter of a dynamic one says, and `vhost`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = field(default_factory=Limits)

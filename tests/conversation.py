@@ -364,6 +364,7 @@ class Client:
         frame_max: int = 131072,
         channel_max: int = 2047,
         heartbeat: int = 0,
+        peer_type: type[Peer] = Peer,
     ) -> None:
         self.broker = broker
         self.reading = True
@@ -382,7 +383,7 @@ class Client:
         self._unread: list[bytes] = []
         """What the broker has not read yet, because it had to wait."""
         self._next_channel = 1
-        self.peer = Peer(
+        self.peer = peer_type(
             broker.core,
             name,
             is_loopback=is_loopback,

@@ -23,6 +23,7 @@ from amqpd.broker.counts import Churn
 from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
+from amqpd.broker.federation import NOBODY, FederationListener
 from amqpd.broker.flow import FlowControl
 from amqpd.broker.internal_publishing import InternalPublishing
 from amqpd.broker.limits import VhostLimits, require_connection_room
@@ -36,7 +37,7 @@ from amqpd.broker.reply_to import ReplyConsumer
 from amqpd.broker.session import Origin, Session
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.broker.waiting_room import DelayedMessage
-from amqpd.config import Config
+from amqpd.config import DEFAULT_CLUSTER_NAME, Config
 from amqpd.errors import NOT_ALLOWED, ConnectionException
 from amqpd.timers import Timers
 from amqpd.wire.tables import erlang
@@ -54,6 +55,9 @@ CONNECTION_OPEN: Final = (10, 40)
 CLUSTER_ID: Final = "internal_cluster_id"
 CLUSTER_NAME: Final = "cluster_name"
 """Global parameters that RabbitMQ has too."""
+CLUSTER_ID_PREFIX: Final = "rabbitmq-cluster-id-"
+ID_SHOWN: Final = 8
+"""Characters of it in the name of a broker that nobody named."""
 NAME_OCTETS: Final = 16
 """Random octets in a generated name: 22 characters of URL-safe base64."""
 
@@ -91,6 +95,8 @@ class Broker:
         self.events = Events(self, self.event_vhost)
         self.access = Access(config.loopback_users, self.events)
         self.virtual_hosts: dict[str, VirtualHost] = {}
+        self.federation: FederationListener = NOBODY
+        """Who has links to other brokers: set before anything is declared."""
         self.parameters = Parameters(
             config.limits, self.journal, lambda name: name in self.virtual_hosts, self.events
         )
@@ -124,9 +130,18 @@ class Broker:
 
     @property
     def cluster_name(self) -> str:
-        """How federation and clients know this broker: as named at run time, or configured."""
+        """How federation and clients know this broker: as named at run time, or configured.
+
+        Nobody's name is that of all who have none. To federation these must differ: then the id
+        that the broker gave itself at its first start is a part of it (decision 10).
+        """
         name = self.parameters.global_value(CLUSTER_NAME)
-        return name if isinstance(name, str) else self.config.cluster_name
+        if isinstance(name, str):
+            return name
+        cluster_id = self.parameters.global_value(CLUSTER_ID)
+        if self.config.cluster_name != DEFAULT_CLUSTER_NAME or not isinstance(cluster_id, str):
+            return self.config.cluster_name
+        return f"{DEFAULT_CLUSTER_NAME}.{cluster_id.removeprefix(CLUSTER_ID_PREFIX)[:ID_SHOWN]}"
 
     @property
     def now(self) -> float:
@@ -222,7 +237,7 @@ class Broker:
         """The first user, virtual host and permission of an empty broker."""
         config = self.config
         self.add_virtual_host(VhostRecord(name=config.default_vhost))
-        self.parameters.set_global(CLUSTER_ID, self.generate_name("rabbitmq-cluster-id-"))
+        self.parameters.set_global(CLUSTER_ID, self.generate_name(CLUSTER_ID_PREFIX))
         password_hash = hash_password(config.default_pass, self.random_octets(SALT_BYTES))
         self.journal(
             self.access.put_user(config.default_user, password_hash, SHA256, ("administrator",))
@@ -290,6 +305,8 @@ class Broker:
         if self.internal_publishing.pending:
             self.internal_publishing.publish()
         self.flow.finish_turn()
+        if effects.demands:
+            self._tell_demands()
         if effects.timed_queues:
             for queue in effects.timed_queues:
                 self.timers.watch(queue)
@@ -301,6 +318,15 @@ class Broker:
         if effects.entries or effects.marked_queues:
             return effects.take_entries()
         return []
+
+    def _tell_demands(self) -> None:
+        """Links hear what federated queues want, now that the turn has left them as they are."""
+        demands, self.effects.demands = self.effects.demands, {}
+        for queue in demands:
+            self.federation.demand(queue)
+            if queue.ready and queue.consumers.serves(0):
+                # On their way from the disk to whoever can take them: look again then.
+                self.effects.demands[queue] = None
 
     def committed(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -137,10 +138,13 @@ class ConsumerRing:
         "by_age",
         "exclusive",
         "leaving",
+        "touched",
     )
 
     def __init__(self, single_active: bool) -> None:
         self._single_active = single_active
+        self.touched: Callable[[], None] | None = None
+        """Called when there are others that may be served: a federated queue wants to know."""
         self.by_age = False
         self._members: dict[Consumer, int] = {}
         """All of them, oldest first, with their numbers."""
@@ -184,6 +188,8 @@ class ConsumerRing:
         del self._members[consumer]
         if consumer is self.exclusive:
             self.exclusive = None
+        if self.touched is not None:
+            self.touched()
         in_ring = not consumer.blocked and (not self._single_active or consumer is self.active)
         if consumer.blocked:
             # What it has not settled may still be settled: that must not bring it back.
@@ -209,6 +215,8 @@ class ConsumerRing:
         if active is None or candidate is None or candidate.priority <= active.priority:
             return
         self._levels.clear()  # it was the only one there
+        if self.touched is not None:
+            self.touched()
         if not active.blocked:
             active.blocked = True
             active.channel.blocked[active] = None
@@ -253,6 +261,8 @@ class ConsumerRing:
                 else:
                     consumer.blocked = True
                     consumer.channel.blocked[consumer] = None
+                    if self.touched is not None:
+                        self.touched()
             if len(levels) == 1:
                 return None  # it stays, for whoever comes back
             levels.pop()
@@ -261,6 +271,16 @@ class ConsumerRing:
     def can_serve(self) -> bool:
         """Whether `take` would find a consumer."""
         return any(consumer.can_take() for _, ready in self._levels for consumer in ready)
+
+    def serves(self, least_priority: int) -> bool:
+        """Whether a consumer of at least this priority may be served. One that is full stands in
+        the ring until its turn comes, and counts."""
+        return any(
+            not consumer.gone
+            for priority, ready in self._levels
+            if priority >= least_priority
+            for consumer in ready
+        )
 
     def _wait(self, consumer: Consumer) -> None:
         priority = 0 if self.by_age else -consumer.priority
@@ -277,6 +297,8 @@ class ConsumerRing:
         self._enter(consumer)
 
     def _enter(self, consumer: Consumer) -> None:
+        if self.touched is not None:
+            self.touched()
         levels = self._levels
         if levels and levels[-1][0] == consumer.priority:
             levels[-1][1].append(consumer)

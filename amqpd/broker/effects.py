@@ -35,6 +35,7 @@ class Effects:
         "_defined",
         "barriers",
         "delay_reads",
+        "demands",
         "due_confirms",
         "entries",
         "epoch_s",
@@ -57,6 +58,8 @@ class Effects:
         """Queues and waiting rooms whose deadline may have come nearer."""
         self.delay_reads: list[DelayRead] = []
         """Waiting rooms that want to know what comes due next in the store."""
+        self.demands: dict[Queue, None] = {}
+        """Federated queues that may want other messages than before."""
         self.entries: list[Entry] = []
         """For the journal, in order."""
         self.due_confirms: list[Confirms] = []

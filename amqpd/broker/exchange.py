@@ -24,6 +24,7 @@ class BrokerExchange(Governed):
         "auto_delete",
         "durable",
         "exchange_id",
+        "federated",
         "internal",
         "memory",
         "name",
@@ -60,6 +61,8 @@ class BrokerExchange(Governed):
         """Names a durable delayed exchange in the store; 0 for others."""
         self.waiting_room: WaitingRoom | None = None
         """Where messages wait, if this is a delayed exchange."""
+        self.federated = False
+        """Links follow its bindings; set by `amqpd.broker.federation`'s listener."""
         self.tally = Tally()
 
     def apply_policies(self) -> None:

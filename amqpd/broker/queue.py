@@ -436,6 +436,21 @@ class Queue(ReadyMessages):
         if self.single_active:
             self.dispatch()
 
+    def federate(self, on: bool) -> None:
+        """Links want to know when messages are wanted here (`wants_more`), or no longer."""
+        self.consumers.touched = self._touch if on else None
+        if on:
+            self._touch()
+
+    def _touch(self) -> None:
+        self._effects.demands[self] = None
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether consumers here can take messages that there are none of: those of federation
+        links, which have a priority below 0, do not count."""
+        return not self.deleted and self.consumers.serves(0) and not self.ready
+
     def unblock(self, consumer: Consumer) -> None:
         """The consumer may be able to take messages again."""
         if consumer.blocked and consumer.can_take():

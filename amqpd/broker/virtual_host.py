@@ -198,6 +198,8 @@ class VirtualHost:
             exchange.memory.drop()
         if exchange.durable and self.effects.journaling:
             self.effects.define(definitions.drop(self._exchange_record(exchange)))
+        if exchange.federated:
+            self.broker.federation.exchange_deleted(self, exchange)
         self.events.emit("exchange.deleted", {"vhost": self.name, "name": exchange.name}, user)
         self._tell_unbound(removed, user)
         return removed
@@ -290,6 +292,8 @@ class VirtualHost:
             self.quorum_queues -= 1
         removed = self.router.remove_queue(queue.name, queue)
         self._journal_unbindings(removed, None)
+        if queue.consumers.touched is not None:
+            self.broker.federation.queue_deleted(self, queue)
         count = queue.drop()
         if queue.durable and self.effects.journaling:
             self.effects.define(definitions.drop(self._queue_record(queue)))
@@ -329,6 +333,8 @@ class VirtualHost:
         binding = self.router.bind(source.name, end, routing_key, arguments)
         if binding is None or not journal:
             return
+        if source.federated:
+            self.broker.federation.bound(self, source.name, routing_key, arguments)
         if self._durable(binding, None):
             self.effects.define(definitions.encode(self._binding_record(binding)))
         if self.events.wanted:
@@ -379,7 +385,13 @@ class VirtualHost:
                 ended += self._remove_exchange(exchange)
 
     def _tell_unbound(self, removed: list[Binding[Queue]], user: str = INTERNAL_USER) -> None:
-        """binding.deleted of each, for whoever listens."""
+        """Links hear of each, and binding.deleted goes to whoever listens."""
+        for binding in removed:
+            source = self.exchanges.get(binding.source.name)
+            if source is not None and source.federated:
+                self.broker.federation.unbound(
+                    self, source.name, binding.routing_key, dict(binding.arguments)
+                )
         if self.events.wanted:
             for binding in removed:
                 self.events.emit("binding.deleted", self._told(binding), user)
@@ -411,11 +423,13 @@ class VirtualHost:
     def _govern_exchange(self, exchange: BrokerExchange) -> None:
         if exchange.govern(self.policies.match_exchange(exchange.name)):
             exchange.apply_policies()
+            self.broker.federation.exchange_governed(self, exchange)
 
     def _govern_queue(self, queue: Queue) -> bool:
         if not queue.govern(self.policies.match_queue(queue.name, queue.type)):
             return False
         queue.apply_policies()
+        self.broker.federation.queue_governed(self, queue)
         return True
 
     # -- the end

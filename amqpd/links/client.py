@@ -101,6 +101,10 @@ class LinkClient:
         self.state = State.GREETED
         self.end_reason = ""
         """Why it is CLOSED; empty if we closed it."""
+        self.end_code = 0
+        """The reply code with which the server closed it, if it did."""
+        self.is_remote = not uri.is_local
+        """It is not this broker itself."""
         self.server_properties: Arguments = {}
         self.channel_max = uri.channel_max
         self.frame_bytes_max = uri.frame_max or FRAME_BYTES_MAX
@@ -264,6 +268,7 @@ class LinkClient:
         method = said.method
         if isinstance(method, Connection.Close):
             self._push(method_frame(0, Connection.CloseOk()))
+            self.end_code = method.reply_code or 0
             self._end(f"closed by the server: {method.reply_code} {method.reply_text}")
         elif self.state is State.GREETED and isinstance(method, Connection.Start):
             self._log_in(method, said.arguments)

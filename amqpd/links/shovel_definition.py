@@ -14,20 +14,27 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from amqpd.broker.erlang_terms import term
-from amqpd.broker.parameter_validation import Field, check_integer, check_number, check_object
-from amqpd.links.uri import InvalidURI, LinkURI, parse_uri
+from amqpd.broker.parameter_validation import Field, check_integer, check_object
+from amqpd.links.link import AckMode
+from amqpd.links.parameter_checks import (
+    check_boolean,
+    check_delay,
+    check_name,
+    check_prefetch,
+    check_text,
+    check_uris,
+    one_of,
+)
+from amqpd.links.uri import LinkURI, parse_uri
 from amqpd.wire import properties as wire
 from amqpd.wire.tables import encode_table, typed
 
 COMPONENT: Final = "shovel"
 PREFETCH_COUNT: Final = 1000
-PREFETCH_MAX: Final = 65535
 RECONNECT_DELAY_S: Final = 5
-URIS_MAX: Final = 64
 ACK_MODES: Final = ("no-ack", "on-publish", "on-confirm")
 PROTOCOLS: Final = ("amqp091", "local")
 
-AckMode = Literal["no-ack", "on-publish", "on-confirm"]
 DeleteAfter = Literal["never", "queue-length"] | int
 
 PROPERTIES: Final[dict[str, int]] = {
@@ -101,8 +108,8 @@ def read_definition(value: Mapping[str, Any]) -> ShovelDefinition:
     delete_after = newest("src-delete-after", "delete-after", default="never")
     published = newest("dest-publish-properties", "publish-properties", default={}) or {}
     return ShovelDefinition(
-        src_uris=_uris(value["src-uri"]),
-        dest_uris=_uris(value["dest-uri"]),
+        src_uris=read_uris(value["src-uri"]),
+        dest_uris=read_uris(value["dest-uri"]),
         src_queue=value.get("src-queue"),
         src_queue_args=dict(value.get("src-queue-args") or {}),
         src_exchange=value.get("src-exchange"),
@@ -131,11 +138,21 @@ def read_definition(value: Mapping[str, Any]) -> ShovelDefinition:
     )
 
 
-def _uris(value: str | list[str]) -> tuple[LinkURI, ...]:
+def read_uris(value: str | list[str]) -> tuple[LinkURI, ...]:
+    """One URI or several, which `check_uris` has passed."""
     return tuple(map(parse_uri, [value] if isinstance(value, str) else value))
 
 
 # -- checks
+
+
+def check_static(name: str, value: Any) -> list[str]:
+    """What is wrong with a static shovel, a table of the configuration: the same, and `vhost`."""
+    if not isinstance(value, dict):
+        return check_definition(name, value)
+    vhost = value.get("vhost", "/")
+    rest = {key: item for key, item in value.items() if key != "vhost"}
+    return check_name("vhost", vhost) + check_definition(name, rest)
 
 
 def check_definition(name: str, value: Any) -> list[str]:
@@ -154,83 +171,12 @@ def check_definition(name: str, value: Any) -> list[str]:
     return problems + check_object(name, FIELDS, value)
 
 
-def _check_text(name: str, value: Any) -> list[str]:
-    if isinstance(value, str):
-        return []
-    return [f"{name} should be binary, actually was {term(value)}"]
-
-
-def _check_name(name: str, value: Any) -> list[str]:
-    """A name that AMQP can carry: RabbitMQ checks that of `dest-queue` alone, and fails later."""
-    size = len(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else 0
-    if size > 255:
-        return [f"{name} should be less than 255 bytes, actually was {size}"]
-    return _check_text(name, value)
-
-
-def _check_boolean(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return []
-    return [f"{name} should be boolean, actually was {term(value)}"]
-
-
-def _one_of(*options: str) -> Callable[[str, Any], list[str]]:
-    def check(name: str, value: Any) -> list[str]:
-        if not isinstance(value, str):
-            return _check_text(name, value)
-        if value in options:
-            return []
-        shown = f"[{','.join(map(term, options))}]"
-        return [f"{name} should be one of {shown}, actually was {term(value)}"]
-
-    return check
-
-
-def _check_uris(name: str, value: Any) -> list[str]:
-    if isinstance(value, str):
-        try:
-            parse_uri(value)
-        except InvalidURI as reason:
-            return [f'"{_without_password(value)}" not a valid URI: {reason}']
-        return []
-    if not isinstance(value, list):
-        return [f"{name} should be list, actually was {term(value)}"]
-    if not 0 < len(value) <= URIS_MAX:
-        return [f"{name} should have 1 to {URIS_MAX} URIs, actually had {len(value)}"]
-    for uri in value:
-        problems = _check_uris(name, uri) if isinstance(uri, str) else _check_text(name, uri)
-        if problems:
-            return problems[:1]
-    return []
-
-
-def _without_password(uri: str) -> str:
-    """RabbitMQ shows it, in errors and logs."""
-    head, at, tail = uri.rpartition("@")
-    scheme, separator, _ = head.partition("://")
-    return f"{scheme}{separator}***{at}{tail}" if at and separator else uri
-
-
 def _check_delete_after(name: str, value: Any) -> list[str]:
     if value in ("never", "queue-length") or (type(value) is int and value >= 0):
         return []
     return [
         f'{name} should be number, "never" or "queue-length", actually was {term(value)}',
     ]
-
-
-def _check_prefetch(name: str, value: Any) -> list[str]:
-    problems = check_integer(name, value)
-    if not problems and not 0 <= value <= PREFETCH_MAX:
-        return [f"{name} should be a number from 0 to {PREFETCH_MAX}, actually was {value}"]
-    return problems
-
-
-def _check_delay(name: str, value: Any) -> list[str]:
-    problems = check_number(name, value)
-    if not problems and not 0 <= value <= 86400:
-        return [f"{name} should be a number from 0 to 86400, actually was {term(value)}"]
-    return problems
 
 
 def _check_table(name: str, value: Any) -> list[str]:
@@ -263,36 +209,36 @@ def _field(name: str, check: Callable[[str, Any], list[str]], mandatory: bool = 
 
 NUMBERS: Final = (wire.DELIVERY_MODE, wire.PRIORITY, wire.TIMESTAMP)
 PROPERTY_FIELDS: Final = tuple(
-    _field(name, check_integer if flag in NUMBERS else _check_text)
+    _field(name, check_integer if flag in NUMBERS else check_text)
     for name, flag in PROPERTIES.items()
 )
 FIELDS: Final = (
-    _field("reconnect-delay", _check_delay),
-    _field("ack-mode", _one_of(*ACK_MODES)),
-    _field("src-protocol", _one_of(*PROTOCOLS)),
-    _field("dest-protocol", _one_of(*PROTOCOLS)),
-    _field("src-uri", _check_uris, mandatory=True),
-    _field("src-exchange", _check_name),
-    _field("src-exchange-key", _check_name),
-    _field("src-queue", _check_name),
+    _field("reconnect-delay", check_delay),
+    _field("ack-mode", one_of(*ACK_MODES)),
+    _field("src-protocol", one_of(*PROTOCOLS)),
+    _field("dest-protocol", one_of(*PROTOCOLS)),
+    _field("src-uri", check_uris, mandatory=True),
+    _field("src-exchange", check_name),
+    _field("src-exchange-key", check_name),
+    _field("src-queue", check_name),
     _field("src-queue-args", _check_table),
     _field("src-consumer-args", _check_table),
-    _field("src-consumer-name", _check_name),
-    _field("prefetch-count", _check_prefetch),
-    _field("src-prefetch-count", _check_prefetch),
+    _field("src-consumer-name", check_name),
+    _field("prefetch-count", check_prefetch),
+    _field("src-prefetch-count", check_prefetch),
     _field("delete-after", _check_delete_after),
     _field("src-delete-after", _check_delete_after),
-    _field("src-predeclared", _check_boolean),
-    _field("dest-uri", _check_uris, mandatory=True),
-    _field("dest-exchange", _check_name),
-    _field("dest-exchange-key", _check_name),
-    _field("dest-queue", _check_name),
+    _field("src-predeclared", check_boolean),
+    _field("dest-uri", check_uris, mandatory=True),
+    _field("dest-exchange", check_name),
+    _field("dest-exchange-key", check_name),
+    _field("dest-queue", check_name),
     _field("dest-queue-args", _check_table),
-    _field("add-forward-headers", _check_boolean),
-    _field("add-timestamp-header", _check_boolean),
-    _field("dest-add-forward-headers", _check_boolean),
-    _field("dest-add-timestamp-header", _check_boolean),
+    _field("add-forward-headers", check_boolean),
+    _field("add-timestamp-header", check_boolean),
+    _field("dest-add-forward-headers", check_boolean),
+    _field("dest-add-timestamp-header", check_boolean),
     _field("publish-properties", _check_properties),
     _field("dest-publish-properties", _check_properties),
-    _field("dest-predeclared", _check_boolean),
+    _field("dest-predeclared", check_boolean),
 )

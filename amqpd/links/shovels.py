@@ -1,4 +1,4 @@
-"""All dynamic shovels of a broker: the component `shovel` of its runtime parameters.
+"""All shovels of a broker: the component `shovel` of its runtime parameters, and static ones.
 
     broker.parameters.register(shovels)        before recovery: parameters make shovels
     await shovels.run(surroundings)            they move messages from then on
@@ -11,35 +11,95 @@ whether it ever connected or not.
 from __future__ import annotations
 
 import logging
-import math
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-import anyio
-from anyio.abc import TaskGroup
-
-from amqpd.links.runner import ShovelKeeper, Surroundings
+from amqpd.commands import Arguments
+from amqpd.links.keeper import Keeper, hang_up
+from amqpd.links.runner import Side, Surroundings
+from amqpd.links.shovel import Shovel
 from amqpd.links.shovel_definition import (
     COMPONENT,
     ShovelDefinition,
     check_definition,
     read_definition,
 )
+from amqpd.links.tending import Tending
 
 if TYPE_CHECKING:
     from amqpd.broker.broker import Broker
 
 logger = logging.getLogger("amqpd.shovel")
 
+STATIC: Final = 0
+"""Instead of a virtual host in the keys of static shovels: a dynamic one may have the same name."""
+NO_SHOVELS: Final[Mapping[str, Mapping[str, Any]]] = {}
 
-class _Entry:
-    """A shovel, and what it takes to end it."""
 
-    def __init__(self, keeper: ShovelKeeper) -> None:
-        self.keeper = keeper
-        self.scope: anyio.CancelScope | None = None
-        self.done: anyio.Event | None = None
-        """Set when its last word is said; None if it never ran."""
+class ShovelKeeper(Keeper):
+    """Keeps one shovel going, and knows how it is."""
+
+    KIND: ClassVar[str] = "shovel"
+
+    def __init__(
+        self,
+        vhost: str,
+        name: str,
+        definition: ShovelDefinition,
+        epoch_s: Callable[[], float],
+        *,
+        static: bool = False,
+    ) -> None:
+        super().__init__(vhost, name, definition.reconnect_delay_s, epoch_s, logger)
+        self.definition = definition
+        self.static = static
+        """The configuration wants it, and no parameter."""
+        self.src_uri = definition.src_uris[0]
+        self.dest_uri = definition.dest_uris[0]
+
+    @property
+    def shovel(self) -> Shovel | None:
+        """The attempt under way."""
+        return cast("Shovel | None", self.link)
+
+    @property
+    def told_state(self) -> str:
+        """Of what RabbitMQ tells: starting, running, blocked or terminated."""
+        shovel = self.shovel
+        if self.state == "running" and shovel is not None and shovel.blocked:
+            return "blocked"
+        return self.state
+
+    async def _connect_both(self, around: Surroundings, attempt: int) -> tuple[Side, Side]:
+        definition, name = self.definition, f"Shovel {self.name}"
+        self.src_uri = definition.src_uris[attempt % len(definition.src_uris)]
+        self.dest_uri = definition.dest_uris[attempt % len(definition.dest_uris)]
+        source = await self._connect(around, "source", self.src_uri, name)
+        try:
+            return source, await self._connect(around, "destination", self.dest_uri, name)
+        except BaseException:
+            await hang_up(source)
+            raise
+
+    def _make(self, around: Surroundings, source: Side, destination: Side) -> Shovel:
+        entry = self._forward_entry(around.cluster_name())
+        return Shovel(self.definition, source.client, destination.client, entry, self._epoch_s)
+
+    def _forward_entry(self, cluster_name: str) -> Arguments:
+        """What `x-shovelled` says, in RabbitMQ's order."""
+        definition = self.definition
+        said = {
+            "shovelled-by": cluster_name,
+            "shovel-type": "static" if self.static else "dynamic",
+            "shovel-name": self.name,
+            "shovel-vhost": self.vhost,
+            "src-uri": self.src_uri.shown,
+            "dest-uri": self.dest_uri.shown,
+            **definition.source_fields,
+            **definition.destination_fields,
+        }
+        return {name: ("S", value) for name, value in said.items()}
 
 
 class Shovels:
@@ -47,11 +107,17 @@ class Shovels:
 
     name = COMPONENT
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(
+        self, broker: Broker, static: Mapping[str, Mapping[str, Any]] = NO_SHOVELS
+    ) -> None:
+        """`static` are those of the configuration, by name, which `check_static` has passed."""
         self._broker = broker
-        self._surroundings: Surroundings | None = None
-        self._entries: dict[tuple[str, str], _Entry] = {}
-        self._tasks: TaskGroup | None = None
+        self._tending: Tending[ShovelKeeper] = Tending(logger, self._finished)
+        self._finish_turn: Callable[[], None] = lambda: None
+        for name, value in static.items():
+            vhost = value.get("vhost", broker.config.default_vhost)
+            keeper = ShovelKeeper(vhost, name, read_definition(value), self._epoch_s, static=True)
+            self._tending.put((STATIC, name), keeper)
 
     # -- as amqpd.broker.parameters.Component
 
@@ -61,95 +127,59 @@ class Shovels:
 
     def changed(self, vhost: str, name: str, value: Any, by: str) -> None:
         """A shovel is wanted, or wanted otherwise."""
-        key = (vhost, name)
-        previous = self._stop(key)
-        self._put(key, read_definition(value), previous)
+        self._put(vhost, name, read_definition(value))
 
     def cleared(self, vhost: str, name: str, by: str) -> None:
         """It is not wanted any more."""
-        self._stop((vhost, name))
+        self._tending.drop((vhost, name))
 
     # -- for those who administer a broker
 
     def restart(self, vhost: str, name: str) -> None:
         """End a shovel and begin anew. Raises LookupError."""
-        entry = self._entries.get((vhost, name))
-        if entry is None:
+        keeper = self._tending.get((vhost, name))
+        if keeper is not None:
+            self._put(vhost, name, keeper.definition)
+            return
+        keeper = self._tending.get((STATIC, name))
+        if keeper is None or keeper.vhost != vhost:
             raise LookupError(f"no shovel '{name}' in vhost '{vhost}'")
-        definition = entry.keeper.definition
-        previous = self._stop((vhost, name))
-        self._put((vhost, name), definition, previous)
+        again = ShovelKeeper(vhost, name, keeper.definition, self._epoch_s, static=True)
+        self._tending.put((STATIC, name), again)
 
     def statuses(self, vhost: str | None = None) -> list[dict[str, Any]]:
         """Of the shovels of a virtual host, or of all: what /api/shovels tells."""
         node = self._broker.node
         return [
-            _status(entry.keeper, node)
-            for (home, _), entry in self._entries.items()
-            if vhost is None or home == vhost
+            _status(keeper, node)
+            for keeper in self._tending
+            if vhost is None or keeper.vhost == vhost
         ]
 
     # -- running
 
     async def run(self, surroundings: Surroundings) -> None:
         """Keep the shovels going until cancelled."""
-        self._surroundings = surroundings
-        try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                for entry in self._entries.values():
-                    self._start(entry, None)
-                await anyio.sleep(math.inf)
-        finally:
-            self._tasks = None
+        self._finish_turn = surroundings.finish_turn
+        await self._tending.run(surroundings)
 
-    def _put(
-        self, key: tuple[str, str], definition: ShovelDefinition, previous: _Entry | None
-    ) -> None:
-        entry = _Entry(ShovelKeeper(*key, definition, self._epoch_s))
-        self._entries[key] = entry
-        self._start(entry, previous)
+    def _put(self, vhost: str, name: str, definition: ShovelDefinition) -> None:
+        keeper = ShovelKeeper(vhost, name, definition, self._epoch_s)
+        self._tending.put((vhost, name), keeper)
 
     def _epoch_s(self) -> float:
         return self._broker.effects.epoch_ms() / 1000
 
-    def _start(self, entry: _Entry, previous: _Entry | None) -> None:
-        if self._tasks is not None:
-            entry.scope = anyio.CancelScope()
-            entry.done = anyio.Event()
-            self._tasks.start_soon(self._keep, entry, previous)
-
-    def _stop(self, key: tuple[str, str]) -> _Entry | None:
-        entry = self._entries.pop(key, None)
-        if entry is not None and entry.scope is not None:
-            entry.scope.cancel()
-        return entry
-
-    async def _keep(self, entry: _Entry, previous: _Entry | None) -> None:
-        assert entry.scope is not None
-        assert entry.done is not None
-        assert self._surroundings is not None
-        finished = False
-        try:
-            # The same messages are not to be held by two.
-            if previous is not None and previous.done is not None:
-                with anyio.CancelScope(shield=True):
-                    await previous.done.wait()
-            with entry.scope:
-                finished = await entry.keeper.run(self._surroundings)
-        except Exception:
-            # A bug of ours: it ends this shovel, and nothing else.
-            logger.exception("internal error", extra={"shovel": entry.keeper.name})
-            entry.keeper.fail("internal error: see the log")
-        finally:
-            entry.done.set()
-        keeper = entry.keeper
-        if finished and self._entries.get((keeper.vhost, keeper.name)) is entry:
-            logger.info(
-                "shovel finished: deleted", extra={"shovel": keeper.name, "vhost": keeper.vhost}
-            )
-            self._broker.parameters.clear(keeper.vhost, COMPONENT, keeper.name)
-            self._surroundings.finish_turn()
+    def _finished(self, keeper: ShovelKeeper) -> None:
+        """delete-after was reached."""
+        details = {"shovel": keeper.name, "vhost": keeper.vhost}
+        if keeper.static:
+            logger.info("shovel finished", extra=details)
+            keeper.fail("it has moved all that it was to move")
+            return
+        logger.info("shovel finished: deleted", extra=details)
+        self._broker.parameters.clear(keeper.vhost, COMPONENT, keeper.name)
+        self._finish_turn()
 
 
 def shovel_statuses(broker: Broker, vhost: str | None = None) -> list[dict[str, Any]]:
@@ -169,10 +199,10 @@ def _status(keeper: ShovelKeeper, node: str) -> dict[str, Any]:
     state = keeper.told_state
     status: dict[str, Any] = {
         "node": node,
-        "timestamp": _shown_time(keeper.changed_epoch_s),
+        "timestamp": shown_time(keeper.changed_epoch_s),
         "name": keeper.name,
         "vhost": keeper.vhost,
-        "type": "dynamic",
+        "type": "static" if keeper.static else "dynamic",
         "state": state,
         "src_uri": keeper.src_uri.shown,
         "src_protocol": definition.src_protocol,
@@ -183,6 +213,10 @@ def _status(keeper: ShovelKeeper, node: str) -> dict[str, Any]:
     status |= {name.replace("-", "_"): value for name, value in fields.items()}
     if keeper.state == "terminated":
         status["reason"] = keeper.reason
+    if keeper.last_error:
+        status["last_error"] = keeper.last_error
+    if keeper.uptime_ms is not None:
+        status["uptime"] = keeper.uptime_ms
     if shovel is not None:
         endless = "unlimited"
         status |= {
@@ -195,7 +229,7 @@ def _status(keeper: ShovelKeeper, node: str) -> dict[str, Any]:
     return status
 
 
-def _shown_time(epoch_s: float) -> str:
+def shown_time(epoch_s: float) -> str:
     """`2026-11-21 4:05:09`, as RabbitMQ writes it: the hour without a zero in front."""
     time = datetime.fromtimestamp(epoch_s, UTC)
     return f"{time:%Y-%m-%d} {time.hour}:{time:%M:%S}"

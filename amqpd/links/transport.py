@@ -17,6 +17,11 @@ NO_SERVER_NAME: Final = "disable"
 class Transport(Protocol):
     """Bytes to and from one broker."""
 
+    @property
+    def name(self) -> str:
+        """What that broker calls the connection, if that is known; or empty."""
+        ...
+
     async def receive(self) -> bytes:
         """A chunk. Raises `anyio.EndOfStream`, `anyio.BrokenResourceError` or `OSError`."""
         ...
@@ -32,6 +37,8 @@ class Transport(Protocol):
 
 class StreamTransport:
     """Over an anyio stream."""
+
+    name = ""
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream

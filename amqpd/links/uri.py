@@ -68,6 +68,8 @@ class LinkURI(Struct, frozen=True):
     verify: Verify = "verify_peer"
     server_name: str | None = None
     """For SNI and the certificate; None is the host, `disable` none at all."""
+    names_port: bool = False
+    """The port was given, and is shown."""
 
     @property
     def is_local(self) -> bool:
@@ -76,10 +78,11 @@ class LinkURI(Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """The URI without credentials and parameters, for status and headers."""
+        """The URI without credentials and parameters, for status and headers; the port as
+        RabbitMQ shows it (amqp_uri:remove_credentials): where it was given."""
         scheme = "amqps" if self.tls else "amqp"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.is_local or self.port == PORTS[scheme] else f":{self.port}"
+        port = f":{self.port}" if self.names_port and not self.is_local else ""
         path = "" if self.vhost is None else f"/{quote(self.vhost, safe='')}"
         return f"{scheme}://{host}{port}{path}"
 
@@ -117,6 +120,7 @@ def parse_uri(text: str) -> LinkURI:
         user=decoded[0] if userinfo else None,
         password=decoded[1],
         vhost=decoded[2] if parts.path else None,
+        names_port=port is not None,
         **_query(given, tls),  # type: ignore[arg-type]
     )
 

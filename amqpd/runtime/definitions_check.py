@@ -33,6 +33,7 @@ from amqpd.broker.definitions import (
 )
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.config import Config
+from amqpd.links.federation import Federation
 from amqpd.links.shovels import Shovels
 from amqpd.runtime.recovery import place, restore_definitions
 from amqpd_storage.salvage import Definition
@@ -86,6 +87,7 @@ def check_records(records: Iterable[Record]) -> DefinitionsCheck:
     config = msgspec.structs.replace(Config(), limits=limits)
     broker = Broker(config, journaling=False, entropy=secrets.token_bytes)
     broker.parameters.register(Shovels(broker))
+    broker.federation = Federation(broker)
     taken: list[Record] = []
     refused: list[tuple[Record, str]] = []
     queue_ids: dict[int, str] = {}

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 import anyio
 
-from amqpd.links.runner import Surroundings
-from amqpd.links.shovel import LinkFailed
+from amqpd.links.federation import Federation
+from amqpd.links.link import LinkFailed
+from amqpd.links.runner import Surroundings, wait_until
 from amqpd.links.shovel_definition import COMPONENT
 from amqpd.links.shovels import Shovels
 from amqpd.links.transport import Transport, connect
@@ -19,21 +20,24 @@ if TYPE_CHECKING:
 
 
 async def run_links(server: Server) -> None:
-    """Keep the shovels going until cancelled."""
+    """Keep shovels and links of federation going until cancelled."""
     shovels = cast(Shovels, server.broker.parameters.component(COMPONENT))
+    federation = cast(Federation, server.broker.federation)
 
     async def reach(uri: LinkURI, vhost: str) -> Transport:
         return connect_locally(server, uri, vhost) if uri.is_local else await connect(uri)
 
-    await shovels.run(
-        Surroundings(
-            connect=reach,
-            now=server.clock.now,
-            finish_turn=server.finish_turn,
-            sleep=anyio.sleep,
-            cluster_name=lambda: server.broker.cluster_name,
-        )
+    surroundings = Surroundings(
+        connect=reach,
+        now=server.clock.now,
+        finish_turn=server.finish_turn,
+        sleep=anyio.sleep,
+        wait=wait_until,
+        cluster_name=lambda: server.broker.cluster_name,
     )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(shovels.run, surroundings)
+        tasks.start_soon(federation.run, surroundings)
 
 
 def connect_locally(server: Server, uri: LinkURI, vhost: str) -> LocalClient:

@@ -60,6 +60,11 @@ class LocalClient:
 
     # -- as amqpd.links.transport.Transport
 
+    @property
+    def name(self) -> str:
+        """As connections are listed."""
+        return self.peer.name
+
     async def receive(self) -> bytes:
         """What the broker says next."""
         connection = self.peer.connection

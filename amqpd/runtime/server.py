@@ -27,6 +27,7 @@ from amqpd import __version__
 from amqpd.broker.alarms import Alarm
 from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
+from amqpd.links.federation import Federation
 from amqpd.links.shovels import Shovels
 from amqpd.protocol.connection import Connection
 from amqpd.runtime.client_socket import ClientSocket
@@ -325,7 +326,8 @@ def make_broker(config: Config, clock: Clock, *, journaling: bool) -> Broker:
         config, journaling=journaling, entropy=secrets.token_bytes, epoch_s=clock.epoch_s()
     )
     broker.now = clock.now()
-    broker.parameters.register(Shovels(broker))
+    broker.parameters.register(Shovels(broker, config.shovels))
+    broker.federation = Federation(broker)
     return broker
 
 

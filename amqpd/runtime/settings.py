@@ -60,6 +60,10 @@ def parse_address(text: str) -> Address:
     return Address(bare or "127.0.0.1", int(port))
 
 
+TABLES: Final = ("limits", "shovels")
+"""Settings that only the file can have."""
+
+
 class ConfigError(Exception):
     """A setting that cannot be used: which one, where, and what to do."""
 
@@ -117,7 +121,7 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             settings[name] = environment[variable]
     for field in msgspec.structs.fields(Config):
         variable = f"AMQPD_{field.name.upper()}"
-        if variable not in environment or field.name == "limits":
+        if variable not in environment or field.name in TABLES:
             continue
         text = environment[variable]
         value: Any = text
@@ -159,12 +163,24 @@ def check(config: Config) -> None:
         parse_address(address)
     if config.management != OFF:
         parse_address(config.management)
+    if config.shovels:
+        check_shovels(config)
     limits = config.limits
     if 0 < limits.frame_bytes_max < limits.frame_bytes_min:
         raise ConfigError(
             f"limits: frame_bytes_max {limits.frame_bytes_max} is below frame_bytes_min "
             f"{limits.frame_bytes_min}: raise it, or write 0 for no limit"
         )
+
+
+def check_shovels(config: Config) -> None:
+    """Static shovels. Raises ConfigError."""
+    from amqpd.links.shovel_definition import check_static
+
+    for name, value in config.shovels.items():
+        problems = check_static(name, value)
+        if problems:
+            raise ConfigError(f"shovels: {name}: {'; '.join(problems)}")
 
 
 def data_directory(config: Config, environment: Mapping[str, str] | None = None) -> Path:

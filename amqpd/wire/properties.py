@@ -50,6 +50,7 @@ __all__ = [
     "replace",
     "validate",
     "with_header",
+    "with_header_octets",
     "with_headers",
     "with_property",
     "with_reply_to",
@@ -316,6 +317,14 @@ def with_header(properties: bytes, name: str, field: Field) -> bytes:
     except (TableError, IndexError):
         raise _malformed(properties) from None
     return replace(properties, HEADERS, len(kept).to_bytes(4, "big") + kept)
+
+
+def with_header_octets(properties: bytes, field: bytes) -> bytes:
+    """`properties` with one more header at the end, which they do not have yet: its name as a short
+    string, and its value. All other octets are as they were."""
+    start, end = _span(properties, HEADERS)
+    table = properties[start + 4 : end] + field
+    return replace(properties, HEADERS, len(table).to_bytes(4, "big") + table)
 
 
 def _fields_without(

@@ -38,6 +38,7 @@ from amqpd_exchanges.exchange import (
     binding_identity,
 )
 from amqpd_exchanges.fanout import FanoutExchange
+from amqpd_exchanges.federation_upstream import FederationUpstreamExchange
 from amqpd_exchanges.headers import HeadersExchange
 from amqpd_exchanges.local_random import LocalRandomExchange
 from amqpd_exchanges.modulus_hash import ModulusHashExchange
@@ -57,6 +58,7 @@ KINDS: Final[dict[str, type[Exchange[Any]]]] = {
         TopicExchange,
         ConsistentHashExchange,
         DeduplicationExchange,
+        FederationUpstreamExchange,
         LocalRandomExchange,
         ModulusHashExchange,
         RandomExchange,

@@ -19,13 +19,14 @@ from typing import Final
 from tests.bench import brokers, load, process, wire, workloads
 from tests.bench.brokers import Broker, BrokerError, Starter
 from tests.bench.delayed import DELAYED
+from tests.bench.links import LINKS
 from tests.bench.report import Figure, Report, number
 from tests.bench.scenarios import SCENARIOS as OTHER_SCENARIOS
 from tests.bench.scenarios import Scenario
 from tests.bench.site import Site
 from tests.bench.workloads import Workload
 
-SCENARIOS: Final = (*OTHER_SCENARIOS, DELAYED)
+SCENARIOS: Final = (*OTHER_SCENARIOS, DELAYED, LINKS)
 WORKLOAD_SECONDS: Final = 300.0
 """A load process that takes longer hangs; each workload bounds itself far below that."""
 START: Final = "start"

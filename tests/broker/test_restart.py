@@ -438,6 +438,7 @@ ROUTES: Final[dict[str, Route]] = {
     "x-random": Route({}, EVERYWHERE),
     "x-local-random": Route({}, EVERYWHERE, "4.2"),
     "x-recent-history": Route({"x-recent-history-length": 5}, {"a": ("", {}), "b": ("", {})}),
+    "x-federation-upstream": Route({"x-max-hops": ("l", 1)}, EVERYWHERE),
     "x-message-deduplication": Route({"x-cache-size": 100}, {"a": ("", {}), "c": ("", {})}),
     "x-delayed-message": Route({"x-delayed-type": "topic"}, {"a": ("2", {}), "b": ("#", {})}),
 }

@@ -10,14 +10,14 @@ from amqpd_exchanges.exchange import Arguments, Exchange
 from amqpd_exchanges.router import KINDS, Router
 from tests.exchanges.content import Content, Unread
 
-DELAYED: Arguments = {"x-delayed-type": ("S", "topic")}
-"""For the one type that needs it."""
+NEEDED: Arguments = {"x-delayed-type": ("S", "topic"), "x-max-hops": ("l", 1)}
+"""For the types that need one of these."""
 
 
 def made(**kinds: str) -> Router[str]:
     router: Router[str] = Router()
     for name, kind in kinds.items():
-        router.declare(name, kind, arguments=DELAYED)
+        router.declare(name, kind, arguments=NEEDED)
     return router
 
 
@@ -61,6 +61,7 @@ def test_the_types_that_may_be_declared() -> None:
         "topic",
         "x-consistent-hash",
         "x-delayed-message",
+        "x-federation-upstream",
         "x-local-random",
         "x-message-deduplication",
         "x-modulus-hash",
@@ -160,7 +161,7 @@ def test_removing_a_queue_removes_its_bindings(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_hundred_thousand_bindings(kind: str) -> None:
     router: Router[int] = Router()
-    found = router.declare("x", kind, arguments=DELAYED)
+    found = router.declare("x", kind, arguments=NEEDED)
     for queue in range(100_000):
         router.bind("x", queue, key_for(kind, f"{queue}.*"), {"n": ("I", queue)})
     assert len(found.bindings) == 100_000

@@ -9,9 +9,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from amqpd.links.runner import ShovelKeeper, Surroundings
+from amqpd.links.runner import Surroundings, wait_until
 from amqpd.links.shovel_definition import check_definition, read_definition
-from amqpd.links.shovels import Shovels, shovel_statuses
+from amqpd.links.shovels import ShovelKeeper, Shovels, shovel_statuses
 from amqpd.links.transport import Transport
 from amqpd.links.uri import LinkURI
 from tests.conversation import BrokerUnderTest
@@ -28,6 +28,8 @@ pytestmark = pytest.mark.anyio
 
 class WireTransport:
     """A broker under test at the other end."""
+
+    name = "link"
 
     def __init__(self, broker: BrokerUnderTest) -> None:
         self._wire = Wire(broker)
@@ -72,6 +74,7 @@ class World:
             now=lambda: self.broker.now,
             finish_turn=self.broker.turn,
             sleep=self.sleep,
+            wait=wait_until,
             cluster_name=lambda: "here",
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from amqpd.broker.alarms import Alarm
-from amqpd.links.shovel import LinkFailed
+from amqpd.links.link import LinkFailed
 from amqpd.links.shovel_definition import ShovelDefinition, check_definition, read_definition
 from amqpd.wire.properties import read_headers, read_property
 from tests.conversation import PERSISTENT, BrokerUnderTest, properties

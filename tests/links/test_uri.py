@@ -31,6 +31,7 @@ def test_everything_that_a_uri_can_say() -> None:
         key_password="se cret",
         verify="verify_none",
         server_name="other.example",
+        names_port=True,
     )
 
 
@@ -42,7 +43,7 @@ def test_everything_that_a_uri_can_say() -> None:
         ("amqp://broker", None, False, "amqp://broker"),
         ("amqp://broker/", "", False, "amqp://broker/"),
         ("amqp://u:p@broker:5673/%2f", "/", False, "amqp://broker:5673/%2F"),
-        ("amqp://[::1]:5672", None, False, "amqp://[::1]"),
+        ("amqp://[::1]:5672", None, False, "amqp://[::1]:5672"),
         ("amqps://broker?password=x", None, False, "amqps://broker"),
     ],
 )

@@ -175,5 +175,5 @@ def test_logins_are_counted(broker: Api) -> None:
     assert counted["amqp091"]["auth_attempts_succeeded"] == 1
 
 
-def test_what_is_not_here_yet_is_an_empty_list(broker: Api) -> None:
+def test_without_links_there_are_none(broker: Api) -> None:
     assert broker.get("/federation-links") == broker.get("/shovels") == []

@@ -49,7 +49,9 @@ def test_greeting_is_answered_with_start(broker: BrokerUnderTest, greeting: byte
     assert (mechanisms, locales) == ("PLAIN AMQPLAIN", "en_US")
     assert properties["product"] == "RabbitMQ"
     assert properties["version"] == "3.13.7"
-    assert properties["cluster_name"] == "amqpd@localhost"
+    # Nobody named it: to federation it must not be called as others are.
+    assert properties["cluster_name"] == broker.core.cluster_name
+    assert properties["cluster_name"].startswith("amqpd@localhost.")
     assert properties["information"] == "test"
     assert set(properties) >= {"copyright", "platform"}
     assert properties["capabilities"] == dict.fromkeys(

@@ -208,6 +208,36 @@ def test_what_cannot_connect_says_why_and_can_be_deleted(pair: Pair) -> None:
     assert "Must specify 'src-exchange' or 'src-queue'" in answer["reason"]
 
 
+def test_static_shovels_are_those_of_the_file(tmp_path: Path) -> None:
+    broker = BrokerProcess(tmp_path)
+    config = tmp_path / "amqpd.toml"
+    shovel = '[shovels.s]\nsrc-uri = "amqp://"\nsrc-queue = "from"\ndest-uri = "amqp://"\n'
+    options = ("--config", str(config), "--management", "127.0.0.1:0")
+    config.write_text(shovel + 'dest-queue = "to"\ndest-add-forward-headers = true\n')
+    try:
+        broker.start(*options)
+        fill(broker.address, "from", BODIES[:10])
+        assert drain(broker.address, "to", 10) == BODIES[:10]
+        (row,) = ask(broker, "GET", "/shovels")[1]
+        assert (row["name"], row["type"], row["state"]) == ("s", "static", "running")
+        dynamic = {"value": {"src-uri": "amqp://", "src-queue": "a", "dest-uri": "amqp://"}}
+        assert ask(broker, "PUT", "/parameters/shovel/%2F/s", dynamic)[0] == 201
+        assert len(ask(broker, "GET", "/shovels")[1]) == 2
+        assert ask(broker, "DELETE", "/parameters/shovel/%2F/s")[0] == 204
+        status, answer = ask(broker, "DELETE", "/shovels/vhost/%2F/s")
+        assert (status, "configuration" in answer["reason"]) == (400, True)
+        assert ask(broker, "DELETE", "/shovels/vhost/%2F/s/restart")[0] == 204
+        fill(broker.address, "from", BODIES[:1])
+        assert drain(broker.address, "to", 1) == BODIES[:1]
+        assert broker.stop() == 0
+        config.write_text(shovel + "dest-queue = 7\n")
+        broker.spawn(*options)
+        assert broker.wait() == 78
+        assert "shovels: s: dest-queue should be binary, actually was 7" in broker.log
+    finally:
+        broker.end()
+
+
 def test_both_ways_with_rabbitmq(pair: Pair) -> None:
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         try:

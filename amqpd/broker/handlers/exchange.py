@@ -17,6 +17,7 @@ from amqpd.wire.tables import type_name
 from amqpd_exchanges.deduplication import CACHE_SIZE, DeduplicationExchange
 from amqpd_exchanges.delayed import DELAYED_TYPE, DelayedExchange, unknown_kind
 from amqpd_exchanges.exchange import Destination, InvalidArguments, InvalidBinding
+from amqpd_exchanges.federation_upstream import MAX_HOPS, FederationUpstreamExchange
 from amqpd_exchanges.local_random import LocalRandomExchange
 from amqpd_exchanges.recent_history import LENGTH, RecentHistoryExchange
 from amqpd_exchanges.recording import decimal
@@ -122,7 +123,8 @@ def check_same(
     ):
         if received != current:
             raise inequivalent_property(name, received, current, resource, DECLARE)
-    check_equivalent(arguments, existing.arguments, (ALTERNATE,), resource, DECLARE)
+    compared = MAX_HOPS if existing.type == FederationUpstreamExchange.kind else ALTERNATE
+    check_equivalent(arguments, existing.arguments, (compared,), resource, DECLARE)
 
 
 def delete(channel: Channel, method: Exchange.Delete, arguments: Arguments) -> None:

@@ -10,6 +10,7 @@ from amqpd.management.resources import (
     connections,
     definitions,
     exchanges,
+    federation,
     health,
     limits,
     nodes,
@@ -42,6 +43,7 @@ def table() -> Table:
         health,
         definitions,
         shovels,
+        federation,
     ):
         module.register(all_of_them)
     return all_of_them

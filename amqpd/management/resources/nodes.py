@@ -11,7 +11,7 @@ from typing import Any
 
 from amqpd import __version__
 from amqpd.broker.alarms import Alarm
-from amqpd.management.auth import administrators, anybody, monitors, policymakers
+from amqpd.management.auth import administrators, anybody, monitors
 from amqpd.management.call import Answer, Call, done, listed
 from amqpd.management.errors import not_found
 from amqpd.management.node import Node
@@ -217,11 +217,6 @@ def deprecated_features_used(call: Call) -> Answer:
     return listed([item for name, item in known.items() if call.broker.has_warned(name)], "name")
 
 
-def nothing(call: Call) -> Answer:
-    """Links: none."""
-    return listed([])
-
-
 def no_effect(call: Call) -> Answer:
     """What moves leaders of queues between nodes has nothing to do on one."""
     return done()
@@ -260,8 +255,6 @@ def register(table: Table) -> None:
     table.add("/feature-flags/{name}/enable", PUT=(enable_feature_flag, administrators))
     table.add("/deprecated-features", GET=(deprecated_features, administrators))
     table.add("/deprecated-features/used", GET=(deprecated_features_used, administrators))
-    table.add("/federation-links", GET=(nothing, policymakers))
-    table.add("/federation-links/{vhost}", GET=(nothing, policymakers))
     table.add("/reset", DELETE=(reset, administrators))
     table.add("/reset/{node}", DELETE=(reset, administrators))
     table.add("/rebalance/queues", POST=(no_effect, administrators))

@@ -135,9 +135,8 @@ def cluster_name(call: Call) -> Answer:
 
 
 def name_of_cluster(node: Node) -> str:
-    """As it was set, or else that of the node."""
-    name = node.broker.parameters.global_value(CLUSTER_NAME)
-    return name if isinstance(name, str) else node.broker.config.cluster_name
+    """As clients and other brokers know it."""
+    return node.broker.cluster_name
 
 
 def put_cluster_name(call: Call) -> Answer:

@@ -8,7 +8,7 @@ from amqpd.links.shovel_definition import COMPONENT
 from amqpd.links.shovels import restart_shovel, shovel_statuses
 from amqpd.management.auth import policymakers, visible_virtual_hosts
 from amqpd.management.call import Answer, Call, done, listed
-from amqpd.management.errors import not_found
+from amqpd.management.errors import bad_request, not_found
 from amqpd.management.routing import Table
 
 
@@ -31,7 +31,8 @@ def show(call: Call) -> Answer:
 
 def delete(call: Call) -> Answer:
     """End it for good: its parameter goes, whether it ever connected or not."""
-    _status(call)
+    if _status(call)["type"] == "static":
+        raise bad_request("a static shovel is deleted in the configuration of the broker")
     call.broker.parameters.clear(call["vhost"], COMPONENT, call["name"], by=call.user.name)
     return done()
 
