@@ -25,12 +25,14 @@ from typing import Final, NamedTuple
 
 IDLE_CHECKS: Final = 5
 """What was free at each of so many checks was not needed meanwhile."""
-IDLE_BYTES_MIN: Final = 16 * 1024 * 1024
+IDLE_BYTES_MIN: Final = 8 * 1024 * 1024
 """Less is not worth it."""
 
 
 FREED_BLOCKS_MIN: Final = 100_000
 """Small objects that went: some 10 MB."""
+RESTING_BLOCKS_MAX: Final = 5_000
+"""So many come or go in a second while nothing much happens."""
 COLLECTING_SHARE: Final = 0.001
 """Most of the time that full collections may take. One takes some 0.1 s where there are a hundred
 thousand queues that were declared since the start, and no client is served meanwhile."""
@@ -101,11 +103,15 @@ class Reserves:
 
     @property
     def is_due(self) -> bool:
-        """Look once more; whether a burst is over."""
+        """Look once more; whether a burst is over, and all of it gone: the fewer objects are left,
+        the shorter a collection takes."""
         before, self._latest = self._latest, self._blocks()
-        now = max(before, self._latest)
-        self._most = max(self._most, now)
-        return self._most - now >= FREED_BLOCKS_MIN and self._clock() >= self._collect_at
+        self._most = max(self._most, self._latest)
+        return (
+            self._most - self._latest >= FREED_BLOCKS_MIN
+            and abs(before - self._latest) <= RESTING_BLOCKS_MAX
+            and self._clock() >= self._collect_at
+        )
 
     def collect(self) -> None:
         """Let them go. In the event loop's thread: what is collected may belong to it."""

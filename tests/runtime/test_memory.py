@@ -116,8 +116,16 @@ def test_python_collects_when_a_burst_is_over() -> None:
 def test_python_does_not_collect_in_the_midst_of_one() -> None:
     objects = Objects()
     objects.seconds(*[5_000_000, 20_000] * 20)
-    objects.seconds(*[20_000, 20_000 + FREED_BLOCKS_MIN - 1] * 20)
-    assert len(objects.collected) == 1  # of the first one, once that was over
+    objects.seconds(*range(5_000_000, 20_000, -10_000))
+    assert objects.collected == []
+    objects.seconds(*[20_000] * 5)
+    assert len(objects.collected) == 1
+
+
+def test_python_does_not_collect_for_little() -> None:
+    objects = Objects()
+    objects.seconds(*[20_000 + FREED_BLOCKS_MIN - 1] * 20, *[20_000] * 20)
+    assert objects.collected == []
 
 
 def test_python_collects_for_a_thousandth_of_the_time_at_most() -> None:
