@@ -14,13 +14,14 @@ in a trie:
 The walk goes word by word and holds the nodes that the words so far lead to. A `#` node is entered
 together with its parent (it may match nothing) and stays for good (it may match everything that
 follows). So no node is held twice, and a key of n words looks at no more than n times the nodes of
-the trie, however many `#` a peer has put into its keys.
+the trie, however many `#` a peer has put into its keys. Where even that is too much, because a peer
+has made patterns for the purpose, the walk is given up, and `topic_bits` takes all of them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, Generic
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar, Final, Generic
 
 from amqpd_exchanges.exchange import (
     Binding,
@@ -33,8 +34,15 @@ from amqpd_exchanges.exchange import (
     drop_destination,
     take_destination,
 )
+from amqpd_exchanges.topic_bits import PatternBits
 
 __all__ = ["TopicExchange", "TopicTrie", "split_words"]
+
+
+STEPS_MAX: Final = 8192
+"""Nodes that a walk may look at, about two milliseconds, before it is given up."""
+UNUSED_CHANGES_MAX: Final = 1024
+"""So many patterns may come and go before the bits that nobody has needed meanwhile are dropped."""
 
 
 def split_words(key: str) -> list[str]:
@@ -86,10 +94,14 @@ class TopicExchange(Exchange[Q]):
 class TopicTrie(Generic[Q]):
     """Patterns of words, each with the destinations bound by it."""
 
-    __slots__ = ("_root", "steps")
+    __slots__ = ("_bits", "_destinations", "_root", "_steps_max", "_unused_changes", "steps")
 
-    def __init__(self) -> None:
+    def __init__(self, steps_max: int = STEPS_MAX) -> None:
         self._root: _Node[Q] = _Node()
+        self._destinations: Destinations[Q] = {}
+        self._steps_max = steps_max
+        self._bits: PatternBits[_Node[Q]] | None = None
+        self._unused_changes = 0
         self.steps = 0
         """Nodes that the last `match` looked at; the tests hold it to its bound."""
 
@@ -105,7 +117,11 @@ class TopicTrie(Generic[Q]):
                 child = _Node()
                 node.set_child(word, child)
             node = child
+        if self._bits is not None and not node.destinations:
+            self._bits.add(words, node)
+            self._changed(self._bits)
         take_destination(node.destinations, destination)
+        take_destination(self._destinations, destination)
 
     def remove(self, words: Sequence[str], destination: Destination[Q]) -> None:
         """Take back one `add`, and the nodes that nothing needs any longer."""
@@ -114,14 +130,19 @@ class TopicTrie(Generic[Q]):
             child = path[-1].child(word)
             assert child is not None, "removed what was never added"
             path.append(child)
-        drop_destination(path[-1].destinations, destination)
+        node = path[-1]
+        drop_destination(node.destinations, destination)
+        drop_destination(self._destinations, destination)
+        if self._bits is not None and not node.destinations:
+            self._bits.remove(node)
+            self._changed(self._bits)
         for depth in range(len(words) - 1, -1, -1):
             if not path[depth + 1].is_bare():
                 break
             path[depth].set_child(words[depth], None)
 
     def match(self, words: Sequence[str]) -> Iterable[Destination[Q]]:
-        """The destinations of all patterns that match, once for each pattern."""
+        """The destinations of all patterns that match, at most once for each pattern."""
         found: list[Destination[Q]] = []
         held = [self._root]
         entered: set[_Node[Q]] = set()  # the `#` nodes met so far
@@ -133,6 +154,9 @@ class TopicTrie(Generic[Q]):
             nodes = [*held, *kept]
             if not nodes:
                 break
+            if steps + len(nodes) > self._steps_max:
+                self.steps = steps
+                return self._match_all_at_once(words)
             steps += len(nodes)
             held = []
             for node in nodes:
@@ -150,6 +174,33 @@ class TopicTrie(Generic[Q]):
             found.extend(node.destinations)
         self.steps = steps
         return found
+
+    def _match_all_at_once(self, words: Sequence[str]) -> Iterable[Destination[Q]]:
+        """The same, each once, when there is too much to look at one after the other."""
+        if self._bits is None:
+            self._bits = PatternBits(self._patterns())
+        self._unused_changes = 0
+        found: Destinations[Q] = {}
+        for node in self._bits.match(words):
+            found.update(node.destinations)
+            if len(found) == len(self._destinations):
+                break  # more patterns lead nowhere else
+        return found
+
+    def _changed(self, bits: PatternBits[_Node[Q]]) -> None:
+        """Whoever makes many bindings need not pay for what nobody uses."""
+        self._unused_changes += 1
+        if self._unused_changes > UNUSED_CHANGES_MAX or bits.is_worn:
+            self._bits = None
+
+    def _patterns(self) -> Iterator[tuple[list[str], _Node[Q]]]:
+        """Each with the node at which it ends."""
+        waiting: list[tuple[list[str], _Node[Q]]] = [([], self._root)]
+        while waiting:
+            words, node = waiting.pop()
+            if node.destinations:
+                yield words, node
+            waiting += [([*words, word], child) for word, child in node.children()]
 
 
 class _Node(Generic[Q]):
@@ -175,6 +226,13 @@ class _Node(Generic[Q]):
         if word == "#":
             return self.hash
         return self.literals.get(word)
+
+    def children(self) -> Iterator[tuple[str, _Node[Q]]]:
+        yield from self.literals.items()
+        if self.star is not None:
+            yield "*", self.star
+        if self.hash is not None:
+            yield "#", self.hash
 
     def set_child(self, word: str, child: _Node[Q] | None) -> None:
         if word == "*":

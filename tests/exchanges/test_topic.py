@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from amqpd_exchanges.router import Router
-from amqpd_exchanges.topic import TopicTrie, split_words
+from amqpd_exchanges.topic import (
+    STEPS_MAX,
+    UNUSED_CHANGES_MAX,
+    TopicExchange,
+    TopicTrie,
+    split_words,
+)
 from tests.exchanges.content import Content
 
 
@@ -117,6 +124,48 @@ def test_many_patterns_with_hashes_keep_the_bound_together() -> None:
     assert trie.steps <= len(key) * len(prefixes)
 
 
+def test_a_walk_that_looks_at_too_much_is_given_up() -> None:
+    """All 6,561 patterns of `a`, `*` and `#` hold nearly every place of the trie at each word."""
+    trie: TopicTrie[str] = TopicTrie()
+    patient: TopicTrie[str] = TopicTrie(steps_max=1 << 62)
+    patterns = [".".join(words) for words in product("a*#", repeat=8)]
+    for pattern in patterns:
+        trie.add(split_words(pattern), pattern)
+        patient.add(split_words(pattern), pattern)
+    for key in ("a" * 3, "a" * 8, "ab" * 5, "ab" * 60):
+        found = Counter(map(str, trie.match(list(key))))
+        assert found == Counter(map(str, patient.match(list(key))))
+        assert trie.steps <= STEPS_MAX
+    assert trie._bits is not None
+    trie.remove(split_words(patterns[0]), patterns[0])
+    trie.add(split_words("a.#.b.#.c"), "new")
+    assert patterns[0] not in set(trie.match(["a"] * 8))
+    assert "new" in set(trie.match(["a", "b", "a", "b", "c", "b", "c"]))
+
+
+def test_bits_that_nobody_needs_are_dropped() -> None:
+    trie: TopicTrie[int] = TopicTrie(steps_max=0)
+    trie.add(["*"], 0)
+    assert list(trie.match(["a"])) == [0]
+    for number in range(1, UNUSED_CHANGES_MAX + 1):
+        trie.add(["#", str(number)], number)
+    assert trie._bits is not None
+    trie.remove(["#", "1"], 1)
+    assert trie._bits is None
+    assert set(trie.match(["7"])) == {0, 7}
+
+
+def test_bits_are_made_anew_when_they_are_worn() -> None:
+    trie: TopicTrie[int] = TopicTrie(steps_max=0)
+    trie.add(["*"], 0)
+    for number in range(3000):
+        trie.add(["#", str(number), "#"], number)
+        assert 0 in list(trie.match(["a"]))
+        trie.remove(["#", str(number), "#"], number)
+        assert trie._bits is None or trie._bits._size < 5000
+    assert list(trie.match(["a"])) == [0]
+
+
 WORDS = st.sampled_from(["a", "b", "", "*", "#", "a*"])
 KEYS = st.lists(WORDS, max_size=6).map(".".join)
 
@@ -163,6 +212,18 @@ class TrieMachine(RuleBasedStateMachine):
 
 
 TestTrie = TrieMachine.TestCase
+
+
+class AllAtOnceMachine(TrieMachine):
+    """The same, without the trie's walk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert isinstance(self.exchange, TopicExchange)
+        self.exchange._patterns = TopicTrie(steps_max=0)
+
+
+TestAllAtOnce = AllAtOnceMachine.TestCase
 
 
 class PruningMachine(RuleBasedStateMachine):
