@@ -62,6 +62,7 @@ from amqpd_storage.entries import (
     Delay,
     Delivered,
     DropDefinition,
+    DropDefinitions,
     DropDelays,
     DropQueue,
     DropRange,
@@ -931,6 +932,12 @@ class MemoryStore:
                 self.definitions[entry.kind, entry.key] = entry.value
             case DropDefinition():
                 del self.definitions[entry.kind, entry.key]
+            case DropDefinitions():
+                self.definitions = {
+                    (kind, key): value
+                    for (kind, key), value in self.definitions.items()
+                    if kind != entry.kind or not key.startswith(entry.prefix)
+                }
             case Enqueue():
                 content = entry.content
                 assert entry.key not in self.rows, "a key was used twice"

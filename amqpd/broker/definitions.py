@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from amqpd_storage.entries import DropDefinition, PutDefinition
+from amqpd_storage.entries import DropDefinition, DropDefinitions, PutDefinition
 
 DestinationType = Literal["queue", "exchange"]
 
@@ -248,6 +248,11 @@ def encode(record: Record) -> PutDefinition:
 def drop(record: Record) -> DropDefinition:
     """The entry that makes the journal forget `record`; only its identity counts."""
     return DropDefinition(record.KIND, key_of(record))
+
+
+def drop_all(record: type[Record], *first: str) -> DropDefinitions:
+    """The entry that makes the journal forget all records whose identity begins so."""
+    return DropDefinitions(record.KIND, _ENCODER.encode(first).decode()[:-1] + ",")
 
 
 def decode(kind: str, key: str, value: bytes) -> Record:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from amqpd.broker import definitions
+from amqpd.broker.binding_sweep import BindingSweep
 from amqpd.broker.counts import Counts
 from amqpd.broker.deduplication import Deduplication
 from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, VhostRecord
@@ -29,7 +30,7 @@ from amqpd_exchanges.delayed import DELAYED_TYPE, DelayedExchange
 from amqpd_exchanges.exchange import Binding, binding_identity
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 from amqpd_exchanges.recent_history import RecentHistoryExchange
-from amqpd_exchanges.router import Router
+from amqpd_exchanges.router import UNBOUND_AT_ONCE, Router
 from amqpd_exchanges.shrinking import shrink
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class VirtualHost:
         self.access: Access = broker.access
         seed = int.from_bytes(broker.random_octets(ROUTER_SEED_OCTETS), "little")
         self.router: Router[Queue] = Router(broker.limits.route_cache_max, seed)
+        self._sweep = BindingSweep(self.router, broker.effects)
         self.policies = PolicyTable()
         self.exchanges: dict[str, BrokerExchange] = {}
         self.queues: dict[str, Queue] = {}
@@ -181,7 +183,7 @@ class VirtualHost:
 
     def delete_exchange(self, exchange: BrokerExchange, user: str = INTERNAL_USER) -> None:
         """The exchange goes with its bindings; auto-delete exchanges that fed it may go too."""
-        self._delete_unused_sources(self._remove_exchange(exchange, user))
+        self._delete_unused(_sources(self._remove_exchange(exchange, user)))
 
     def _remove_exchange(
         self, exchange: BrokerExchange, user: str = INTERNAL_USER
@@ -193,7 +195,7 @@ class VirtualHost:
             self.broker.timers.forget(exchange.waiting_room)
             exchange.waiting_room.drop()
         # The journal hears of the bindings while both ends of them still have their durability.
-        self._journal_unbindings(removed, exchange)
+        self._journal_end_of_exchange(exchange, removed)
         if exchange.memory is not None:
             exchange.memory.drop()
         if exchange.durable and self.effects.journaling:
@@ -291,7 +293,9 @@ class VirtualHost:
         if queue.type == QUORUM:
             self.quorum_queues -= 1
         removed = self.router.remove_queue(queue.name, queue)
-        self._journal_unbindings(removed, None)
+        self._sweep.begin()
+        sources = _sources(removed)
+        self._journal_end_of_queue(queue, removed, sources)
         if queue.consumers.touched is not None:
             self.broker.federation.queue_deleted(self, queue)
         count = queue.drop()
@@ -303,7 +307,7 @@ class VirtualHost:
             queue.owner.exclusive_queues.pop(queue, None)
         for consumer in queue.consumers.members():
             consumer.channel.tell_consumer_gone(consumer)
-        self._delete_unused_sources(removed)
+        self._delete_unused(sources)
         self._tell_unbound(removed)
         self.events.emit("queue.deleted", {"vhost": self.name, "name": queue.name}, user)
         if answer is not None:
@@ -371,27 +375,29 @@ class VirtualHost:
         if binding is not None:
             self._journal_unbindings([binding], None)
             self._tell_unbound([binding], user)
-            self._delete_unused_sources([binding])
+            self._delete_unused([source])
 
-    def _delete_unused_sources(self, removed: list[Binding[Queue]]) -> None:
-        """Auto-delete exchanges go when the last binding from them does.
+    def _delete_unused(self, sources: list[str]) -> None:
+        """Auto-delete exchanges go when the last binding from them does: these have lost some.
 
         That may end the bindings to them, and so on: a chain as long as a peer has made it.
         """
-        ended = list(removed)  # grows while it is walked
-        for binding in ended:
-            exchange = self.exchanges.get(binding.source.name)
+        losing = list(sources)  # grows while it is walked
+        for source in losing:
+            exchange = self.exchanges.get(source)
             if exchange is not None and exchange.auto_delete and not exchange.table.bindings:
-                ended += self._remove_exchange(exchange)
+                losing += _sources(self._remove_exchange(exchange))
 
     def _tell_unbound(self, removed: list[Binding[Queue]], user: str = INTERNAL_USER) -> None:
         """Links hear of each, and binding.deleted goes to whoever listens."""
-        for binding in removed:
-            source = self.exchanges.get(binding.source.name)
-            if source is not None and source.federated:
-                self.broker.federation.unbound(
-                    self, source.name, binding.routing_key, dict(binding.arguments)
-                )
+        sources = [self.exchanges.get(name) for name in _sources(removed)]
+        federated = {source.name for source in sources if source is not None and source.federated}
+        if federated:
+            for binding in removed:
+                name = binding.source.name
+                if name in federated:
+                    arguments = dict(binding.arguments)
+                    self.broker.federation.unbound(self, name, binding.routing_key, arguments)
         if self.events.wanted:
             for binding in removed:
                 self.events.emit("binding.deleted", self._told(binding), user)
@@ -478,6 +484,28 @@ class VirtualHost:
             if self._durable(binding, gone):
                 self.effects.define(definitions.drop(self._binding_record(binding)))
 
+    def _journal_end_of_queue(
+        self, queue: Queue, removed: list[Binding[Queue]], sources: list[str]
+    ) -> None:
+        """A queue is gone, and so are these bindings. If they are many, one word stands for all."""
+        if len(removed) <= UNBOUND_AT_ONCE:
+            self._journal_unbindings(removed, None)
+        elif queue.durable and self.effects.journaling:
+            for source in sources:
+                if self.exchanges[source].durable:
+                    all_of_them = (self.name, source, "queue", queue.name)
+                    self.effects.define(definitions.drop_all(BindingRecord, *all_of_them))
+
+    def _journal_end_of_exchange(
+        self, exchange: BrokerExchange, removed: list[Binding[Queue]]
+    ) -> None:
+        """The same for an exchange, and the bindings from it and to it."""
+        if len(removed) > UNBOUND_AT_ONCE:
+            if exchange.durable and self.effects.journaling:
+                self.effects.define(definitions.drop_all(BindingRecord, self.name, exchange.name))
+            removed = [binding for binding in removed if binding.source is not exchange.table]
+        self._journal_unbindings(removed, exchange)
+
     def _exchange_record(self, exchange: BrokerExchange) -> ExchangeRecord:
         return ExchangeRecord(
             vhost=self.name,
@@ -509,6 +537,11 @@ class VirtualHost:
             routing_key=binding.routing_key,
             arguments=encode_table(dict(binding.arguments)),
         )
+
+
+def _sources(bindings: list[Binding[Queue]]) -> list[str]:
+    """The names of the exchanges that the bindings come from, each once."""
+    return list(dict.fromkeys([binding.source.name for binding in bindings]))
 
 
 def queue_class(arguments: Arguments) -> type[Queue]:

@@ -58,6 +58,7 @@ class ConsistentHashExchange(Exchange[Q]):
     __slots__ = ("_bidders", "_bound", "_header", "_property", "_weighted", "remembered")
 
     kind: ClassVar[str] = "x-consistent-hash"
+    chooses: bool = True
     routes_once: bool = True
 
     def __init__(self, declaration: Declaration) -> None:

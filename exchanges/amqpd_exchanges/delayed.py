@@ -73,6 +73,10 @@ class DelayedExchange(Exchange[Q]):
     def routes_once(self) -> bool:  # type: ignore[override]  # nobody sets it
         return self.inner.routes_once
 
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]  # nobody sets it
+        return self.inner.chooses
+
     @classmethod
     def check_arguments(cls, arguments: Arguments) -> None:
         octet, name = arguments.get(DELAYED_TYPE, ("V", None))

@@ -90,6 +90,8 @@ class Declaration(NamedTuple):
     alternate: str | None = None
     on_change: Callable[[], None] | None = None
     chance: Chance = Chance(0)
+    gone: Collection[Any] = frozenset()
+    """Queues that are gone though bindings still lead to them: see `Router.sweep`."""
 
 
 def binding_identity(
@@ -132,7 +134,7 @@ class Binding(Generic[Q]):
 class Exchange(ABC, Generic[Q]):
     """A named exchange and its bindings. Made by `Router.declare`."""
 
-    __slots__ = ("_alternate", "_bindings", "_on_change", "name")
+    __slots__ = ("_alternate", "_bindings", "_gone", "_on_change", "name")
 
     kind: ClassVar[str]
     """The type as exchange.declare names it."""
@@ -143,8 +145,12 @@ class Exchange(ABC, Generic[Q]):
     remembered: bool = True
     """False: the next message with the same key may go elsewhere, by its headers or by chance."""
 
+    chooses: bool = False
+    """True: `route` names one of several destinations that would do as well."""
+
     def __init__(self, declaration: Declaration) -> None:
         self.name = declaration.name
+        self._gone = declaration.gone
         self._alternate = declaration.alternate
         self._on_change = declaration.on_change
         self._bindings: dict[Hashable, Binding[Q]] = {}
@@ -174,7 +180,11 @@ class Exchange(ABC, Generic[Q]):
     @property
     def bindings(self) -> Collection[Binding[Q]]:
         """The bindings from this exchange, in order of creation: a live view."""
-        return self._bindings.values()
+        if not self._gone:
+            return self._bindings.values()
+        return [
+            binding for binding in self._bindings.values() if binding.destination not in self._gone
+        ]
 
     def binding(self, identity: Hashable) -> Binding[Q] | None:
         """The binding with this identity, if there is one."""

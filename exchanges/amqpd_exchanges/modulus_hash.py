@@ -30,6 +30,7 @@ class ModulusHashExchange(Exchange[Q]):
     __slots__ = ("_numbered",)
 
     kind: ClassVar[str] = "x-modulus-hash"
+    chooses: bool = True
     routes_once: bool = True
 
     def __init__(self, declaration: Declaration) -> None:

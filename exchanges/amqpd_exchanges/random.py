@@ -26,6 +26,7 @@ class RandomExchange(Exchange[Q]):
     __slots__ = ("_chance", "_choices")
 
     kind: ClassVar[str] = "x-random"
+    chooses: bool = True
     routes_once: bool = True
     remembered: bool = False
 

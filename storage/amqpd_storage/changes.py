@@ -29,6 +29,7 @@ from amqpd_storage.entries import (
     Delay,
     Delivered,
     DropDefinition,
+    DropDefinitions,
     DropDelays,
     DropQueue,
     DropRange,
@@ -50,6 +51,7 @@ class Changes:
         "delay_counts",
         "delays",
         "delivered",
+        "dropped_definitions",
         "dropped_exchanges",
         "dropped_queues",
         "dropped_ranges",
@@ -91,6 +93,8 @@ class Changes:
         self.delivered: dict[int, int] = {}
         self.definitions: dict[tuple[str, str], bytes | None] = {}
         """The new value of a definition; None when it is gone."""
+        self.dropped_definitions: list[tuple[str, str]] = []
+        """Kinds and prefixes: what the store has of these goes."""
 
 
 def net_changes(batch: Batch) -> Changes:
@@ -154,14 +158,26 @@ def net_changes(batch: Batch) -> Changes:
         elif isinstance(entry, Delay | Release | DropDelays):
             sum_delay(changes, entry)
         elif isinstance(entry, PutDefinition):
-            changes.definitions.setdefault((entry.kind, entry.key), entry.value)
+            if not is_dropped(changes, entry):
+                changes.definitions.setdefault((entry.kind, entry.key), entry.value)
         elif isinstance(entry, DropDefinition):
-            changes.definitions.setdefault((entry.kind, entry.key), None)
+            if not is_dropped(changes, entry):
+                changes.definitions.setdefault((entry.kind, entry.key), None)
+        elif isinstance(entry, DropDefinitions):
+            changes.dropped_definitions.append((entry.kind, entry.prefix))
     changes.delays.reverse()
     changes.enqueues.reverse()  # rows of one queue in ascending order: the B-tree appends
     changes.messages = batch.shared
     changes.backlogs = {queue_id: Backlog(*total) for queue_id, total in sums.items()}
     return changes
+
+
+def is_dropped(changes: Changes, entry: PutDefinition | DropDefinition) -> bool:
+    """Whether the definition went with others later on."""
+    return any(
+        entry.kind == kind and entry.key.startswith(prefix)
+        for kind, prefix in changes.dropped_definitions
+    )
 
 
 def sum_delay(changes: Changes, entry: Delay | Release | DropDelays) -> None:

@@ -171,6 +171,16 @@ class DropDefinition(NamedTuple):
     key: str
 
 
+class DropDefinitions(NamedTuple):
+    """All durable things of a kind whose keys begin with `prefix` are gone.
+
+    The prefix ends in an ASCII character.
+    """
+
+    kind: str
+    prefix: str
+
+
 class Barrier:
     """Safe when everything appended before it is safe.
 
@@ -191,6 +201,7 @@ Entry = (
     | DropDelays
     | PutDefinition
     | DropDefinition
+    | DropDefinitions
     | Barrier
 )
 

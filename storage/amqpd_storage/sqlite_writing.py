@@ -68,7 +68,8 @@ CREATE TEMP VIEW commit_batch AS SELECT
     NULL AS data, NULL AS dropped_queues, NULL AS short_queues, NULL AS dropped_ranges,
     NULL AS settled, NULL AS entries, NULL AS shared, NULL AS messages, NULL AS released_messages,
     NULL AS backlogs, NULL AS gone_delays, NULL AS delays, NULL AS delay_counts,
-    NULL AS dropped_exchanges, NULL AS delivered, NULL AS definition_keys, NULL AS definitions
+    NULL AS dropped_exchanges, NULL AS delivered, NULL AS definition_ranges,
+    NULL AS definition_keys, NULL AS definitions
 WHERE 0;
 
 CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
@@ -126,6 +127,14 @@ CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
     INSERT INTO delivered SELECT CAST(key AS INTEGER), value FROM json_each(new.delivered);
 
     DELETE FROM definition WHERE (kind, key) IN (
+        SELECT d.kind, d.key FROM json_each(new.definition_ranges) AS r CROSS JOIN definition AS d
+        WHERE d.kind = CAST(substr(
+                new.data, json_extract(r.value, '$[0]'), json_extract(r.value, '$[1]')) AS TEXT)
+            AND d.key >= CAST(substr(
+                new.data, json_extract(r.value, '$[2]'), json_extract(r.value, '$[3]')) AS TEXT)
+            AND d.key < CAST(substr(
+                new.data, json_extract(r.value, '$[4]'), json_extract(r.value, '$[5]')) AS TEXT));
+    DELETE FROM definition WHERE (kind, key) IN (
         SELECT CAST(substr(new.data, json_extract(value, '$[0]'), json_extract(value, '$[1]'))
                     AS TEXT),
                CAST(substr(new.data, json_extract(value, '$[2]'), json_extract(value, '$[3]'))
@@ -139,7 +148,7 @@ CREATE TEMP TRIGGER commit_batch_parts INSTEAD OF INSERT ON commit_batch BEGIN
 END;
 """
 
-_COLUMNS: Final = 17
+_COLUMNS: Final = 18
 _COMMIT: Final = f"INSERT OR ROLLBACK INTO commit_batch VALUES (?{', ?' * (_COLUMNS - 1)})"
 
 _Arguments = tuple[bytes | str, ...]
@@ -258,6 +267,7 @@ class _Statement:
     __slots__ = (
         "_backlogs",
         "_definition_keys",
+        "_definition_ranges",
         "_definitions",
         "_delay_counts",
         "_delays",
@@ -284,6 +294,7 @@ class _Statement:
         self._messages: list[str] = []
         self._definitions: list[str] = []
         self._definition_keys: list[str] = []
+        self._definition_ranges: list[str] = []
         self._delivered: list[str] = []
         self._dropped_queues: list[str] = []
         self._short_queues: list[str] = []
@@ -313,6 +324,10 @@ class _Statement:
         self._definition_keys = [
             f"[{self._span(kind.encode())},{self._span(key.encode())}]"
             for kind, key in changes.definitions
+        ]
+        self._definition_ranges = [
+            f"[{self._span(kind.encode())},{self._span(prefix.encode())},{self._span(_after(prefix))}]"
+            for kind, prefix in changes.dropped_definitions
         ]
 
     def sum_up(self, changes: Changes) -> None:
@@ -364,6 +379,7 @@ class _Statement:
             f"{{{','.join(self._delay_counts)}}}",
             f"[{','.join(self._dropped_exchanges)}]",
             f"{{{','.join(self._delivered)}}}",
+            f"[{','.join(self._definition_ranges)}]",
             f"[{','.join(self._definition_keys)}]",
             f"[{','.join(self._definitions)}]",
         )
@@ -384,3 +400,9 @@ class _Statement:
         offset = self.size + 1
         self.size += len(text)
         return f"{offset},{len(text)}"
+
+
+def _after(prefix: str) -> bytes:
+    """What comes right after everything that begins with the prefix; SQLite compares octets."""
+    octets = prefix.encode()
+    return octets[:-1] + bytes((octets[-1] + 1,))

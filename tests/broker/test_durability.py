@@ -6,9 +6,18 @@ import pytest
 
 from amqpd.commands import Basic, Exchange, Frame, Queue
 from amqpd.commands import Channel as ChannelClass
+from amqpd_exchanges.router import UNBOUND_AT_ONCE
 from amqpd_storage.entries import Delivered, Enqueue, Settle
 from amqpd_storage.errors import DamagedStore
-from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, Confirmed, Delivery, method
+from tests.conversation import (
+    PERSISTENT,
+    BrokerUnderTest,
+    Channel,
+    Confirmed,
+    Delivery,
+    Returned,
+    method,
+)
 
 CALLS: list[Frame] = [
     method(Exchange.Declare, exchange="new", exchange_type="fanout", durable=True),
@@ -232,6 +241,66 @@ def test_an_auto_delete_queue_goes_from_the_disk_too(durable: Channel) -> None:
     channel = broker.client().channel()
     with channel.refuses(404, "NOT_FOUND - no queue 'a' in vhost '/'", (50, 10)):
         channel.queue_declare("a", passive=True)
+
+
+def bind_often(channel: Channel, exchange: str, queue: str = "q") -> None:
+    """More bindings than are unbound at once, committed."""
+    home = channel.client.broker.core.virtual_hosts["/"]
+    for number in range(2 * UNBOUND_AT_ONCE):
+        home.bind(home.exchanges[exchange], home.queues[queue], f"n{number}", {})
+    channel.client.broker.turn()
+    channel.client.broker.journal.commit()
+
+
+def bindings_in_store(broker: BrokerUnderTest) -> int:
+    return sum(kind == "binding" for kind, _ in broker.journal.store.definitions)
+
+
+def test_a_queue_with_many_bindings_goes_at_once_and_is_swept_later(durable: Channel) -> None:
+    broker = durable.client.broker
+    auto_delete = method(
+        Exchange.Declare, exchange="auto", exchange_type="topic", durable=True, auto_delete=True
+    )
+    durable.send(auto_delete)
+    for exchange in ("x", "amq.topic", "auto"):
+        bind_often(durable, exchange)
+    before = bindings_in_store(broker)
+    durable.take_all()
+    durable.send(method(Queue.Delete, queue="q"))
+    written = broker.journal.commit()
+    assert len(written) < 20, "one word for all bindings of an exchange"
+    durable.receive(Queue.DeleteOk)
+    assert before - bindings_in_store(broker) == 6 * UNBOUND_AT_ONCE + 1
+    assert "auto" not in broker.core.virtual_hosts["/"].exchanges
+    router = broker.core.virtual_hosts["/"].router
+    assert not router.is_swept
+    durable.publish("amq.topic", "n7", b"1", mandatory=True)
+    assert isinstance(durable.take(Returned), Returned)
+    # A new queue of that name has nothing of the old one.
+    durable.send(method(Queue.Declare, queue="q", durable=True))
+    durable.send(method(Queue.Bind, queue="q", exchange="amq.topic", routing_key="n9"))
+    broker.journal.commit()
+    durable.take_all()
+    broker.advance(0.01)
+    assert router.is_swept
+    for crash in (False, True):
+        channel = restarted(durable) if crash else durable
+        for key in ("n8", "n9"):
+            channel.publish("amq.topic", key, key.encode(), PERSISTENT)
+        assert channel.drain("q") == [b"n9"]
+
+
+def test_an_exchange_with_many_bindings_goes_in_one_word(durable: Channel) -> None:
+    broker = durable.client.broker
+    bind_often(durable, "x")
+    bind_often(durable, "amq.topic")
+    durable.send(method(Exchange.Delete, exchange="x"))
+    assert len(broker.journal.commit()) < 20
+    durable.send(method(Exchange.Declare, exchange="x", exchange_type="direct", durable=True))
+    channel = restarted(durable)
+    channel.publish("x", "n7", b"1", PERSISTENT)
+    channel.publish("amq.topic", "n7", b"2", PERSISTENT)
+    assert channel.drain("q") == [b"2"]
 
 
 def test_messages_survive_in_order_and_with_their_octets(durable: Channel) -> None:

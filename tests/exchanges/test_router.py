@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from amqpd_exchanges.exchange import Arguments, Exchange
-from amqpd_exchanges.router import KINDS, Router
+from amqpd_exchanges.router import KINDS, UNBOUND_AT_ONCE, Router
 from tests.exchanges.content import Content, Unread
 
 NEEDED: Arguments = {"x-delayed-type": ("S", "topic"), "x-max-hops": ("l", 1)}
@@ -172,6 +172,50 @@ def test_a_hundred_thousand_bindings(kind: str) -> None:
 
 
 # Exchange to exchange
+
+
+@pytest.mark.parametrize("kind", ["direct", "fanout", "topic", "headers", "x-consistent-hash"])
+def test_a_queue_with_many_bindings_is_gone_at_once(kind: str) -> None:
+    router: Router[str] = Router()
+    exchange = router.declare("x", kind, alternate="alternate")
+    router.declare("alternate", "fanout")
+    for queue in ("gone", "stays", "left"):
+        router.add_queue(queue, queue)
+    router.bind("alternate", "left", "", {})
+    for number in range(2 * UNBOUND_AT_ONCE):
+        arguments = {"n": ("I", number)} if kind == "headers" else {}
+        key = f"{number}.*" if kind == "topic" else str(number + 1)
+        router.bind("x", "gone", key, arguments)
+    number = UNBOUND_AT_ONCE + 1
+    key = f"{number}.k" if kind == "topic" else str(number)
+    content = Content({"n": ("I", number)})
+    assert router.route(exchange, key, content) == ("gone",)
+    removed = router.remove_queue("gone", "gone")
+    assert len(removed) == 2 * UNBOUND_AT_ONCE
+    while True:
+        assert list(exchange.bindings) == []
+        assert router.route(exchange, key, content) == ("left",)
+        if router.is_swept:
+            break
+        before = len(exchange._bindings)
+        router.sweep()
+        assert before - len(exchange._bindings) <= UNBOUND_AT_ONCE
+    assert not exchange._bindings
+    router.bind("x", "stays", "1" if kind != "headers" else "", {})
+    assert len(exchange.bindings) == 1
+
+
+def test_an_exchange_may_go_before_its_bindings_are_swept() -> None:
+    router: Router[str] = Router()
+    router.declare("x", "direct")
+    router.add_queue("q", "q")
+    for number in range(2 * UNBOUND_AT_ONCE):
+        router.bind("x", "q", str(number), {})
+    router.remove_queue("q", "q")
+    assert router.delete("x") == []
+    while not router.is_swept:
+        router.sweep()
+    router.add_queue("q", "q")
 
 
 def test_a_diamond_gives_one_copy() -> None:

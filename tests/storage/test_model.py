@@ -33,6 +33,7 @@ from amqpd_storage.entries import (
     TAKEN,
     Delivered,
     DropDefinition,
+    DropDefinitions,
     DropQueue,
     DropRange,
     Enqueue,
@@ -162,7 +163,7 @@ class Broker(RuleBasedStateMachine):
         self.now.delivered[queue_id] = below
         self.journal.append_all([Delivered(queue_id, below)])
 
-    @rule(key=st.sampled_from(["a", "b", "ä\x00"]), value=st.binary(max_size=20))
+    @rule(key=st.sampled_from(["a", "b", "ab", "ä\x00"]), value=st.binary(max_size=20))
     def define(self, key: str, value: bytes) -> None:
         self.now.definitions["queue", key] = value
         self.journal.append_all([PutDefinition("queue", key, value)])
@@ -171,6 +172,13 @@ class Broker(RuleBasedStateMachine):
     def drop_definition(self, key: str) -> None:
         self.now.definitions.pop(("queue", key), None)
         self.journal.append_all([DropDefinition("queue", key)])
+
+    @rule(prefix=st.sampled_from(["a", "ab", "b"]))
+    def drop_definitions(self, prefix: str) -> None:
+        for kind, key in list(self.now.definitions):
+            if key.startswith(prefix):
+                del self.now.definitions[kind, key]
+        self.journal.append_all([DropDefinitions("queue", prefix)])
 
     @precondition(lambda self: self.under_way is None)
     @rule()

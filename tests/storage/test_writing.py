@@ -15,6 +15,7 @@ from amqpd_storage.entries import (
     QUEUE_ID_MAX,
     Delivered,
     DropDefinition,
+    DropDefinitions,
     DropQueue,
     DropRange,
     Enqueue,
@@ -213,6 +214,32 @@ def test_definitions_are_put_changed_and_dropped(connection: sqlite3.Connection)
     commit(connection, PutDefinition("queue", "//jobs", b""), DropDefinition("queue", "//back"))
 
     assert read_definitions(connection) == [("queue", "//jobs", b""), ("vhost", "/", b"{}")]
+
+
+def test_definitions_are_dropped_by_what_their_keys_begin_with(
+    connection: sqlite3.Connection,
+) -> None:
+    names = ('["/","x","q",', '["/","x","q",1]', '["/","x","q","ä"]', '["/","x","q2",1]', '["/","x')
+    commit(
+        connection,
+        *(PutDefinition("binding", name, b"1") for name in names),
+        PutDefinition("queue", '["/","x","q",1]', b""),
+    )
+
+    commit(
+        connection,
+        PutDefinition("binding", '["/","x","q",2]', b"2"),
+        DropDefinition("binding", '["/","x","q",1]'),
+        DropDefinitions("binding", '["/","x","q",'),
+        PutDefinition("binding", '["/","x","q",3]', b"3"),
+    )
+
+    assert read_definitions(connection) == [
+        ("binding", '["/","x', b"1"),
+        ("binding", '["/","x","q",3]', b"3"),
+        ("binding", '["/","x","q2",1]', b"1"),
+        ("queue", '["/","x","q",1]', b""),
+    ]
 
 
 @pytest.mark.parametrize("key", ["", "a\x00b", 'a"b\\', "Prüfung 🐇", "x" * 1000])
