@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 
 from amqpd.broker.exchange import BrokerExchange
@@ -300,18 +300,23 @@ class Federation:
 
     # -- for those who administer a broker
 
+    @property
+    def keepers(self) -> Iterator[FederationKeeper]:
+        """Of all links that there are to be."""
+        return iter(self._tending)
+
     def statuses(self, vhost: str | None = None) -> list[dict[str, Any]]:
         """Of the links of a virtual host, or of all."""
         node = self._broker.node
         return [
             {"node": node, **keeper.status()}
-            for keeper in self._tending
+            for keeper in self.keepers
             if vhost is None or keeper.vhost == vhost
         ]
 
     def restart(self, vhost: str, link_id: str) -> None:
         """End a link and begin anew; its queue upstream stays. Raises LookupError."""
-        for keeper in self._tending:
+        for keeper in self.keepers:
             if keeper.vhost == vhost and keeper.key.id == link_id:
                 self._put(keeper.again())
                 return

@@ -27,7 +27,7 @@ import anyio.lowlevel
 
 from amqpd.broker.broker import Broker
 from amqpd.broker.policies import clear_policy, set_policy
-from amqpd.links.federation import Federation, federation_statuses
+from amqpd.links.federation import Federation, FederationKeeper, federation_statuses
 from amqpd.links.runner import Surroundings
 from amqpd.links.shovels import Shovels
 from amqpd.links.transport import Transport
@@ -220,6 +220,12 @@ class Site(BrokerUnderTest):
 
     def links(self) -> list[dict[str, Any]]:
         return federation_statuses(self.core)
+
+    def keepers(self) -> list[FederationKeeper]:
+        """What keeps its links of federation going."""
+        federation = self.core.federation
+        assert isinstance(federation, Federation)
+        return list(federation.keepers)
 
     def link(self) -> dict[str, Any]:
         """The only one."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+import anyio.lowlevel
 import pytest
 
 from amqpd.wire.properties import read_headers
@@ -187,3 +189,87 @@ async def test_anything_may_happen_to_three_brokers(seed: int) -> None:
             assert set(map(int, net[name].channel.drain("q"))) == wanted, name
             assert len(net[name].queues()) == 3
             assert len(net[name].internal_exchanges()) == 2
+
+
+def numbers(net: Network, name: str) -> list[int]:
+    return [int(body) for body in net[name].channel.drain("q")]
+
+
+async def linked(net: Network, **fields: Any) -> None:
+    """Exchange x of `down` is fed by that of `up`."""
+    exchanges(net, "down")
+    net["down"].upstream("up", **fields)
+    await net.settle()
+
+
+async def test_an_upstream_that_is_away_for_an_hour() -> None:
+    async with network("up", "down", journaling=True) as net:
+        await linked(net)
+        net["up"].away = True
+        net.cut()
+        for number in range(100):
+            net["up"].channel.publish("x", "all", b"%d" % number, PERSISTENT)
+        await net.pass_time(3600)
+        assert net["down"].link()["status"] == "error"
+        # Every five seconds, for ever: the wait neither ends nor grows.
+        attempts = [keeper.attempts for keeper in net["down"].keepers()]
+        assert 700 <= attempts[0] <= 722
+        net["up"].away = False
+        await net.pass_time(6)
+        assert numbers(net, "down") == list(range(100))
+
+
+async def test_an_upstream_that_was_restarted_empty() -> None:
+    async with network("up", "down") as net:
+        await linked(net)
+        await net.kill("up")
+        await net.pass_time(6)
+        assert net["down"].link()["status"] == "running"
+        net["up"].channel.publish("x", "all", b"1")
+        await net.settle()
+        assert numbers(net, "down") == [1]
+
+
+async def test_both_sides_restart_at_once() -> None:
+    async with network("up", "down", journaling=True) as net:
+        await linked(net)
+        for number in range(100):
+            net["up"].channel.publish("x", "all", b"%d" % number, PERSISTENT)
+        await net.kill("up")
+        await net.kill("down")
+        for number in range(100, 200):
+            net["up"].channel.publish("x", "all", b"%d" % number, PERSISTENT)
+        await net.pass_time(20)
+        assert set(numbers(net, "down")) == set(range(200))
+
+
+async def test_a_login_that_is_refused_is_tried_again() -> None:
+    async with network("up", "down") as net:
+        await linked(net, uri="amqp://link:secret@up?heartbeat=0")
+        await net.pass_time(60)
+        assert "403 ACCESS_REFUSED" in net["down"].link()["error"]
+        net["up"].add_user("link")
+        await net.pass_time(6)
+        assert "not_allowed" in net["down"].link()["error"].lower()
+        net["up"].permit("link", "nothing", "nothing", "nothing")
+        await net.pass_time(6)
+        assert "403 ACCESS_REFUSED" in net["down"].link()["error"]
+        net["up"].permit("link", ".*", ".*", ".*")
+        await net.pass_time(6)
+        assert net["down"].link()["status"] == "running"
+
+
+async def test_a_policy_that_changes_while_messages_flow_repeats_and_loses_nothing() -> None:
+    async with network("up", "down", seed=3, journaling=True) as net:
+        net.pieces = (50, 1000)
+        await linked(net, prefetch_count=10)
+        for number in range(400):
+            net["up"].channel.publish("x", "all", b"%d" % number, PERSISTENT)
+            if number % 9 == 0:
+                name = f"p{number % 4}"
+                net["down"].policy("^x$", {"federation-upstream-pattern": "up"}, name=name)
+            if number % 5 == 0:
+                for _ in range(net.random.randrange(40)):
+                    await anyio.lowlevel.checkpoint()
+        await net.settle()
+        assert numbers(net, "down") == list(range(400))
