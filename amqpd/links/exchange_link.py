@@ -55,14 +55,13 @@ from amqpd.links.methods import (
     unchecked,
 )
 from amqpd.links.reading import Delivery
-from amqpd.links.travelled import entries, prepended
+from amqpd.links.travelled import entries, prepended, with_changed
 from amqpd.links.upstream import Upstream
 from amqpd.wire.properties import (
     USER_ID,
     has_property,
     read_headers,
     with_header_octets,
-    with_headers,
     with_property,
 )
 from amqpd.wire.tables import encode_table
@@ -461,8 +460,8 @@ class ExchangeLink(Link):
         here = self.exchange
         if not may_travel(headers, self.upstream.max_hops, here.cluster_name, here.vhost):
             return None
-        entry = self._fields[delivery.redelivered]
-        return with_headers(properties, prepended(headers, RECEIVED_FROM, entry))
+        written = prepended(headers, RECEIVED_FROM, self._fields[delivery.redelivered])
+        return with_changed(properties, headers, written)
 
 
 def upstream_queue_name(exchange: FederatedExchange, upstream: str, upstream_vhost: str) -> str:

@@ -30,9 +30,9 @@ from amqpd.links.link import (
 )
 from amqpd.links.methods import consume, declare_queue, look_for_queue, unchecked
 from amqpd.links.reading import Delivery
-from amqpd.links.travelled import entries, prepended
+from amqpd.links.travelled import entries, prepended, with_changed
 from amqpd.links.upstream import Upstream
-from amqpd.wire.properties import USER_ID, has_property, read_headers, with_headers, with_property
+from amqpd.wire.properties import USER_ID, has_property, read_headers, with_property
 from amqpd_exchanges.federation_upstream import RECEIVED_FROM
 
 PRIORITY: Final[Arguments] = {"x-priority": ("l", -1)}
@@ -164,7 +164,8 @@ class QueueLink(Link):
         properties = delivery.properties
         if not self.upstream.trust_user_id and has_property(properties, USER_ID):
             properties = with_property(properties, USER_ID, None)
-        headers = read_headers(properties, TABLE_DEPTH_MAX)
+        came = read_headers(properties, TABLE_DEPTH_MAX)
+        headers = dict(came)
         before = entries(headers, RECEIVED_FROM)
         visits = 0
         if RECEIVED_FROM in headers and headers[RECEIVED_FROM][0] == "A":
@@ -183,7 +184,8 @@ class QueueLink(Link):
             "redelivered": ("t", delivery.redelivered),
             VISITS: ("l", visits + 1),
         }
-        return with_headers(properties, prepended(renamed, RECEIVED_FROM, ("F", visited)))
+        written = prepended(renamed, RECEIVED_FROM, ("F", visited))
+        return with_changed(properties, came, written)
 
     def _is_ours(self, entry: Field) -> bool:
         """Whether the message came over this link before (rabbit_federation_queue_link:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from amqpd.commands import Arguments, Field
+from amqpd.wire.properties import with_header, without_header
 
 INVALID_HEADERS: Final = "x-invalid-headers"
 
@@ -29,6 +30,20 @@ def prepended(arguments: Arguments, name: str, entry: Field) -> Arguments:
         before = ("A", [])
     written[name] = ("A", [entry, *before[1]])
     return written
+
+
+def with_changed(properties: bytes, headers: Arguments, written: Arguments) -> bytes:
+    """`properties`, whose headers are these, with those that were written instead.
+
+    The octets of all that are the same object in both stay as they came.
+    """
+    for name in headers:
+        if name not in written:
+            properties = without_header(properties, name)
+    for name, field in written.items():
+        if headers.get(name) is not field:
+            properties = with_header(properties, name, field)
+    return properties
 
 
 def _with_invalid(known: Field | None, name: str, value: Field) -> Field:

@@ -3,7 +3,8 @@
 A program for each client publishes one message with all the header fields and properties that the
 client can write to the queue `fidelity`, takes it (basic.get), rejects it, and takes it again from
 `fidelity.dead`. A recorder between client and broker keeps what went by; a result says what became
-of one type: `pika::t through a queue`. A federation link comes later: there are none yet.
+of one type: `pika::t through a queue`. Federation links
+are held to the same by `tests/links`.
 """
 
 from __future__ import annotations

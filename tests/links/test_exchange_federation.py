@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, Final
 
 import pytest
 
@@ -123,9 +124,45 @@ async def test_the_header_says_where_a_message_came_from() -> None:
                 ("vhost", ("S", "/")),
             ]
             assert read == headers
-            if headers:
-                # Nothing else was touched: flags, octets and order are those that were sent.
-                assert got.properties.replace(got.properties[18:26], b"")[:2] == sent[:2]
+
+
+EVERY_TYPE: Final = (
+    b"\x01at\x01\x01bb\xff\x01cB\xff\x01ds\xff\xff\x01eu\xff\xff\x01fI\xff\xff\xff\xff\x01gi\xff\xff\xff\xff"
+    b"\x01hl\xff\xff\xff\xff\xff\xff\xff\xff\x01iL\xff\xff\xff\xff\xff\xff\xff\xff\x01jf\x80\x00\x00\x01"
+    b"\x01kd\x80\x00\x00\x00\x00\x00\x00\x01\x01lD\x02\x00\x00\x00\x07\x01mS\x00\x00\x00\x02\xff\xfe"
+    b"\x01nA\x00\x00\x00\x02t\x01\x01oT\x00\x00\x00\x00\x00\x00\x00\x07\x01pF\x00\x00\x00\x00\x01qV"
+    b"\x01rx\x00\x00\x00\x01\xff\x01aS\x00\x00\x00\x05again"
+)
+"""Every type, some with values that a detour would change, and a name that comes twice."""
+
+
+@pytest.mark.parametrize("of", ["exchange", "queue"])
+async def test_the_octets_of_headers_pass_over_three_links_as_they_came(of: str) -> None:
+    names = ["one", "two", "three", "four"]
+    async with network(*names) as net:
+        for name in names:
+            net[name].channel.exchange_declare("exchange", "fanout")
+            net[name].channel.queue_declare("queue")
+            if of == "exchange":
+                net[name].channel.queue_bind("queue", "exchange")
+        for left, right in itertools.pairwise(names):
+            net[right].upstream(left, max_hops=3)
+            net[right].policy(f"^{of}$", {"federation-upstream": left})
+        await net.settle()
+        table = len(EVERY_TYPE).to_bytes(4, "big") + EVERY_TYPE
+        target = ("", "queue") if of == "queue" else ("exchange", "")
+        net["one"].channel.publish(*target, b"m", b"\x20\x00" + table)
+        for name in names[1:]:
+            # What is in a queue goes on as soon as somebody wants it at the next one.
+            consumer = net[name].client().channel()
+            consumer.consume("queue")
+            await net.settle()
+            (got,) = consumer.deliveries()
+            assert EVERY_TYPE in got.properties, name
+            hops = read_headers(got.properties, 64)["x-received-from"][1]
+            assert len(hops) == names.index(name)
+            consumer.close()
+            await net.settle()
 
 
 @pytest.mark.parametrize("value", ["text", 7, None, {"uri": "amqp://"}])
