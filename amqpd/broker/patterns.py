@@ -16,8 +16,6 @@ import re
 import warnings
 from typing import Final, Protocol
 
-import re2  # type: ignore[import-untyped]
-
 from amqpd.broker.erlang_terms import term
 
 PATTERN_LENGTH_MAX: Final = 4096
@@ -105,6 +103,8 @@ class _LinearPattern:
 
     def __init__(self, pattern: str, *, ignore_case: bool) -> None:
         """Raises re.error."""
+        import re2  # type: ignore[import-untyped]  # 2 MB, which most brokers never need
+
         options = re2.Options()
         options.log_errors = False
         options.max_mem = RE2_MEMORY_OCTETS

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from email.message import EmailMessage
-from email.parser import BytesParser
-from email.policy import HTTP
-
 from amqpd.broker.definitions_export import export_definitions, export_vhost_definitions
 from amqpd.management.auth import administrators
 from amqpd.management.call import Answer, Call, done
@@ -42,6 +38,11 @@ def _document(call: Call) -> bytes:
     kind = call.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
         return call.body or b"{}"
+    # Here, since few ever send a form: together they are a megabyte.
+    from email.message import EmailMessage
+    from email.parser import BytesParser
+    from email.policy import HTTP
+
     form = BytesParser(policy=HTTP).parsebytes(
         b"Content-Type: " + kind.encode("latin-1", "replace") + b"\r\n\r\n" + call.body
     )
