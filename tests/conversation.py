@@ -21,7 +21,7 @@ With `BrokerUnderTest(journaling=True)` nothing is ever safe until the test says
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import Any, Final, TypeVar, cast
 
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import VhostRecord
+from amqpd.broker.parameters import Component
 from amqpd.broker.passwords import SHA256, hash_password
 from amqpd.commands import (
     Arguments,
@@ -1111,9 +1112,12 @@ class BrokerUnderTest:
         journaling: bool = False,
         compat: Compat = "3.13",
         limits: Limits | None = None,
+        components: Callable[[Broker], Iterable[Component]] = lambda broker: (),
     ) -> None:
+        """`components` are those of runtime parameters that it has beside the core's own."""
         self.config = Config(compat=compat, limits=limits or Limits())
         self.journaling = journaling
+        self._components = components
         self.now = 1000.0
         self.speaking: list[Connection] = []
         self.clients: dict[Connection, Client] = {}
@@ -1139,7 +1143,10 @@ class BrokerUnderTest:
         return self.core.effects.warnings
 
     def _new_core(self) -> Broker:
-        return Broker(self.config, journaling=self.journaling, entropy=self._entropy)
+        core = Broker(self.config, journaling=self.journaling, entropy=self._entropy)
+        for component in self._components(core):
+            core.parameters.register(component)
+        return core
 
     def _entropy(self, octets: int) -> bytes:
         """Random enough: never the same twice, and the same in every run."""
