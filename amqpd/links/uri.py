@@ -6,7 +6,9 @@
 
 Rules kept: what is percent-encoded is decoded, a path of `/` is the virtual host with the empty
 name, no path at all is the link's own virtual host, and without user information it is
-`guest:guest`. A parameter that is not known is refused: a misspelt `verify` must not pass silently.
+`guest:guest`. Of an `amqps` URI a parameter that is not known is refused: a misspelt `verify` must
+not pass silently. Without TLS it means nothing, however it is spelt, and RabbitMQ's own tools set
+it there too.
 """
 
 from __future__ import annotations
@@ -140,10 +142,10 @@ def _query(given: list[tuple[str, str]], tls: bool) -> dict[str, object]:
             if value not in MECHANISMS:
                 raise InvalidURI(f"auth_mechanism must be one of {', '.join(MECHANISMS)}")
             mechanisms.append(value)
+        elif not tls:
+            continue
         elif name not in TLS_PARAMETERS:
             raise InvalidURI(f"unknown parameter '{name}'")
-        elif not tls:
-            raise InvalidURI(f"parameter '{name}' needs amqps")
         elif name == "verify":
             if value not in ("verify_peer", "verify_none"):
                 raise InvalidURI("verify must be verify_peer or verify_none")

@@ -29,8 +29,8 @@ RIGHT: dict[str, Any] = {"src-uri": "amqp://", "dest-uri": "amqp://", "src-queue
         ({"src-uri": [5]}, "src-uri should be binary, actually was 5"),
         ({"src-uri": []}, "src-uri should have 1 to 64 URIs, actually had 0"),
         (
-            {"src-uri": "amqp://me:secret@h?x=1"},
-            "\"amqp://***@h?x=1\" not a valid URI: unknown parameter 'x'",
+            {"src-uri": "amqps://me:secret@h?x=1"},
+            "\"amqps://***@h?x=1\" not a valid URI: unknown parameter 'x'",
         ),
         (
             {"ack-mode": "sometimes"},
