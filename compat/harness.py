@@ -517,9 +517,10 @@ class Context:
     known: list[Known]
     timeout: float
     fresh: Callable[..., contextlib.AbstractContextManager[Broker]]
-    """`with ctx.fresh() as broker:` another empty broker of the same kind, for suites in parts
-    (`ctx.fresh(["--definitions", ...])` adds options to an amqpd, `ctx.fresh(tls=folder)` a TLS
-    listener with the certificates of `compat.certificates`). With --amqp-url: that one."""
+    """`with ctx.fresh() as broker:` another empty broker of the same kind, for suites in parts.
+    With `["--option", ...]` for an amqpd; with `tls`, a folder of `compat.certificates`, it listens
+    for TLS too; with `ports` for AMQP and HTTP it listens there; `definitions` is a file that it
+    starts with. With --amqp-url: that one, whatever is asked for."""
     only: Sequence[str] = ()
     """Tests named on the command line, for a look at one; empty means all."""
 
@@ -560,17 +561,29 @@ def _fresh(
     """How to come by an empty broker under these options."""
 
     def fresh(
-        extra: Sequence[str] = (), tls: Path | None = None
+        extra: Sequence[str] = (),
+        tls: Path | None = None,
+        ports: tuple[int, int] | None = None,
+        definitions: Path | None = None,
     ) -> contextlib.AbstractContextManager[Broker]:
         if args.amqp_url:
             return contextlib.nullcontext(Broker(args.amqp_url, management_url=args.management_url))
         if args.broker == "amqpd":
             options = [*extra, *(amqpd_tls_options(tls) if tls else ())]
+            if ports:
+                options += ["--listen", f"127.0.0.1:{ports[0]}"]
+                options += ["--management", f"127.0.0.1:{ports[1]}"]
+            if definitions:
+                options += ["--definitions", str(definitions)]
             return amqpd(work_dir, shlex.split(args.amqpd), options)
         from compat import rabbitmq_server
 
         return rabbitmq_server.server(
-            work_dir, management=args.broker.endswith("management"), certificates=tls
+            work_dir,
+            management=args.broker.endswith("management"),
+            settings=[f"load_definitions = {definitions}"] if definitions else (),
+            certificates=tls,
+            ports=ports,
         )
 
     return fresh

@@ -72,17 +72,21 @@ def server(
     plugins: Sequence[str] = (),
     settings: Sequence[str] = (),
     certificates: Path | None = None,
+    ports: tuple[int, int] | None = None,
 ) -> Iterator[harness.Broker]:
     """A fresh RabbitMQ. `Broker.env` holds what reaches it with rabbitmqctl.
 
-    With a folder of certificates (`compat.certificates`) it listens for TLS as well.
-    The HTTP API gets its usual port where that is free, since some clients' tests know no other.
+    With a folder of certificates (`compat.certificates`) it listens for TLS as well. `ports` are
+    those for AMQP and HTTP, where they have to be certain ones; otherwise the HTTP API gets its
+    usual port where that is free, since some clients' tests know no other.
     """
     if not (SCRIPTS / "rabbitmq-server").exists():
         raise harness.Unavailable("rabbitmq-server (the Debian package) is not installed")
     home = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=work_dir))
     port, log = harness.free_port(), home / "server.log"
     http = MANAGEMENT_PORT if _port_is_free(MANAGEMENT_PORT) else harness.free_port()
+    if ports:
+        port, http = ports
     enabled = [*plugins, *(["rabbitmq_management"] if management else [])]
     (home / "enabled_plugins").write_text(f"[{','.join(enabled)}].\n")
     conf = [f"listeners.tcp.1 = 127.0.0.1:{port}", *settings]

@@ -62,11 +62,6 @@ def kept_ports(work_dir: Path) -> tuple[int, int]:
     return int(amqp), int(http)
 
 
-def listening(amqp: int, http: int) -> list[str]:
-    """Options of an amqpd that listens on these ports."""
-    return ["--listen", f"127.0.0.1:{amqp}", "--management", f"127.0.0.1:{http}"]
-
-
 def replace_ports(folder: Path, amqp: int, http: int) -> None:
     """In a copy of a client's source: these ports in place of 5672 and 15672."""
     for path in [*folder.rglob("*.rs"), *folder.rglob("*.toml"), *folder.rglob("*.conf")]:

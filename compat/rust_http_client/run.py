@@ -35,13 +35,12 @@ DEFINITIONS = {
 def run(ctx: harness.Context) -> list[harness.Result]:
     """The integration tests: the others are units of the client."""
     cargo = harness.need("cargo")
-    amqp, http = rust_client.kept_ports(ctx.work_dir)
+    ports = rust_client.kept_ports(ctx.work_dir)
     folder = rust_client.source(cargo, ctx.work_dir, "rabbitmq_http_client", VERSION)
-    rust_client.replace_ports(folder, amqp, http)
+    rust_client.replace_ports(folder, *ports)
     definitions = ctx.work_dir / "http-client-definitions.json"
     definitions.write_text(json.dumps(DEFINITIONS))
-    options = [*rust_client.listening(amqp, http), "--definitions", str(definitions)]
-    with ctx.fresh(options):
+    with ctx.fresh(ports=ports, definitions=definitions):
         return rust_client.run_tests(ctx, cargo, folder, FEATURES, {}, ("--test", "integration"))
 
 

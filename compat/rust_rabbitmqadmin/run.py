@@ -19,10 +19,10 @@ ABOUT = harness.About("rabbitmqadmin-ng", VERSION, "Rust", "its integration test
 def run(ctx: harness.Context) -> list[harness.Result]:
     """The integration tests: the others are units of the client."""
     cargo = harness.need("cargo")
-    amqp, http = rust_client.kept_ports(ctx.work_dir)
+    ports = rust_client.kept_ports(ctx.work_dir)
     folder = rust_client.source(cargo, ctx.work_dir, "rabbitmqadmin", VERSION)
-    rust_client.replace_ports(folder, amqp, http)
-    with ctx.fresh(rust_client.listening(amqp, http)):
+    rust_client.replace_ports(folder, *ports)
+    with ctx.fresh(ports=ports):
         return rust_client.run_tests(
             ctx, cargo, folder, "native-tls", {}, ("--test", "integration")
         )
