@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from amqpd.broker.erlang_terms import pairs, term
-from amqpd.broker.patterns import compile_name_pattern
+from amqpd.broker.patterns import InvalidPattern, compile_name_pattern
 
 INTEGER_MIN: Final = -(1 << 63)
 INTEGER_MAX: Final = (1 << 63) - 1
@@ -68,8 +68,8 @@ def check_pattern(name: str, value: Any) -> list[str]:
         return [f"{name} should be a binary but was {term(value)}"]
     try:
         compile_name_pattern(value)
-    except ValueError as reason:
-        return [f"{name} should be regular expression but is invalid: {reason}"]
+    except InvalidPattern as error:
+        return [f"{name} should be regular expression but is invalid: {error.reason}"]
     return []
 
 

@@ -24,6 +24,26 @@ RE2_MEMORY_OCTETS: Final = 1 << 20
 """What RE2 may need for one pattern: `((a{99}){99}){99}` is short, and large."""
 
 
+class InvalidPattern(ValueError):
+    """A pattern that cannot be searched for; `str()` names it and says why, with the position."""
+
+    def __init__(self, pattern: str, problem: str, position: int) -> None:
+        super().__init__(pattern, problem, position)
+        self.pattern = pattern
+        self.problem = problem
+        """In PCRE's words, or Python's where PCRE's are not known."""
+        self.position = position
+
+    @property
+    def reason(self) -> str:
+        """As Erlang shows it: `{"missing )",2}`."""
+        return f"{{{term(self.problem)[2:-2]},{self.position}}}"
+
+    def __str__(self) -> str:
+        text = f"invalid regular expression {self.pattern!r}"
+        return f"{text}: {self.problem} at position {self.position}"
+
+
 class Pattern(Protocol):
     """Something to look for in names, in a time that does not depend on what they are."""
 
@@ -34,31 +54,22 @@ class Pattern(Protocol):
 def compile_pattern(pattern: str) -> Pattern:
     """A permission's regular expression, ready to search; an empty one matches nothing.
 
-    Raises ValueError naming it.
+    Raises InvalidPattern.
     """
-    try:
-        return _compile(pattern or "^$")
-    except re.error as error:
-        raise ValueError(f"invalid regular expression {pattern!r}: {error}") from None
+    return _compile(pattern or "^$")
 
 
 def compile_name_pattern(pattern: str) -> Pattern:
     """A policy's regular expression, ready to search; an empty one matches every name.
 
-    Raises ValueError with the reason as RabbitMQ shows it: `{"missing )",2}`.
+    Raises InvalidPattern.
     """
-    try:
-        return _compile(pattern)
-    except re.error as error:
-        raise ValueError(_erlang_reason(pattern, error)) from None
+    return _compile(pattern)
 
 
 def compile_filter(pattern: str) -> Pattern:
-    """What somebody looks for in a list, in upper or lower case. Raises ValueError."""
-    try:
-        return _compile(pattern, re.IGNORECASE)
-    except re.error as error:
-        raise ValueError(str(error)) from None
+    """What somebody looks for in a list, in upper or lower case. Raises InvalidPattern."""
+    return _compile(pattern, re.IGNORECASE)
 
 
 def compile_topic_pattern(pattern: str, user: str, vhost: str) -> Pattern:
@@ -68,20 +79,22 @@ def compile_topic_pattern(pattern: str, user: str, vhost: str) -> Pattern:
 
 
 def _compile(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> Pattern:
-    """Raises re.error."""
+    """Raises InvalidPattern."""
     if len(pattern) > PATTERN_LENGTH_MAX:
-        raise re.error("regular expression is too large", pattern, PATTERN_LENGTH_MAX)
-    translated = _from_pcre(pattern)
+        raise InvalidPattern(pattern, "regular expression is too large", PATTERN_LENGTH_MAX)
     try:
+        translated = _from_pcre(pattern)
         with warnings.catch_warnings():
             # `[[` and the like may change their meaning some day; today it is PCRE's.
             warnings.simplefilter("ignore", FutureWarning)
             compiled = re.compile(translated, re.ASCII | flags)
+        if _is_simple(translated):
+            return compiled
+        return _LinearPattern(translated, ignore_case=re.IGNORECASE in flags)
+    except re.error as error:
+        raise _invalid(pattern, error) from None
     except (OverflowError, RecursionError) as error:
-        raise re.error(str(error)) from None
-    if _is_simple(translated):
-        return compiled
-    return _LinearPattern(translated, ignore_case=re.IGNORECASE in flags)
+        raise InvalidPattern(pattern, str(error), len(pattern)) from None
 
 
 _ATOM: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?", re.DOTALL)
@@ -176,6 +189,11 @@ _PCRE_WORDS: Final = (
     ("missing ), unterminated subpattern", "missing )", True),
     ("unterminated character set", "missing terminating ] for character class", True),
     ("bad escape (end of pattern)", "\\ at end of pattern", True),
+    (
+        "missing >, unterminated name",
+        "syntax error in subpattern name (missing terminator)",
+        True,
+    ),
     ("unbalanced parenthesis", "unmatched parentheses", False),
     ("nothing to repeat", "nothing to repeat", False),
     ("multiple repeat", "nothing to repeat", False),
@@ -183,11 +201,9 @@ _PCRE_WORDS: Final = (
 """What Python says, what PCRE says, and whether PCRE places it at the end of the pattern."""
 
 
-def _erlang_reason(pattern: str, error: re.error) -> str:
-    """`{"missing )",2}`; Python's own words where PCRE's are not known."""
+def _invalid(pattern: str, error: re.error) -> InvalidPattern:
     position = len(pattern) if error.pos is None else error.pos
     for python, pcre, at_end in _PCRE_WORDS:
         if error.msg == python:
-            shown = pcre.replace("\\", "\\\\")
-            return f'{{"{shown}",{len(pattern) if at_end else position}}}'
-    return f"{{{term(error.msg)[2:-2]},{position}}}"
+            return InvalidPattern(pattern, pcre, len(pattern) if at_end else position)
+    return InvalidPattern(pattern, error.msg, position)

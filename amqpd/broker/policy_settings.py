@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from amqpd.broker.erlang_terms import pairs, term
 from amqpd.broker.parameter_validation import is_integer
-from amqpd.broker.patterns import compile_name_pattern
+from amqpd.broker.patterns import InvalidPattern, compile_name_pattern
 from amqpd.config import Compat
 
 Definition = Mapping[str, Any]
@@ -226,8 +226,9 @@ def _upstream_pattern(value: Any, _: str) -> str:
         return f"{term(value)} is not a valid federation upstream pattern name"
     try:
         compile_name_pattern(value)
-    except ValueError as reason:
-        return f"could not compile pattern {value} to a regular expression. Error: {reason}"
+    except InvalidPattern as error:
+        text = f"could not compile pattern {value} to a regular expression"
+        return f"{text}. Error: {error.reason}"
     return ""
 
 

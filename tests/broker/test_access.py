@@ -151,7 +151,7 @@ def test_the_cache_is_bounded() -> None:
 
 def test_an_invalid_pattern_is_refused_and_changes_nothing(access: Access) -> None:
     version = access.version
-    with pytest.raises(ValueError, match=r"invalid regular expression '\(': .*at position 0"):
+    with pytest.raises(ValueError, match=r"invalid regular expression '\(': .*at position 1"):
         access.put_permission("u", "/", ".*", "(", ".*")
     assert access.version == version
     assert access.may("u", "/", "write", "write")

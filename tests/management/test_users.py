@@ -126,9 +126,29 @@ def test_permissions_that_are_refused(broker: Api, path: str, body: Any, reason:
     assert broker.does(400, "PUT", path, body) == {"error": "bad_request", "reason": reason}
 
 
-def test_an_invalid_pattern_is_refused(broker: Api) -> None:
-    said = broker.does(400, "PUT", "/permissions/%2F/u", EVERYTHING | {"write": "("})
-    assert said["reason"][0] == "invalid_regexp"
+@pytest.mark.parametrize(
+    ("pattern", "problem", "position"),
+    [
+        ("(", "missing )", 1),
+        ("a[b", "missing terminating ] for character class", 3),
+        ("a)", "unmatched parentheses", 1),
+        ("*", "nothing to repeat", 0),
+        ("a\\", "\\ at end of pattern", 2),
+        ("(?P<n", "syntax error in subpattern name (missing terminator)", 5),
+    ],
+)
+def test_an_invalid_pattern_is_refused(
+    broker: Api, pattern: str, problem: str, position: int
+) -> None:
+    refused = {
+        "error": "bad_request",
+        "reason": ["invalid_regexp", pattern, [problem, position]],
+    }
+    body = EVERYTHING | {"write": pattern}
+    assert broker.does(400, "PUT", "/permissions/%2F/u", body) == refused
+    topic = {"exchange": "amq.topic", "write": "", "read": pattern}
+    assert broker.does(400, "PUT", "/topic-permissions/%2F/u", topic) == refused
+    assert broker.get("/users/u/permissions") == broker.get("/topic-permissions") == []
 
 
 def test_topic_permissions(broker: Api) -> None:

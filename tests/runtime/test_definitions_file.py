@@ -267,8 +267,7 @@ BINDING = {"source": "x", "vhost": "/", "destination": "q", "destination_type": 
                     {"user": "u", "vhost": "/", "configure": "(", "write": "", "read": ""}
                 ]
             },
-            "$.permissions[0].configure: invalid regular expression '(': missing ),"
-            " unterminated subpattern at position 0",
+            "$.permissions[0].configure: invalid regular expression '(': missing ) at position 1",
         ),
         (
             {
@@ -277,7 +276,7 @@ BINDING = {"source": "x", "vhost": "/", "destination": "q", "destination_type": 
                 ]
             },
             "$.topic_permissions[0].read: invalid regular expression '[':"
-            " unterminated character set at position 0",
+            " missing terminating ] for character class at position 1",
         ),
     ],
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from amqpd.broker.patterns import InvalidPattern
 from amqpd.management import fields
 from amqpd.management.auth import administrators
 from amqpd.management.call import Answer, Call, done, listed
-from amqpd.management.errors import bad_request, not_found
+from amqpd.management.errors import ApiError, bad_request, not_found
 from amqpd.management.resources.users import find as find_user
 from amqpd.management.routing import Table
 
@@ -48,8 +49,8 @@ def put(call: Call) -> Answer:
     patterns = [_text(body[kind]) for kind in ("configure", "write", "read")]
     try:
         entries = access.put_permission(user, vhost, *patterns, by=call.user.name)
-    except ValueError as error:
-        raise bad_request(["invalid_regexp", str(error)]) from error
+    except InvalidPattern as error:
+        raise _invalid_regexp(error) from error
     call.broker.journal(entries)
     return done(is_new)
 
@@ -103,8 +104,8 @@ def put_topic(call: Call) -> Answer:
     before = {(r.user, r.vhost, r.exchange) for r in access.topic_permissions()}
     try:
         entries = access.put_topic_permission(user, vhost, exchange, write, read, by=call.user.name)
-    except ValueError as error:
-        raise bad_request(["invalid_regexp", str(error)]) from error
+    except InvalidPattern as error:
+        raise _invalid_regexp(error) from error
     call.broker.journal(entries)
     return done((user, vhost, exchange) not in before)
 
@@ -128,6 +129,11 @@ def _require_both(call: Call) -> None:
     known = call.broker.access.user(call["user"]) and call["vhost"] in call.broker.virtual_hosts
     if not known:
         raise bad_request("vhost_or_user_not_found")
+
+
+def _invalid_regexp(error: InvalidPattern) -> ApiError:
+    """The pattern, and what is wrong where. RabbitMQ spells such texts as lists of octets."""
+    return bad_request(["invalid_regexp", error.pattern, [error.problem, error.position]])
 
 
 def _text(value: object) -> str:
