@@ -172,7 +172,13 @@ def test_a_dry_run_says_what_happens_and_does_nothing(
     broker = empty()
     importing(broker, before).apply()
     unchanged = comparable(export_definitions(broker))
-    would = importing(broker, file).check()
+    try:
+        would = importing(broker, file).check()
+    except DefinitionsError:
+        # A binding that the exchange which has that name already does not take.
+        with pytest.raises(DefinitionsError, match=r"\$\.bindings\["):
+            importing(broker, file).apply()
+        would, file = [], before
     assert comparable(export_definitions(broker)) == unchanged
     assert importing(broker, file).apply() == would
     assert importing(broker, file).check() == []
