@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 PERSISTENT: Final = 2
 
+PASSING_KEY_MIN: Final = storage_key(PASSING_QUEUE_ID_MIN, 0)
+"""From here on keys are of messages that do not outlast a restart."""
+
 PROBED_MAX: Final = 8
 """A queue that has no more messages than these has them in memory soon after the start."""
 
@@ -88,6 +91,12 @@ class PagedMessages:
         self.reading = False
         """There is a request under way."""
         self._lanes: dict[int, Lane] = {}
+
+    @property
+    def persistent(self) -> tuple[int, int]:
+        """How many of them outlast a restart, and octets of their bodies."""
+        lanes = [lane for lane in self._lanes.values() if lane.key_base < PASSING_KEY_MIN]
+        return sum(lane.messages for lane in lanes), sum(lane.body_bytes for lane in lanes)
 
     def add_backlog(self, queue_id: int, backlog: Backlog) -> None:
         """What the store has of a queue whose messages nobody has read yet."""
@@ -189,7 +198,7 @@ def restored_message(stored: StoredMessage, targets: dict[bytes, Target]) -> Mes
     if target is None:
         target = targets[stored.envelope] = target_of(stored.envelope)
     persistent = (
-        stored.key < storage_key(PASSING_QUEUE_ID_MIN, 0)
+        stored.key < PASSING_KEY_MIN
         or read_property(stored.properties, DELIVERY_MODE) == PERSISTENT
     )
     message = make_message(0, target, stored.properties, stored.body, persistent, False)

@@ -21,6 +21,7 @@ confirm is due at once) or is removed by a `Settle` entry.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, ClassVar
 
@@ -135,6 +136,15 @@ class Queue(ReadyMessages):
     def consumer_count(self) -> int:
         """How many consumers clients are told of."""
         return len(self.consumers)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether transient messages are journaled, too."""
+        return self._keeps_all
+
+    def dead_messages(self) -> Collection[QueueMessage]:
+        """Dead letters that are kept here, since they found no place yet."""
+        return ()
 
     # -- messages in
 

@@ -23,6 +23,7 @@ A durable queue with one member. What differs from a classic queue:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from heapq import heappush
 from typing import TYPE_CHECKING, Any, Final
 
@@ -241,6 +242,10 @@ class QuorumQueue(Queue):
         for stored, reason in unburied.items():
             self._weight -= len(stored.content.body)
             self._bury(stored, reason)
+
+    def dead_messages(self) -> Collection[QueueMessage]:
+        """Dead letters that are kept here, since they found no place yet."""
+        return self._unburied
 
     def purge(self) -> int:
         """Drop what is ready, and what is dead; the number of messages dropped."""

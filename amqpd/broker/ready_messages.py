@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -162,6 +162,24 @@ class ReadyMessages(Governed):
     def resident_bytes(self) -> int:
         """Octets of their bodies."""
         return self._weight - (0 if self._paged is None else self._paged.body_bytes)
+
+    @property
+    def first_in_memory(self) -> QueueMessage | None:
+        """The first of them, unless that is on disk."""
+        return self._head()
+
+    def in_memory(self) -> Iterator[QueueMessage]:
+        """Those that are in memory, in no order."""
+        yield from self._fresh
+        for _, stored in self._returned:
+            yield stored
+        if self._tail is not self._fresh:
+            yield from self._tail
+
+    @property
+    def paged_to_stay(self) -> tuple[int, int]:
+        """Those on disk only that outlast a restart, and octets of their bodies."""
+        return (0, 0) if self._paged is None else self._paged.persistent
 
     def _recall(self, stored: QueueMessage) -> bool:
         """Whether a message that was found in the store is ready."""

@@ -74,6 +74,8 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.quorum_queues = 0
         """Queues that keep transient messages on disk, too: their confirms may have to wait."""
+        self.received_bytes = self.sent_bytes = 0
+        """Octets of connections that are gone; the runtime counts them."""
         self.counts = Counts()
         """What channels that are gone have counted."""
         self.firehose: Firehose | None = None

@@ -19,6 +19,7 @@ from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.policies import Policy
 from amqpd.broker.queue import Queue
+from amqpd.broker.queue_figures import Unacked, figures
 from amqpd.broker.session import Session
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Arguments
@@ -128,26 +129,37 @@ def exchange(virtual_host: VirtualHost, found: BrokerExchange) -> dict[str, Any]
     return shown
 
 
-def queue(node: str, found: Queue) -> dict[str, Any]:
-    """A queue as it stands now."""
-    ready, unacked = found.ready, found.unacked
+def queue(node: str, found: Queue, unacked: Unacked) -> dict[str, Any]:
+    """A queue as it stands now; `unacked` is its part of what `unacked_of` found."""
+    sums = figures(found, unacked)
     members = found.consumers.members()
     exclusive, active = found.consumers.exclusive, found.consumers.active
     fields: dict[str, Any] = {
         "arguments": plain(found.arguments),
         "auto_delete": found.auto_delete,
-        "consumer_capacity": 1.0 if found.consumers.can_serve() else 0,
-        "consumer_utilisation": 1.0 if found.consumers.can_serve() else 0,
+        "consumer_capacity": 1.0 if found.consumers.can_serve() else 0.0,
+        "consumer_utilisation": 1.0 if found.consumers.can_serve() else 0.0,
         "consumers": len(members),
         "durable": found.durable,
         "effective_policy_definition": found.effective_policy_definition or {},
         "exclusive": found.owner is not None,
         "exclusive_consumer_tag": None if exclusive is None else exclusive.tag,
+        "head_message_timestamp": sums.head_timestamp,
         "memory": QUEUE_BYTES + found.resident * MESSAGE_BYTES + found.resident_bytes,
-        "message_bytes_ready": found.ready_bytes,
-        "messages": ready + unacked,
-        "messages_ready": ready,
-        "messages_unacknowledged": unacked,
+        "message_bytes": sums.all.body_bytes,
+        "message_bytes_paged_out": (sums.ready.body_bytes - sums.ready_in_memory.body_bytes),
+        "message_bytes_persistent": sums.persistent.body_bytes,
+        "message_bytes_ram": sums.in_memory.body_bytes,
+        "message_bytes_ready": sums.ready.body_bytes,
+        "message_bytes_unacknowledged": sums.unacked.body_bytes,
+        "messages": found.ready + found.unacked,
+        "messages_paged_out": sums.ready.messages - sums.ready_in_memory.messages,
+        "messages_persistent": sums.persistent.messages,
+        "messages_ram": sums.in_memory.messages,
+        "messages_ready": found.ready,
+        "messages_ready_ram": sums.ready_in_memory.messages,
+        "messages_unacknowledged": found.unacked,
+        "messages_unacknowledged_ram": sums.unacked.messages,
         "name": found.name,
         "node": node,
         "operator_policy": policy_name(found.operator_policy),
@@ -157,6 +169,15 @@ def queue(node: str, found: Queue) -> dict[str, Any]:
         "type": found.type,
         "vhost": found.virtual_host,
     }
+    if found.type == "quorum":
+        fields |= {
+            "leader": node,
+            "members": [node],
+            "message_bytes_dlx": sums.dead.body_bytes,
+            "messages_dlx": sums.dead.messages,
+            "online": [node],
+            "open_files": {node: 0},
+        }
     if found.owner is not None:
         fields["owner_pid_details"] = connection_details(found.owner)
     return fields

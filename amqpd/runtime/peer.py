@@ -479,6 +479,8 @@ class Peer:
             self.session = None
             self.blocked = False  # its close-ok has to be read
             self.broker.alarms.forget(self)
+            session.virtual_host.received_bytes += self.received_bytes
+            session.virtual_host.sent_bytes += self.connection.sent_bytes
             session.end()
         if not self._gone:
             self._gone = True

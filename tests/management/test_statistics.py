@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from amqpd.management.statistics import SAMPLE_S
-from tests.conversation import Channel
+from tests.conversation import PERSISTENT, TRANSIENT, Channel, properties
 from tests.management.api import Api, api
 
 
@@ -296,6 +297,124 @@ def test_connections_count_octets(broker: Api, channel: Channel) -> None:
     channel.publish("", "q", b"x" * 1000)
     after = broker.get("/connections")[0]["recv_oct"]
     assert 1000 < after - before < 1200
+
+
+def test_a_virtual_host_counts_octets_of_connections_that_are_gone_too(
+    broker: Api, channel: Channel
+) -> None:
+    channel.publish("", "q", b"x" * 1000)
+    sample(broker)
+    before = broker.get("/vhosts/%2F")
+    assert before["recv_oct"] == broker.get("/connections")[0]["recv_oct"] > 1000
+    channel.client.drop()
+    broker.broker.client().channel().publish("", "q", b"x" * 1000)
+    sample(broker)
+    after = broker.get("/vhosts/%2F")
+    assert after["recv_oct"] > before["recv_oct"] + 1000
+    rate = (after["recv_oct"] - before["recv_oct"]) / SAMPLE_S
+    assert after["recv_oct_details"]["rate"] == rate
+
+
+def test_messages_and_octets_of_a_queue(broker: Api, channel: Channel) -> None:
+    broker.does(201, "PUT", "/queues/%2F/d", {"durable": True})
+    channel.publish("", "d", b"four", PERSISTENT)
+    channel.publish("", "d", b"seven..", TRANSIENT)
+    channel.publish("", "d", b"two", properties(timestamp=1_700_000_000))
+    first, second = channel.get("d"), channel.get("d")
+    assert first is not None
+    assert second is not None
+    found = broker.get("/queues/%2F/d")
+    assert {name: found[name] for name in found if name.startswith("message_bytes")} == {
+        "message_bytes": 14,
+        "message_bytes_paged_out": 0,
+        "message_bytes_persistent": 4,
+        "message_bytes_ram": 14,
+        "message_bytes_ready": 3,
+        "message_bytes_unacknowledged": 11,
+    }
+    wanted = ("messages_paged_out", "messages_persistent", "messages_ram", "messages_ready_ram")
+    assert [found[name] for name in (*wanted, "messages_unacknowledged_ram")] == [0, 1, 3, 1, 2]
+    assert found["head_message_timestamp"] == 1_700_000_000
+    assert broker.get("/queues")[0]["message_bytes"] == 14
+
+
+def test_what_a_quorum_queue_adds(broker: Api, channel: Channel) -> None:
+    arguments = {"x-queue-type": "quorum"}
+    broker.does(201, "PUT", "/queues/%2F/r", {"durable": True, "arguments": arguments})
+    channel.publish("", "r", b"four", TRANSIENT)
+    found = broker.get("/queues/%2F/r")
+    node = broker.get("/overview")["node"]
+    assert (found["leader"], found["members"], found["online"]) == (node, [node], [node])
+    assert (found["messages_persistent"], found["messages_dlx"]) == (1, 0)
+
+
+def test_idle_since(broker: Api, channel: Channel) -> None:
+    assert "idle_since" not in broker.get("/queues/%2F/q")
+    sample(broker)
+    since = broker.get("/queues/%2F/q")["idle_since"]
+    sample(broker)
+    assert broker.get("/queues/%2F/q")["idle_since"] == since
+    assert broker.get("/channels")[0]["idle_since"] == since
+    channel.publish("", "q", b"x")
+    assert "idle_since" not in broker.get("/queues/%2F/q")
+    sample(broker)
+    now_s = broker.broker.core.effects.epoch_s + broker.broker.now
+    later = datetime.fromisoformat(broker.get("/queues/%2F/q")["idle_since"])
+    assert abs(later.timestamp() - now_s) < 0.001
+    assert later - datetime.fromisoformat(since) == timedelta(seconds=2 * SAMPLE_S)
+
+
+def test_what_nobody_uses_shares_its_readings(broker: Api) -> None:
+    host = broker.broker.core.virtual_hosts["/"]
+    for number in range(3):
+        host.declare_queue(f"q{number}", durable=False, auto_delete=False, arguments={})
+    for _ in range(20):
+        sample(broker)
+    kept = broker.application.statistics._kept
+    readings = [kept[queue] for queue in host.queues.values()]
+    assert len(readings) == 3
+    assert all(found is readings[0] for found in readings)
+    assert len(readings[0]) == 1
+
+
+def test_readings_are_kept_for_a_minute(broker: Api, channel: Channel) -> None:
+    for _ in range(30):
+        sample(broker)
+        channel.publish("", "q", b"x")
+    query = "msg_rates_age=600&msg_rates_incr=5"
+    details = broker.get(f"/queues/%2F/q?{query}")["message_stats"]["publish_details"]
+    assert [found["sample"] for found in details["samples"]] == list(range(29, 16, -1))
+    for _ in range(30):
+        sample(broker)
+    details = broker.get(f"/queues/%2F/q?{query}")["message_stats"]["publish_details"]
+    assert [found["sample"] for found in details["samples"]] == [30] * 13
+    assert (details["rate"], details["avg"], details["avg_rate"]) == (0.0, 30.0, 0.0)
+    kept = broker.application.statistics._kept
+    [queue] = broker.broker.core.virtual_hosts["/"].queues.values()
+    assert len(kept[queue]) <= 14
+
+
+def test_readings_while_one_is_under_way(broker: Api, channel: Channel) -> None:
+    """Some things were read, some not yet: what is shown is of the one before, or of this one."""
+    sample(broker)
+    for number in range(250):
+        broker.broker.core.virtual_hosts["/"].declare_queue(
+            f"q{number}", durable=False, auto_delete=False, arguments={}
+        )
+    channel.publish("", "q", b"x")
+    channel.publish("", "q249", b"x")
+    sample(broker)
+    channel.publish("", "q249", b"x")
+    broker.broker.advance(SAMPLE_S)
+    under_way = broker.application.statistics.sample()
+    next(under_way)
+    for name in ("q", "q249"):
+        found = broker.get(f"/queues/%2F/{name}?lengths_age=60&lengths_incr=5")
+        samples = [shown["sample"] for shown in found["messages_details"]["samples"]]
+        assert samples == {"q": [1, 0], "q249": [1]}[name]
+        assert found["messages_details"]["rate"] == {"q": 0.2, "q249": 0.0}[name]
+    assert list(under_way) == []
+    assert broker.get("/queues/%2F/q249")["messages_details"]["rate"] == 1 / SAMPLE_S
 
 
 def test_a_reset_forgets_samples_and_keeps_counts(broker: Api, channel: Channel) -> None:

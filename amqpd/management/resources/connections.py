@@ -87,8 +87,10 @@ def _channels(call: Call, sessions: list[Session]) -> Answer:
 def _shown_channel(call: Call, channel: Channel) -> dict[str, Any]:
     """A channel with its statistics."""
     numbers = statistics.of_channel(channel)
-    counted = call.statistics.of_messages(channel, numbers, call.query)
-    return fields.channel(call.node, channel) | counted
+    body = fields.channel(call.node, channel)
+    body |= call.statistics.of_messages(channel, numbers, call.query)
+    idle_since = call.statistics.idle_since(channel, numbers)
+    return body if idle_since is None else body | {"idle_since": idle_since}
 
 
 def channels_of_connection(call: Call) -> Answer:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from amqpd.broker.queue import Queue as BrokerQueue
+from amqpd.broker.queue_figures import NONE_UNACKED, Unacked, unacked_of
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Queue
 from amqpd.management import amqp, fields, messages, statistics
@@ -35,16 +37,18 @@ def every(call: Call) -> Answer:
         if virtual_host is None:
             raise not_found()
         hosts.append(virtual_host)
-    queues = [shown(call, queue) for host in hosts for queue in host.queues.values()]
+    unacked = unacked_of(call.broker)
+    queues = [shown(call, queue, unacked) for host in hosts for queue in host.queues.values()]
     return listed(queues, "vhost", "name")
 
 
-def shown(call: Call, queue: BrokerQueue) -> dict[str, Any]:
+def shown(call: Call, queue: BrokerQueue, unacked: Mapping[BrokerQueue, Unacked]) -> dict[str, Any]:
     """A queue with its statistics."""
     numbers = statistics.of_queue(queue)
-    return fields.queue(node_name(call.node), queue) | call.statistics.of_messages(
-        queue, numbers, call.query
-    )
+    body = fields.queue(node_name(call.node), queue, unacked.get(queue, NONE_UNACKED))
+    body |= call.statistics.of_messages(queue, numbers, call.query)
+    idle_since = call.statistics.idle_since(queue, numbers)
+    return body if idle_since is None else body | {"idle_since": idle_since}
 
 
 def show(call: Call) -> Answer:
@@ -52,7 +56,7 @@ def show(call: Call) -> Answer:
     found = find(call)
     consumers = [fields.consumer(call.node, consumer) for consumer in found.consumers.members()]
     details = {"consumer_details": consumers, "incoming": [], "deliveries": []}
-    return Answer(body=shown(call, found) | details)
+    return Answer(body=shown(call, found, unacked_of(call.broker)) | details)
 
 
 def put(call: Call) -> Answer:

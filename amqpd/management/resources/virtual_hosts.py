@@ -33,7 +33,8 @@ def every(call: Call) -> Answer:
 def shown(call: Call, host: VirtualHost) -> dict[str, Any]:
     """A virtual host with its statistics."""
     statistics = call.statistics
-    counted = statistics.of_messages(host, statistics.of_host(host), call.query)
+    numbers = statistics.of_host(host, call.node.traffic())
+    counted = statistics.of_messages(host, numbers, call.query)
     return fields.virtual_host(call.node, host) | counted
 
 
