@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from amqpd.broker.erlang_terms import term
 from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.parameter_validation import Field, check_number, check_object, check_pattern
 from amqpd.broker.patterns import Pattern, compile_name_pattern
@@ -211,7 +212,7 @@ def make_policy(vhost: str, name: str, value: dict[str, Any]) -> Policy:
 def _check_apply_to(name: str, value: Any) -> list[str]:
     if value in APPLY_TO:
         return []
-    shown = "null" if value is None else value
+    shown = value if isinstance(value, str) else term(value)
     return [
         f"{name} '{shown}' unrecognised; should be one of: 'queues', 'classic_queues', "
         " 'quorum_queues', 'streams', 'exchanges', or 'all'"

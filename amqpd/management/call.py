@@ -15,6 +15,9 @@ from amqpd.management.errors import bad_request, missing_keys, not_found
 from amqpd.management.node import Node
 from amqpd.management.statistics import Statistics
 
+TEXT_BODY: Final = (
+    "invalid payload: the request body JSON-decoded to a string. Is the input doubly-JSON-encoded?"
+)
 TRUTHS: Final = {True: True, False: False, "true": True, "false": False}
 
 
@@ -50,16 +53,18 @@ class Call:
         return found
 
     def json(self) -> dict[str, Any]:
-        """The body's object; an empty body is an empty object. Raises 400."""
+        """The body's object; an empty body, or null, is an empty object. Raises 400."""
         if not self.body:
             return {}
         try:
             value = msgspec.json.decode(self.body)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
+            raise bad_request("not_json") from None
+        if isinstance(value, str):
+            raise bad_request(TEXT_BODY)
+        if value is not None and not isinstance(value, dict):
             raise bad_request("not_json")
-        return value
+        return value or {}
 
     def json_with(self, *names: str) -> dict[str, Any]:
         """The body's object, which has to have these keys. Raises 400 naming those it lacks."""

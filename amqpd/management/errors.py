@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from amqpd.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, AMQPException
 
+LINE_MAX: Final = 80
+LINE_BREAK: Final = ",\n "
 CHALLENGE: Final = {"www-authenticate": 'Basic realm="RabbitMQ Management"'}
 
 
@@ -30,8 +32,10 @@ def bad_request(reason: Any) -> ApiError:
 
 
 def missing_keys(names: list[str]) -> ApiError:
-    """400: the body lacks something."""
-    return bad_request("[" + ",".join(f"{{key_missing,{name}}}" for name in names) + "]")
+    """400: the body lacks something. What is longer than a line, Erlang writes on several."""
+    parts = [f"{{key_missing,{name}}}" for name in names]
+    text = f"[{','.join(parts)}]"
+    return bad_request(text if len(text) <= LINE_MAX else f"[{LINE_BREAK.join(parts)}]")
 
 
 def not_found(reason: str | None = None) -> ApiError:

@@ -68,7 +68,7 @@ ACKMODES: Final = {
 
 def read(call: Call, exchange: str) -> Message:
     """The message in the body of a request. Raises 400."""
-    body = call.json_with("properties", "routing_key", "payload", "payload_encoding")
+    body = call.json_with("routing_key", "properties", "payload", "payload_encoding")
     routing_key = body["routing_key"]
     if not isinstance(routing_key, str):
         raise bad_request(["not_string", "routing_key"])
@@ -166,7 +166,7 @@ class Wanted(NamedTuple):
 
 def read_get(call: Call) -> Wanted:
     """What the body of a request asks for. Raises 400."""
-    body = call.json_with("count", "ackmode", "encoding")
+    body = call.json_with("ackmode", "count", "encoding")
     ackmode, encoding = body["ackmode"], body["encoding"]
     if not isinstance(ackmode, str) or ackmode not in ACKMODES:
         raise bad_request(f"Unsupported ackmode. Please use one of {', '.join(ACKMODES)}.")

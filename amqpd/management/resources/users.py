@@ -99,13 +99,13 @@ def read_names(given: object) -> tuple[str, ...]:
 def _checked_hash(given: object) -> str:
     if given is None or given == "":
         return ""
-    if not isinstance(given, str):
-        raise bad_request("password_hash has to be a string")
     try:
-        base64.b64decode(given, validate=True)
+        if isinstance(given, str):
+            base64.b64decode(given, validate=True)
+            return given
     except (binascii.Error, ValueError):
-        raise bad_request(["not_base64", given]) from None
-    return given
+        pass
+    raise bad_request(["not_base64", given])
 
 
 def delete(call: Call) -> Answer:

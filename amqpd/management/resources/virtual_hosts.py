@@ -46,7 +46,8 @@ def show(call: Call) -> Answer:
 def put(call: Call) -> Answer:
     """A new virtual host, in which its creator may do everything; or other settings of one."""
     broker, name = call.broker, call["vhost"]
-    body = call.json()
+    # Null is as good as nothing, to RabbitMQ and to clients that know no difference.
+    body = {key: value for key, value in call.json().items() if value is not None}
     tracing = boolean(body, "tracing") if "tracing" in body else None
     existing = broker.virtual_hosts.get(name)
     record = VhostRecord(name) if existing is None else existing.record
