@@ -31,7 +31,9 @@ def check_object(name: str, fields: tuple[Field, ...], value: Any) -> list[str]:
 
     The last field comes first, as RabbitMQ lists them.
     """
-    if value == []:  # Erlang's empty list, which is its empty object too
+    unknown = ""
+    if isinstance(value, list):  # which is an object to Erlang: of pairs
+        unknown = term(value) if value else ""
         value = {}
     if not isinstance(value, dict):
         return [f"{name} not a list {term(value)}"]
@@ -42,9 +44,9 @@ def check_object(name: str, fields: tuple[Field, ...], value: Any) -> list[str]:
         elif field.mandatory:
             problems.append(f'Key "{field.name}" not found in {name}')
     known = {field.name for field in fields}
-    unknown = {key: item for key, item in value.items() if key not in known}
-    if unknown:
-        problems.append(f"Unrecognised terms {pairs(unknown)} in {name}")
+    more = {key: item for key, item in value.items() if key not in known}
+    if unknown or more:
+        problems.append(f"Unrecognised terms {unknown or pairs(more)} in {name}")
     return problems
 
 

@@ -33,6 +33,7 @@ logger = logging.getLogger("amqpd.management")
 
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON: Final = "application/json"
+OK: Final = 200
 HEADERS: Final = {"server": "amqpd", "vary": "accept, accept-encoding, origin"}
 QUERY_FIELDS_MAX: Final = 100
 
@@ -115,7 +116,8 @@ class Application:
                 await node.end_turn(wait=method not in READING)
             if answer is None:
                 await at_hand.wait()
-        body = answer.body if method != "GET" else options.apply(answer, call.query)
+        shown = method == "GET" and answer.status == OK
+        body = options.apply(answer, call.query) if shown else answer.body
         return _response(answer.status, body, dict(answer.headers))
 
     async def _body(self, request: Request) -> bytes:

@@ -75,7 +75,7 @@ def read(call: Call, exchange: str) -> Message:
     payload = decoded(body["payload"], body["payload_encoding"])
     if len(payload) > call.broker.limits.message_bytes_max:
         raise bad_request(f"message size {len(payload)} is larger than configured max size")
-    return message(exchange, routing_key, payload, encoded_properties(body["properties"] or {}))
+    return message(exchange, routing_key, payload, encoded_properties(body["properties"]))
 
 
 def message(
@@ -110,7 +110,12 @@ def decoded(payload: object, encoding: object) -> bytes:
 
 
 def encoded_properties(given: object) -> bytes:
-    """A property list of JSON's names and values; unknown names are passed over. Raises 400."""
+    """A property list of JSON's names and values; unknown names are passed over. Raises 400.
+
+    An empty list stands for an empty object, as in what is fetched.
+    """
+    if given is None or given == []:
+        return NO_PROPERTIES
     if not isinstance(given, dict):
         raise bad_request(["not_a_map", "properties"])
     properties = NO_PROPERTIES
@@ -173,13 +178,13 @@ def read_get(call: Call) -> Wanted:
     if encoding not in ("auto", "base64"):
         raise bad_request("Unsupported encoding. Please use auto or base64.")
     count = _integer(body["count"])
-    truncate = body.get("truncate")
+    truncate = _integer(body["truncate"]) if "truncate" in body else None
     return Wanted(
         # RabbitMQ counts down to 0: from a negative number it fetches all.
         count if count >= 0 else call.broker.limits.http_get_messages_max,
         ACKMODES[ackmode],
         as_text if encoding == "auto" else as_base64,
-        None if truncate is None else max(0, _integer(truncate)),
+        None if truncate is None else max(0, truncate),
     )
 
 

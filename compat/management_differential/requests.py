@@ -8,7 +8,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+import json
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, Final
 
 REQUESTS: Final = """
 GET /overview
@@ -252,3 +255,71 @@ DELETE /users/ann
 DELETE /vhosts/one
 DELETE /vhosts/one
 """
+
+RIGHT: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("PUT /vhosts/w", {"description": "d", "tags": "a", "tracing": False}),
+    ("PUT /users/w", {"password": "x", "tags": "management"}),
+    ("PUT /users/w", {"password_hash": "", "tags": ["a"]}),
+    ("PUT /permissions/one/w", {"configure": ".*", "write": ".*", "read": ".*"}),
+    ("PUT /topic-permissions/one/w", {"exchange": "amq.topic", "write": ".*", "read": ".*"}),
+    (
+        "PUT /exchanges/one/w{number}",
+        {
+            "type": "direct",
+            "durable": True,
+            "auto_delete": False,
+            "internal": False,
+            "arguments": {},
+        },
+    ),
+    ("PUT /queues/one/w{number}", {"durable": True, "auto_delete": False, "arguments": {}}),
+    ("POST /bindings/one/e/amq.topic/q/q", {"routing_key": "a", "arguments": {}}),
+    (
+        "POST /exchanges/one/amq.topic/publish",
+        {"properties": {}, "routing_key": "a", "payload": "x", "payload_encoding": "string"},
+    ),
+    (
+        "POST /queues/one/q/get",
+        {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": 5},
+    ),
+    ("POST /queues/one/q/actions", {"action": "sync"}),
+    (
+        "PUT /policies/one/w",
+        {"pattern": "^a", "definition": {"max-length": 5}, "priority": 1, "apply-to": "queues"},
+    ),
+    (
+        "PUT /operator-policies/one/w",
+        {"pattern": "^a", "definition": {"max-length": 5}, "priority": 1, "apply-to": "queues"},
+    ),
+    ("PUT /parameters/vhost-limits/one/limits", {"value": {"max-queues": 100}}),
+    ("PUT /global-parameters/w", {"value": 5}),
+    ("PUT /vhost-limits/one/max-queues", {"value": 100}),
+    ("PUT /user-limits/w/max-channels", {"value": 100}),
+    ("PUT /cluster-name", {"name": "c"}),
+    ("POST /users/bulk-delete", {"users": ["nobody"]}),
+)
+"""Requests that are right, each with a body that has every field. What `{number}` names is new."""
+PREPARED: Final = """
+PUT /vhosts/one
+PUT /permissions/one/guest {"configure": ".*", "write": ".*", "read": ".*"}
+PUT /queues/one/q {"durable": true}
+PUT /users/w {"password": "x", "tags": ""}
+"""
+"""What they need."""
+WRONG: Final = (None, 5, -1, "x", "", [], {}, True, 1.5, [1], {"a": 1})
+
+
+def bad_requests() -> Iterator[str]:
+    """Each of them without one of its fields, and with something else in its place."""
+    numbers = count()
+    for request, body in RIGHT:
+        for text in _bodies(body):
+            yield f"{request.replace('{number}', str(next(numbers)))} {text}"
+
+
+def _bodies(body: dict[str, Any]) -> Iterator[str]:
+    for field in body:
+        yield json.dumps({name: value for name, value in body.items() if name != field})
+        for value in WRONG:
+            yield json.dumps(body | {field: value})
+    yield from ("'[]'", "'5'", "'null'", "'\"x\"'", "'{\"a\":'", "''")

@@ -1,27 +1,40 @@
 """The same HTTP requests to amqpd and to RabbitMQ 3.10.8: statuses, bodies of errors, JSON types.
 
-A request is a test. It passes when the status is RabbitMQ's and, for an error, the body as well;
-otherwise when the object, or the first of the list, has every key that RabbitMQ's has, with a value
-of the same type. More keys are no fault: RabbitMQ adds statistics to new objects after seconds,
-and later versions have keys that 3.10.8 lacks. Differences that stay are in known.toml.
+A request is a test. It passes when the status is RabbitMQ's and, for an error, the body as well.
+Each member of an object (of the first one of a list, and of objects within) that RabbitMQ has and
+that is missing here, or is of another type, is a failed test of its own, named by the request and
+the path of the member. More members are no fault: RabbitMQ adds statistics to new objects after
+seconds, and later versions have some that 3.10.8 lacks.
+
+Where RabbitMQ answers 500 there is nothing to compare: a refusal with a reason is right. It writes
+some texts as lists of octets, and < as in a page: these are read as the texts that they are.
+Differences that stay are in known.toml.
+
+Then every field of every body is left out, and made something else. There amqpd may refuse what
+RabbitMQ takes (a number for a name), since nobody means it; not the other way round.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import http.client
 import json
+import re
 import sys
 import urllib.parse
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from compat import harness, rabbitmq_server
-from compat.management_differential.requests import REQUESTS
+from compat.management_differential.requests import PREPARED, REQUESTS, bad_requests
 
 ABOUT = harness.About("HTTP requests of our own", "-", "Python", "every path, good and bad input")
 REQUEST_SECONDS = 60
+LINE_BREAK = re.compile(r"(?<=,)\n +")
+"""Where Erlang goes on within a long term."""
 
 
 class Reply(NamedTuple):
@@ -64,31 +77,67 @@ class Api:
             return Reply(response.status, text)
 
 
-def difference(reference: Reply, ours: Reply) -> str:
-    """What a client could notice; empty when there is nothing."""
+def differences(reference: Reply, ours: Reply) -> dict[str, str]:
+    """What a client could notice, by the path of the member; "" is the answer as a whole."""
+    if _crashed(reference) and 400 <= ours.status < 500 and "reason" in ours.body:
+        return {}
+    both = f"RabbitMQ: {reference}\namqpd: {ours}"
     if reference.status != ours.status:
-        return f"RabbitMQ: {reference}\namqpd: {ours}"
+        return {"": both}
     if reference.status >= 400:
-        return "" if reference.body == ours.body else f"RabbitMQ: {reference}\namqpd: {ours}"
+        return {} if readable(reference.body) == readable(ours.body) else {"": both}
     wanted, found = shape(reference.body), shape(ours.body)
-    if not isinstance(wanted, dict) or not isinstance(found, dict):
-        return "" if wanted == found else f"RabbitMQ: {wanted}, amqpd: {found}"
-    lines = [f"{key} is missing" for key in wanted if key not in found]
-    lines += [
-        f"{key}: {kind} on RabbitMQ, here {found[key]}"
-        for key, kind in wanted.items()
-        if key in found and found[key] != kind
-    ]
-    return "\n".join(lines)
+    return {
+        path: f"{kind} on RabbitMQ, here {found.get(path, 'missing')}"
+        for path, kind in wanted.items()
+        if found.get(path) != kind and _parent_is_same(path, wanted, found)
+    }
 
 
-def shape(value: Any) -> dict[str, str] | str:
-    """Keys and types of an object, or of the first one of a list."""
-    if isinstance(value, list) and value:
-        return shape(value[0])
+def _crashed(reply: Reply) -> bool:
+    """Whether RabbitMQ had no answer to it."""
+    said = reply.body.get("reason", "") if isinstance(reply.body, dict) else ""
+    return reply.status == 500 or (isinstance(said, str) and "'EXIT'" in said)
+
+
+def _parent_is_same(path: str, wanted: dict[str, str], found: dict[str, str]) -> bool:
+    """Whether the difference is here, and not further up."""
+    parent = path[: max(path.rfind("."), path.rfind("["))] if path else path
+    return parent == path or (parent in found and found[parent] == wanted[parent])
+
+
+def refusal_differs(reference: Reply, ours: Reply) -> str:
+    """The same for input that is wrong on purpose: what RabbitMQ takes may be refused here."""
+    refused = 400 <= ours.status < 500 and "reason" in ours.body
+    if reference.status < 400 and (refused or ours.status == reference.status):
+        return ""
+    return differences(reference, ours).get("", "")
+
+
+def readable(value: Any) -> Any:
+    """Erlang's lists of octets as texts, a page's escapes as what they stand for, on one line."""
     if isinstance(value, dict):
-        return {key: type(item).__name__ for key, item in value.items()}
-    return type(value).__name__
+        return {key: readable(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return LINE_BREAK.sub("", html.unescape(value))
+    if not isinstance(value, list):
+        return value
+    if value and all(type(item) is int and 32 <= item < 127 for item in value):
+        return "".join(map(chr, value))
+    return [readable(item) for item in value]
+
+
+def shape(value: Any, path: str = "") -> dict[str, str]:
+    """Types by path: `.name`, `.messages_details.rate`; in a list those of its first item."""
+    if isinstance(value, list):
+        return {path: "list"} | (shape(value[0], f"{path}[]") if value else {})
+    if isinstance(value, dict):
+        types = {path: "object"}
+        for key, item in value.items():
+            types |= shape(item, f"{path}.{'NODE' if '@' in key else key}")
+        return types
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {path: "number" if number else type(value).__name__}
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:
@@ -100,14 +149,24 @@ def run(ctx: harness.Context) -> list[harness.Result]:
     with rabbitmq_server.server(ctx.work_dir, management=True) as broker:
         assert broker.management_url is not None
         reference = Api(broker.management_url)
+        asked: Counter[str] = Counter()
         for request in REQUESTS.strip().splitlines():
-            name, number = request, 1
-            while name in results:
-                number += 1
-                name = f"{request} ({number})"
-            found = difference(reference.ask(request), ours.ask(request))
-            outcome = harness.Outcome.FAIL if found else harness.Outcome.PASS
-            results[name] = harness.Result(name, outcome, found)
+            asked[request] += 1
+            number = asked[request]
+            name = request if number == 1 else f"{request} ({number})"
+            found = differences(reference.ask(request), ours.ask(request))
+            for path, what in found.items():
+                full = f"{name} {path}".rstrip()
+                results[full] = harness.Result(full, harness.Outcome.FAIL, what)
+            if not found:
+                results[name] = harness.Result(name, harness.Outcome.PASS)
+        for request in PREPARED.strip().splitlines():
+            reference.ask(request)
+            ours.ask(request)
+        for request in bad_requests():
+            said = refusal_differs(reference.ask(request), ours.ask(request))
+            outcome = harness.Outcome.FAIL if said else harness.Outcome.PASS
+            results[request] = harness.Result(request, outcome, said)
     return list(results.values())
 
 

@@ -60,6 +60,9 @@ def test_without_a_password_nobody_logs_in(broker: Api, body: dict[str, str]) ->
             "both_password_and_password_hash_are_provided",
         ),
         ({"password_hash": "####", "tags": ""}, ["not_base64", "####"]),
+        ({"password_hash": None, "tags": ""}, ["not_base64", None]),
+        ({"password_hash": 5, "tags": ""}, ["not_base64", 5]),
+        ({"password": "x", "tags": True}, "tags have to be a string or a list of strings"),
     ],
 )
 def test_users_that_are_refused(broker: Api, body: Any, reason: Any) -> None:
@@ -157,7 +160,7 @@ def test_topic_permissions(broker: Api) -> None:
     broker.does(404, "GET", place)
     broker.does(201, "PUT", place, row)
     broker.does(204, "PUT", place, row)
-    broker.does(201, "PUT", place, row | {"exchange": "other"})
+    broker.does(204, "PUT", place, row | {"exchange": "other"})
     assert [found["exchange"] for found in broker.get(place)] == ["amq.topic", "other"]
     assert broker.get("/users/u/topic-permissions") == broker.get(place)
     assert broker.get("/vhosts/%2F/topic-permissions") == broker.get("/topic-permissions")

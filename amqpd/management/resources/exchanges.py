@@ -100,7 +100,9 @@ def put(call: Call) -> Answer:
 
 def arguments(body: dict[str, object]) -> dict[str, object]:
     """The object of that name; an empty list stands for an empty one. Raises 400."""
-    given = body.get("arguments") or {}
+    given = body.get("arguments")
+    if given is None or given == []:
+        return {}
     if not isinstance(given, dict):
         raise bad_request(["not_a_map", "arguments"])
     return given

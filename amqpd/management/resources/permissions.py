@@ -101,13 +101,14 @@ def put_topic(call: Call) -> Answer:
     body = call.json_with("exchange", "write", "read")
     _require_both(call)
     exchange, write, read = (_text(body[name]) for name in ("exchange", "write", "read"))
-    before = {(r.user, r.vhost, r.exchange) for r in access.topic_permissions()}
+    # What is at the path are a user's permissions on all exchanges together.
+    before = {(r.user, r.vhost) for r in access.topic_permissions()}
     try:
         entries = access.put_topic_permission(user, vhost, exchange, write, read, by=call.user.name)
     except InvalidPattern as error:
         raise _invalid_regexp(error) from error
     call.broker.journal(entries)
-    return done((user, vhost, exchange) not in before)
+    return done((user, vhost) not in before)
 
 
 def delete_topics(call: Call) -> Answer:

@@ -72,19 +72,19 @@ def read_user(call: Call, body: Mapping[str, Any]) -> tuple[tuple[str, ...], str
             raise bad_request("password has to be a string")
         salt = call.broker.random_octets(SALT_BYTES)
         return tags, hash_password(password, salt, algorithm), algorithm
-    return tags, _checked_hash(password_hash), algorithm
+    return tags, _checked_hash(body.get("password_hash", "")), algorithm
 
 
 def read_tags(call: Call, body: Mapping[str, Any]) -> tuple[str, ...]:
     """`"a, b"` or a list. Raises 400."""
-    given = body.get("tags", body.get("administrator"))
-    if given is None:
-        if call.broker.config.compat in TAGS_OPTIONAL_FROM:
-            return ()
-        raise bad_request("tags_not_present")
-    if isinstance(given, bool):  # the API of 2.x
-        return ("administrator",) if given else ()
-    return read_names(given)
+    given = body.get("tags")
+    if given is not None:
+        return read_names(given)
+    if isinstance(body.get("administrator"), bool):  # the API of 2.x
+        return ("administrator",) if body["administrator"] else ()
+    if call.broker.config.compat in TAGS_OPTIONAL_FROM:
+        return ()
+    raise bad_request("tags_not_present")
 
 
 def read_names(given: object) -> tuple[str, ...]:
@@ -97,8 +97,6 @@ def read_names(given: object) -> tuple[str, ...]:
 
 
 def _checked_hash(given: object) -> str:
-    if given is None or given == "":
-        return ""
     try:
         if isinstance(given, str):
             base64.b64decode(given, validate=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from amqpd.broker.administration import delete_vhost, put_vhost
 from amqpd.broker.definitions import VhostRecord
@@ -20,6 +20,8 @@ from amqpd.management.errors import bad_request
 from amqpd.management.resources.parameters import refusing
 from amqpd.management.resources.users import read_names
 from amqpd.management.routing import Table
+
+METADATA: Final = ("description", "tags", "default_queue_type")
 
 
 def every(call: Call) -> Answer:
@@ -46,8 +48,12 @@ def show(call: Call) -> Answer:
 def put(call: Call) -> Answer:
     """A new virtual host, in which its creator may do everything; or other settings of one."""
     broker, name = call.broker, call["vhost"]
-    # Null is as good as nothing, to RabbitMQ and to clients that know no difference.
-    body = {key: value for key, value in call.json().items() if value is not None}
+    # Null is as good as nothing there, to RabbitMQ and to clients that know no difference.
+    body = {
+        name: value
+        for name, value in call.json().items()
+        if value is not None or name not in METADATA
+    }
     tracing = boolean(body, "tracing") if "tracing" in body else None
     existing = broker.virtual_hosts.get(name)
     record = VhostRecord(name) if existing is None else existing.record
