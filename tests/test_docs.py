@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from amqpd.broker.policy_settings import known_keys
 from amqpd.broker.queue_arguments import arguments_of
 from amqpd.config import Config, Limits
 from amqpd.runtime.settings import TABLES
@@ -132,6 +133,12 @@ def test_every_type_of_exchange_has_its_row() -> None:
     rows = shown_by("Exchanges")
     for kind in KINDS:
         assert NAMED_TEST.search(rows[kind]), kind
+
+
+def test_every_setting_of_a_policy_has_its_row() -> None:
+    rows = shown_by("Policies and parameters")
+    for name in known_keys("policy", "3.13"):
+        assert NAMED_TEST.search(rows[name]) or NAMED_FILE.search(rows[name]), name
 
 
 def anchors(page: Path) -> set[str]:

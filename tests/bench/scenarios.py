@@ -17,6 +17,7 @@ from typing import Final
 
 from tests.bench import load, strain, wire
 from tests.bench.client import Address, Connection
+from tests.bench.http_api import http_api
 from tests.bench.load import Gate, Limit, Role
 from tests.bench.report import Figure
 from tests.bench.site import PHASE_SECONDS, QUEUE, Site, megabytes
@@ -155,4 +156,5 @@ SCENARIOS: Final = (
     Scenario("10k-connections", strain.ten_thousand_connections),
     Scenario("100k-queues", strain.hundred_thousand_queues),
     Scenario("churn", strain.churn),
+    Scenario("http-api", http_api),
 )

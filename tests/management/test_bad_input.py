@@ -223,7 +223,7 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes, bytes]:
     return method, target + (b"?" + query if query else b""), draw(bodies)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(requests(), min_size=5, max_size=25))
 def test_whatever_is_asked_it_is_answered(asked: list[tuple[str, bytes, bytes]]) -> None:
     broker = furnished()
@@ -347,7 +347,7 @@ WRONG: Final = st.one_of(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(topologies(), st.data())
 def test_definitions_with_one_wrong_entry(topology: dict[str, Any], data: st.DataObject) -> None:
     """A field of some entry becomes something else, or goes: refused with its place, or taken."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from amqpd.broker.alarms import Alarm
@@ -177,3 +179,42 @@ def test_logins_are_counted(broker: Api) -> None:
 
 def test_without_links_there_are_none(broker: Api) -> None:
     assert broker.get("/federation-links") == broker.get("/shovels") == []
+
+
+def test_what_was_set_is_there_after_a_crash(broker: Api) -> None:
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    policy = {"pattern": "q", "definition": {"max-length": 4}, "priority": 2, "apply-to": "queues"}
+    settings = {"description": "d", "tags": "a,b", "default_queue_type": "quorum"}
+    for status, path, body in [
+        (201, "/vhosts/v", settings),
+        (201, "/users/u", {"password": "secret", "tags": "management"}),
+        (201, "/permissions/v/u", everything),
+        (201, "/topic-permissions/v/u", {"exchange": "x", "write": "a", "read": "b"}),
+        (201, "/exchanges/v/x", {"type": "topic", "durable": True}),
+        (201, "/queues/v/q", {"durable": True, "arguments": {"x-max-length": 5}}),
+        (201, "/policies/v/p", policy),
+        (201, "/operator-policies/v/p", policy),
+        (204, "/vhost-limits/v/max-queues", {"value": 3}),
+        (204, "/user-limits/u/max-channels", {"value": 3}),
+        (201, "/global-parameters/g", {"value": {"a": [1]}}),
+        (204, "/cluster-name", {"name": "east"}),
+    ]:
+        broker.does(status, "PUT", path, body)
+    broker.does(201, "POST", "/bindings/v/e/x/q/q", {"routing_key": "a", "arguments": {"n": 1}})
+    paths = ["/cluster-name", "/definitions", "/users/u", "/queues/v/q/bindings", "/policies"]
+    paths += ["/operator-policies", "/vhost-limits", "/user-limits", "/global-parameters"]
+    paths += ["/permissions/v/u", "/topic-permissions", "/exchanges/v/x", "/parameters"]
+    before = {path: broker.get(path) for path in paths}
+    broker.broker.crash_and_recover()
+    for path in paths:
+        assert unordered(broker.get(path)) == unordered(before[path]), path
+    shown = broker.get("/queues/v/q")
+    assert (shown["policy"], shown["operator_policy"], shown["type"]) == ("p", "p", "quorum")
+    assert broker.get("/vhosts/v")["description"] == "d"
+
+
+def unordered(value: Any) -> Any:
+    """Lists as sorted texts: definitions have no order."""
+    if isinstance(value, dict):
+        return {key: unordered(item) for key, item in value.items()}
+    return sorted(map(str, value)) if isinstance(value, list) else value

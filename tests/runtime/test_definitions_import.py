@@ -148,7 +148,7 @@ def test_values_that_json_has_no_type_for(broker: BrokerUnderTest, channel: Chan
     }
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(topologies())
 def test_out_and_in_again_is_the_same(topology: dict[str, Any]) -> None:
     first, second = empty(), empty()
@@ -164,7 +164,7 @@ def test_out_and_in_again_is_the_same(topology: dict[str, Any]) -> None:
     assert importing(first, topology).check() == []
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(topologies(), topologies())
 def test_a_dry_run_says_what_happens_and_does_nothing(
     before: dict[str, Any], file: dict[str, Any]
@@ -342,7 +342,7 @@ def test_an_import_is_one_transaction_and_is_there_after_a_crash(
     assert comparable(export_definitions(journaled.core)) == comparable(said)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(topologies())
 def test_every_kind_of_definition_survives_a_crash(topology: dict[str, Any]) -> None:
     """Of queues and exchanges those that are durable do, with their bindings to one another."""
