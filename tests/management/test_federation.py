@@ -94,7 +94,8 @@ def test_links_are_there_after_a_restart(api: Api) -> None:
         ({"uri": "amqp://u", "expires": 0}, "expires should be a number from 1"),
         ({"uri": "amqp://u", "exchange": "x" * 256}, "exchange should be less than 255 bytes"),
         ({"uri": "amqp://u", "maxhops": 1}, "Unrecognised terms"),
-        ([1], "up not a list"),
+        ([1], "Unrecognised terms [1] in up"),
+        ("x", "up not a list"),
     ],
 )
 def test_a_wrong_upstream_is_refused(api: Api, value: Any, problem: str) -> None:
