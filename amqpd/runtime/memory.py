@@ -38,6 +38,15 @@ COLLECTING_SHARE: Final = 0.001
 thousand queues that were declared since the start, and no client is served meanwhile."""
 
 
+M_TRIM_THRESHOLD: Final = -1
+M_TOP_PAD: Final = -2
+M_MMAP_THRESHOLD: Final = -3
+MIB: Final = 1024 * 1024
+HEAP_SETTINGS: Final = ((M_TRIM_THRESHOLD, 64 * MIB), (M_TOP_PAD, MIB), (M_MMAP_THRESHOLD, 4 * MIB))
+"""What is free at the end of the heap before it is given back at once; by how much the heap grows
+at a time; from what size on memory is borrowed apart from the heap. (`mallopt`, malloc.h.)"""
+
+
 class HeapFigures(ctypes.Structure):
     """`struct mallinfo2` of glibc 2.33 and later."""
 
@@ -82,6 +91,17 @@ def system_heap() -> Heap | None:
         return figures
 
     return Heap(free_bytes, lambda: malloc_trim(0))
+
+
+def keep_for_the_next_turn() -> bool:
+    """Have glibc keep what one turn frees, for the next one takes as much; whether it can.
+
+    By itself it gives back what lies at the end of the heap as soon as that is some 512 KB, and
+    faults it in again: 3 % of the processor's time for a small message, 11 % for one of 64 KB.
+    What lies idle goes back nevertheless, see `MemoryReturn`.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(*setting) == 1 for setting in HEAP_SETTINGS)
 
 
 class Reserves:

@@ -31,6 +31,7 @@ from amqpd.runtime.delay_reader import DelayReader
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.links import run_links
 from amqpd.runtime.logs import configure_logging
+from amqpd.runtime.memory import keep_for_the_next_turn
 from amqpd.runtime.pager import Pager
 from amqpd.runtime.recovery import recover
 from amqpd.runtime.resources import ResourceMonitor
@@ -97,6 +98,7 @@ def serve(config: Config) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
     gc.freeze()
+    keep_for_the_next_turn()
     allow_many_files()
     try:
         remove_ready_file(config)
