@@ -574,6 +574,8 @@ class Queue(ReadyMessages):
                 self._bury_head(MAXLEN)
             if self._expiring:
                 self._expire()
+            elif self._paged is not None and self._head() is None:
+                self._refill()  # when that is read, it is known whether it expires
 
     # -- the journal
 

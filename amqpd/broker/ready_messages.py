@@ -215,6 +215,10 @@ class ReadyMessages(Governed):
         once, and nobody else's may have their keys."""
         return self._sweeping or (self._paged is not None and self._paged.messages > 0)
 
+    def restore_sweeping(self) -> None:
+        """The store still has rows of a purge before the restart."""
+        self._sweeping = True
+
     def restore_backlog(self, backlog: Backlog) -> None:
         """The store has messages of this queue: none of them is read yet."""
         self.restore_last(backlog.last)

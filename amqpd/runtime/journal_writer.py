@@ -117,6 +117,7 @@ class JournalWriter:
                 more = await self._store.tidy()
             except JournalFailed as error:
                 if not error.disk_full:  # it makes room, but takes some
+                    self._failed = True
                     raise
         return more
 

@@ -48,7 +48,8 @@ from amqpd_storage.errors import (
 from amqpd_storage.ownership import unowned
 from amqpd_storage.rescue import new_store, place, put_definitions, rescue
 from amqpd_storage.salvage import Salvage
-from amqpd_storage.sqlite_file import FILE_NAME, log_of
+from amqpd_storage.sqlite_file import FILE_NAME
+from amqpd_storage.sqlite_log import log_of
 
 EX_DATAERR: Final = 65
 EX_NOINPUT: Final = 66

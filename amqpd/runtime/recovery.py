@@ -77,6 +77,8 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
     for queue_id, below in recovery.delivered.items():
         if queue_id in queues:
             queues[queue_id].restore_mark(below)
+    for queue_id in recovery.dropped_queues & queues.keys():
+        queues[queue_id].restore_sweeping()
     broker.recovered(set(queues) | recovery.dropped_queues, recovery.message_id_max)
     restore_delays(broker, recovery, store.path)
     return await restore_backlogs(queues, recovery.backlogs, store)

@@ -57,12 +57,19 @@ class ResourceMonitor:
             f"{used} bytes resident, high watermark {self._memory_limit_bytes:.0f}",
         )
         if self._directory is not None:
-            free = shutil.disk_usage(self._directory).free
-            self._set(
-                Alarm.DISK,
-                free < self._disk_limit_bytes or self._server.disk_full,
-                f"{free} bytes free in {self._directory}, limit {self._disk_limit_bytes}",
-            )
+            self._check_disk(self._directory)
+
+    def _check_disk(self, directory: Path) -> None:
+        try:
+            free = shutil.disk_usage(directory).free
+        except OSError as error:
+            self._set(Alarm.DISK, True, f"nothing is known of {directory}: {error.strerror}")
+            return
+        self._set(
+            Alarm.DISK,
+            free < self._disk_limit_bytes or self._server.disk_full,
+            f"{free} bytes free in {directory}, limit {self._disk_limit_bytes}",
+        )
 
     def _set(self, alarm: Alarm, raised: bool, detail: str) -> None:
         if self._server.set_alarm(alarm, raised):

@@ -34,9 +34,9 @@ from amqpd_storage.sqlite_file import (
     check_identity,
     create_directory,
     is_damage,
-    log_of,
     sync_directory,
 )
+from amqpd_storage.sqlite_log import log_of
 from amqpd_storage.untouched import open_untouched
 
 COPY_PAGES: Final = 4096

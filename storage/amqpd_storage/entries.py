@@ -93,9 +93,10 @@ class Settle(NamedTuple):
 class DropRange(NamedTuple):
     """The messages stored under `first` to `last` are gone: a purge of what is not in memory.
 
-    They are never read again. Their rows are deleted bit by bit, when there is time: so their keys
-    must not be used again before the store was opened anew, and the DropQueue of such a queue has
-    to say that it `is_long`.
+    They are never read again. Their rows are deleted bit by bit, when there is time, and that may
+    be after the store was opened anew: so their keys must not be used again as long as the store
+    names the queue among those with rows to delete, and the DropQueue of such a queue has to say
+    that it `is_long`.
     """
 
     first: int

@@ -30,11 +30,11 @@ class StoreLocked(StoreError):
 class StoreUnwritable(StoreError):
     """The data directory can not be created, opened or written."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(
-            f"can not write to {path} ({reason}): "
-            "make the data directory writable for this user, or choose another one"
-        )
+    def __init__(self, path: Path, reason: str, *, disk_full: bool = False) -> None:
+        todo = "make the data directory writable for this user, or choose another one"
+        if disk_full:
+            todo = "free some space"
+        super().__init__(f"can not write to {path} ({reason}): {todo}")
         self.path = path
 
 
@@ -87,6 +87,17 @@ class StoreTooNew(StoreError):
         )
         self.path = path
         self.version = version
+
+
+class ReadFailed(StoreError):
+    """What lies in the store could not be read. The caller cannot go on without it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"could not read from {path} ({reason}): "
+            "check the disk, and the store with `amqpd doctor`; then start the broker again"
+        )
+        self.path = path
 
 
 class JournalFailed(StoreError):

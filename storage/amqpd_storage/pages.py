@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from amqpd_storage.sqlite_file import MAGIC, PAGE_BYTES, log_of
+from amqpd_storage.sqlite_file import MAGIC, PAGE_BYTES
+from amqpd_storage.sqlite_log import log_of
 
 HEADER_BYTES: Final = 100
 

@@ -28,11 +28,12 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar, cast
 
 import aiosqlite
 
-from amqpd_storage import sqlite_delays, sqlite_file, sqlite_reading
+from amqpd_storage import sqlite_delays, sqlite_file, sqlite_log, sqlite_reading
 from amqpd_storage.entries import Backlog, StoredDelay, StoredDelays, StoredMessage
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
+    ReadFailed,
     StoreError,
     StoreLocked,
     StoreTooNew,
@@ -61,6 +62,9 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+TIDIED_PAGES = 256
+"""What a step of tidying adds to the log, roughly."""
 
 _ITER_CHUNK_ROWS = 64  # aiosqlite asks for it; used only by its own cursors
 
@@ -101,7 +105,12 @@ class SQLiteStore:
     """An open data directory. Made by `open_store`; `close` it, or use it as `async with`."""
 
     def __init__(
-        self, path: Path, connection: JournalConnection, lock: DirectoryLock, meta: dict[str, str]
+        self,
+        path: Path,
+        connection: JournalConnection,
+        checkpoints: sqlite_log.Checkpoints,
+        lock: DirectoryLock,
+        meta: dict[str, str],
     ) -> None:
         self.path = path
         self.broker_id = meta["broker_id"]
@@ -112,7 +121,9 @@ class SQLiteStore:
         """A second connection with a thread of its own, made when somebody reads messages: they
         need not wait for the commit under way."""
         self._opening = asyncio.Lock()
+        self._checkpoints = checkpoints
         self._failed = False
+        """A write has failed, and not for want of room: nothing more is written."""
 
     async def recover(self) -> Recovery:
         """Definitions and numbers; no messages. What was not worth keeping is dropped."""
@@ -150,15 +161,24 @@ class SQLiteStore:
         )
 
     async def _read_beside(self, function: Callable[[sqlite3.Connection], R]) -> R:
-        """Read while a commit may be under way."""
-        with sqlite_file.explained(self.path):
-            async with self._opening:
-                reader = self._reader
-                if reader is None:
-                    reader = JournalConnection(partial(_open_reader, self.path), _ITER_CHUNK_ROWS)
-                    await reader
-                    self._reader = reader
-            return await reader.run(function)
+        """Read while a commit may be under way. Raises DamagedStore or ReadFailed."""
+        try:
+            return await self._read_with_reader(function)
+        except sqlite3.Error as error:
+            if sqlite_file.is_damage(error):
+                raise DamagedStore(self.path, str(error)) from error
+            raise ReadFailed(self.path, str(error)) from error
+        except DamagedStore as error:
+            raise DamagedStore(self.path, error.reason) from error  # a record knows no path
+
+    async def _read_with_reader(self, function: Callable[[sqlite3.Connection], R]) -> R:
+        async with self._opening:
+            reader = self._reader
+            if reader is None:
+                reader = JournalConnection(partial(_open_reader, self.path), _ITER_CHUNK_ROWS)
+                await reader
+                self._reader = reader
+        return await reader.run(function)
 
     async def tidy(self) -> bool:
         """Delete some of what is gone, or give some disk space back; whether there is more to do.
@@ -166,11 +186,7 @@ class SQLiteStore:
         One small transaction in the writer's thread: for moments when nothing is to be written.
         Raises JournalFailed.
         """
-        try:
-            return await self._connection.run(tidy)
-        except (sqlite3.Error, OSError, MemoryError) as error:
-            disk_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-            raise JournalFailed(self.path, str(error), disk_full=disk_full) from error
+        return await self._try(self._tidy)
 
     async def write(self, batch: Batch) -> None:
         """Commit the batch, whole or not at all; returns when it is on the disk.
@@ -178,26 +194,46 @@ class SQLiteStore:
         Raises JournalFailed, and then nothing of it is written. A cancelled caller does not stop
         the writer: the batch may be written nevertheless.
         """
-        if batch.is_empty:
-            return
+        if not batch.is_empty:
+            await self._try(partial(self._write, batch=batch))
+
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        """In the writer's thread."""
+        self._checkpoints.run_if_due(connection)
+        write_batch(connection, batch)
+        self._checkpoints.wrote(batch)
+
+    def _tidy(self, connection: sqlite3.Connection) -> bool:
+        """In the writer's thread."""
+        self._checkpoints.run_if_due(connection)
+        more = tidy(connection)
+        if more:
+            self._checkpoints.count(TIDIED_PAGES)
+        return more
+
+    async def _try(self, function: Callable[[sqlite3.Connection], R]) -> R:
         if self._failed:
             raise JournalFailed(self.path, "an earlier write failed")
         try:
-            await self._connection.run(partial(write_batch, batch=batch))
+            return await self._connection.run(function)
         except (sqlite3.Error, OSError, MemoryError) as error:
-            disk_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            disk_full = sqlite_log.is_full(error)
             self._failed = not disk_full
             raise JournalFailed(self.path, str(error), disk_full=disk_full) from error
 
     async def close(self) -> None:
-        """Write the log back into the file, close it, and give the directory up. Idempotent."""
+        """Write the log back into the file, close it, and give the directory up. Idempotent.
+
+        After a failed write the log stays as it is, for the next owner.
+        """
         try:
             if self._reader is not None:
                 await self._reader.close()
-            # A checkpoint that fails loses nothing: the next owner reads the log. ValueError is
-            # what aiosqlite says when the connection is closed already.
+            # ValueError is what aiosqlite says when the connection is closed already.
             with contextlib.suppress(sqlite3.Error, ValueError):
-                await self._connection.run(_checkpoint)
+                await self._connection.run(
+                    partial(sqlite_log.close_connection, path=self.path, keeping_log=self._failed)
+                )
         finally:
             try:
                 await self._connection.close()
@@ -217,7 +253,11 @@ class SQLiteStore:
 
     async def _read(self, function: Callable[[sqlite3.Connection], R]) -> R:
         with sqlite_file.explained(self.path):
-            return await self._connection.run(function)
+            try:
+                return await self._connection.run(function)
+            except sqlite3.Error:
+                self._failed = True
+                raise
 
 
 async def open_store(directory: Path, durability: Durability = "full") -> SQLiteStore:
@@ -235,6 +275,7 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
         raw = await asyncio.to_thread(sqlite_file.open_connection, path, durability)
         try:
             meta = sqlite_file.read_meta(raw)
+            checkpoints = sqlite_log.Checkpoints(raw)
             connection = JournalConnection(lambda: raw, _ITER_CHUNK_ROWS)
             await connection
         except BaseException:
@@ -243,7 +284,7 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
     except BaseException:
         lock.release()
         raise
-    return SQLiteStore(path, connection, lock, meta)
+    return SQLiteStore(path, connection, checkpoints, lock, meta)
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:
@@ -254,7 +295,3 @@ def _open_reader(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-
-
-def _checkpoint(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

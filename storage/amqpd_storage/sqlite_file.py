@@ -28,6 +28,7 @@ place in salvage.py and rescue.py, which read a damaged file without SQLite.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import uuid
@@ -38,6 +39,7 @@ from typing import Final, Literal
 
 from amqpd_storage import sqlite_delays
 from amqpd_storage.errors import DamagedStore, StoreTooNew, StoreUnwritable
+from amqpd_storage.sqlite_log import CHECKPOINT_PAGES, close_connection, is_full, log_of, renew_log
 from amqpd_storage.sqlite_reading import fill_backlogs
 from amqpd_storage.sqlite_writing import create_commit_view
 
@@ -102,10 +104,6 @@ PAGE_BYTES: Final = 8192
 """Measured with 1 KB rows, 500 a commit: 83,000 rows/s at 4096, 117,000 at 8192, 127,000 at 16384.
 A commit of one row writes whole pages, so no larger than what brings most of it."""
 
-WAL_CHECKPOINT_PAGES: Final = 2048
-"""16 MB of log, then the commit that fills it also writes it back: 25 to 35 ms, where 64 MB took
-100 and 4 MB did it four times as often. Messages that live shortly never reach the file itself."""
-
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """What remains of the log's file after a burst that made it larger."""
 
@@ -136,6 +134,8 @@ def open_connection(path: Path, durability: Durability) -> sqlite3.Connection:
         if not path.exists():
             _create(path)
         _check_head(path)
+        if renew_log(path):
+            sync_directory(path.parent)
         connection = sqlite3.connect(
             path,
             timeout=BUSY_TIMEOUT_S,
@@ -148,8 +148,10 @@ def open_connection(path: Path, durability: Durability) -> sqlite3.Connection:
             _upgrade(connection, path)
             _check_structure(connection, path)
             create_commit_view(connection)
+            # SQLite does that when it first flushes its log, but does not look whether it fails.
+            sync_directory(path.parent)
         except BaseException:
-            connection.close()
+            close_connection(connection, path, keeping_log=True)
             raise
     return connection
 
@@ -160,11 +162,6 @@ def open_in_memory() -> sqlite3.Connection:
     _fill(connection)
     create_commit_view(connection)
     return connection
-
-
-def log_of(path: Path) -> Path:
-    """The write-ahead log of a database."""
-    return path.with_name(path.name + "-wal")
 
 
 def _create(path: Path) -> None:
@@ -181,6 +178,8 @@ def _create(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _fill(connection)
+        # Not by closing, which would not say if it fails.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     unfinished.rename(path)
     sync_directory(path.parent)
 
@@ -253,7 +252,7 @@ def check_identity(connection: sqlite3.Connection, path: Path) -> None:
 def _configure(connection: sqlite3.Connection, durability: Durability) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {durability.upper()}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute("PRAGMA mmap_size = 0")  # a damaged disk must be an error, not a SIGBUS
@@ -339,6 +338,8 @@ def explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if is_damage(error):
             raise DamagedStore(path, str(error)) from error
-        raise StoreUnwritable(path, str(error)) from error
+        raise StoreUnwritable(path, str(error), disk_full=is_full(error)) from error
     except OSError as error:
-        raise StoreUnwritable(path, error.strerror or str(error)) from error
+        disk_full = error.errno == errno.ENOSPC
+        reason = error.strerror or str(error)
+        raise StoreUnwritable(path, reason, disk_full=disk_full) from error

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from amqpd_storage.errors import StoreError
-from amqpd_storage.sqlite_file import log_of
+from amqpd_storage.sqlite_log import log_of
 
 
 @contextlib.contextmanager

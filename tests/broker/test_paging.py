@@ -243,6 +243,27 @@ def test_deleting_a_long_queue_frees_its_id_later(durable: Channel) -> None:
     assert queue_of(durable).queue_id != before
 
 
+def test_a_purge_that_is_not_swept_yet_keeps_the_id_over_a_restart(durable: Channel) -> None:
+    """Another queue with that id would publish to keys that are still to be deleted."""
+    fill(durable, 1, 30)
+    durable.send(method(QueueMethods.Purge, queue="q"))
+    broker = durable.client.broker
+    broker.journal.commit()
+    broker.crash_and_recover()
+    assert broker.journal.store.dropped
+
+    channel = broker.client().channel()
+    before = queue_of(channel).queue_id
+    fill(channel, 31, 35)  # so few that nothing of it is on disk only
+    channel.send(method(QueueMethods.Delete, queue="q"))
+    broker.journal.commit()
+    channel.take(QueueMethods.DeleteOk)
+
+    declared(channel, "q")
+    assert queue_of(channel).queue_id != before
+    assert fill(channel, 1, 30) == channel.drain("q")
+
+
 def test_get_waits_for_the_page_and_what_follows_waits_with_it(durable: Channel) -> None:
     """All in one chunk: the answers come in order, and each get its own message."""
     fill(durable, 1, 40)
@@ -274,6 +295,24 @@ def test_expired_heads_after_a_restart(durable: Channel) -> None:
     broker.turn()
     broker.advance(2)
     assert broker.core.virtual_hosts["/"].queues["q"].ready == 0
+
+
+def test_what_comes_up_after_a_trim_expires_after_a_restart(durable: Channel) -> None:
+    """Nobody has read it yet, so nobody knows that it expires."""
+    declared(durable, "short", {"x-max-length": ("I", 12)})
+    short = properties(expiration="1000", delivery_mode=2)
+    fill(durable, 1, 1, queue="short")
+    fill(durable, 2, 12, short, queue="short")
+    broker = durable.client.broker
+    broker.crash_and_recover()
+    broker.advance(2)
+    channel = broker.client().channel()
+    channel.publish("", "short", b"13", PERSISTENT)  # the first has to go
+    broker.journal.commit()
+    broker.turn()
+    queue = broker.core.virtual_hosts["/"].queues["short"]
+    assert queue.ready == 1
+    assert channel.drain("short") == [b"13"]
 
 
 def test_length_limit_above_what_memory_holds(durable: Channel) -> None:

@@ -156,9 +156,14 @@ class Client:
         mandatory: bool = False,
         channel: int = 1,
         priority: int | None = None,
+        properties: bytes | None = None,
     ) -> int:
-        """Publish; the number under which it will be confirmed."""
-        properties = PERSISTENT if persistent else TRANSIENT
+        """Publish; the number under which it will be confirmed.
+
+        `properties` are the encoded list, in place of what the other arguments say.
+        """
+        if properties is None:
+            properties = PERSISTENT if persistent else TRANSIENT
         if priority is not None:
             properties = bytes((0x18, 0, properties[2], priority))
         octets = publish_frames(

@@ -6,7 +6,7 @@ Each has one publisher, so that there is one order. Names are `life.who.number`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from pamqp import commands
@@ -14,7 +14,6 @@ from pamqp import commands
 from tests.runtime.client import Client
 from tests.runtime.kills import (
     WINDOW,
-    Exercise,
     Load,
     body_of,
     is_persistent,
@@ -319,16 +318,3 @@ class Definitions:
 
     def empty(self, client: Client) -> None:
         """Leave them as they are."""
-
-
-EXERCISES: Final[tuple[Callable[[], Exercise], ...]] = (
-    Priorities,
-    DeadLetters,
-    Purges,
-    Definitions,
-)
-
-
-def every_exercise() -> list[Exercise]:
-    """One of each."""
-    return [make() for make in EXERCISES]

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from tests.runtime.exercises import every_exercise
+from tests.runtime.every_exercise import every_exercise
 from tests.runtime.kills import World
 from tests.runtime.process import BrokerProcess
 

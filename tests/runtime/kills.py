@@ -6,6 +6,7 @@ chance and on the machine.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import zlib
@@ -194,7 +195,7 @@ class World:
 
     def begin(self) -> None:
         """The first life: declare everything."""
-        self.broker.start()
+        self.broker.start(*self._with_definitions())
         with Client(self.broker.address) as client:
             client.call(commands.Exchange.Declare(0, "fan", "fanout", durable=True))
             for queue in QUEUES:
@@ -203,6 +204,19 @@ class World:
                 client.call(commands.Queue.Bind(0, queue, "fan", ""))
             for exercise in self.exercises:
                 exercise.begin(client)
+
+    def _with_definitions(self) -> list[str]:
+        """What exercises have that no AMQP client can declare."""
+        wanted = [getattr(exercise, "definitions", {}) for exercise in self.exercises]
+        if not any(wanted):
+            return []
+        merged: dict[str, list[object]] = {}
+        for definitions in wanted:
+            for kind, objects in definitions.items():
+                merged.setdefault(kind, []).extend(objects)
+        file = self.broker.directory / "definitions.json"
+        file.write_text(json.dumps({"rabbit_version": "3.13.7", **merged}))
+        return ["--definitions", str(file)]
 
     def live(self, seconds: float) -> None:
         """Put load on the broker, and kill it."""

@@ -8,8 +8,12 @@ mounts the kernel's page cache goes too, so that a restarted broker reads what t
 `LosingDisk` mounts it; `PoweredBroker` is a broker on it whose `kill` is a power cut. Run as a
 module this is the file system's own process, which obeys lines on its standard input:
 
-    off             from now on every call fails with EIO
-    on SEED [KEEP]  unmount, decide by the seed what was kept, and mount again
+    off                         from now on every call fails with EIO
+    on SEED [KEEP]              unmount, decide by the seed what was kept, and mount again
+    slow SECONDS                each fsync takes so long, and other calls go on meanwhile
+    fail CALL ERRNO SEED NAME   so do calls of this kind to files whose name ends in NAME; an fsync
+                                forgets then, by the seed, what it should have brought to the disk
+    well                        nothing is slow and nothing fails any more
 
 and answers each with a line when it is done. It unmounts and ends at the end of its input.
 """
@@ -25,10 +29,11 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pytest
 
@@ -82,6 +87,22 @@ class LosingDisk:
         keep = "" if self.keep is None else str(self.keep)
         assert self._command(f"on {self._chance.getrandbits(32)} {keep}") == "ready"
         self.powered = True
+
+    def slow(self, seconds: float) -> None:
+        """Each fsync takes so long from now on."""
+        assert self._command(f"slow {seconds}") == "done"
+
+    def fail(self, call: str, number: int, name: str = "") -> None:
+        """From now on `open`, `read`, `write` or `fsync` fails for files whose name ends in this.
+
+        What an fsync that fails should have brought to the disk will not be there.
+        """
+        seed = self._chance.getrandbits(32)
+        assert self._command(f"fail {call} {number} {seed} {name}") == "done"
+
+    def heal(self) -> None:
+        """Nothing is slow, and nothing fails any more."""
+        assert self._command("well") == "done"
 
     def end(self) -> None:
         """Unmount it."""
@@ -141,16 +162,36 @@ def on_disk(
 ) -> Callable[Concatenate[Operations, Arguments], Result]:
     """An operation that needs power, and is one step: a cut comes before it or after it."""
 
+    name = operation.__name__
+
     @functools.wraps(operation)
     def guarded(self: Operations, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if name == "fsync" and self.illness.fsync_s:
+            time.sleep(self.illness.fsync_s)
         with self.one_at_a_time:
             try:
                 self.disk.require_power()
+                self.check(name, args)
                 return operation(self, *args, **kwargs)
             except PowerCut:
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
 
     return guarded
+
+
+class Illness:
+    """What is wrong with the disk."""
+
+    def __init__(self) -> None:
+        self.fsync_s = 0.0
+        self.call = ""
+        self.number = 0
+        self.name = ""
+        self.forgets = Random(0)
+
+
+CREATING: Final = {"create": "open", "unlink": "open", "rename": "open", "truncate": "write"}
+"""Calls that fail with others."""
 
 
 class Operations:
@@ -161,12 +202,31 @@ class Operations:
 
     use_ns = True
 
-    def __init__(self, disk: Disk, lock: threading.Lock, mounted: Callable[[], None]) -> None:
+    def __init__(
+        self, disk: Disk, illness: Illness, lock: threading.Lock, mounted: Callable[[], None]
+    ) -> None:
         self.disk = disk
+        self.illness = illness
         self.one_at_a_time = lock  # not `lock`, which would be an operation
         self._mounted = mounted
         self._handles: dict[int, File] = {}
         self._last_handle = 0
+
+    def check(self, call: str, arguments: tuple[object, ...]) -> None:
+        """Raise OSError if the disk is too ill for this call: a path first, or a handle last."""
+        illness = self.illness
+        if not illness.call or CREATING.get(call, call) != illness.call:
+            return
+        path = arguments[0]
+        if isinstance(path, str):
+            file, names = self.disk.names.get(path[1:]), [path[1:]]
+        else:
+            file = self._handles[cast(int, arguments[-1])]
+            names = [name for name, found in self.disk.names.items() if found is file]
+        if any(name.endswith(illness.name) for name in names):
+            if call == "fsync" and file is not None:
+                self.disk.forget(file, illness.forgets)
+            raise OSError(illness.number, os.strerror(illness.number))
 
     def init(self, path: str) -> None:
         """The kernel has said hello."""
@@ -266,6 +326,7 @@ class Mounts:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.disk = Disk()
+        self.illness = Illness()
         self.lock = threading.Lock()
         self.stopping = False
         self.mounted = threading.Event()
@@ -286,12 +347,11 @@ class Mounts:
         import mfusepy  # type: ignore[import-untyped]
 
         while not self.stopping:
-            operations = Operations(self.disk, self.lock, self.mounted.set)
+            operations = Operations(self.disk, self.illness, self.lock, self.mounted.set)
             mfusepy.FUSE(
                 operations,
                 self.directory,
                 foreground=True,
-                nothreads=True,
                 hard_remove=True,  # an open file without a name needs no hidden one
                 fsname="amqpd-test",
             )
@@ -305,6 +365,20 @@ class Mounts:
                 self.disk.powered = False
                 files = [file for name, file in self.disk.names.items() if "-shm" not in name]
             return str(sum(len(file.unsynced) for file in files))
+        if command == "slow":
+            self.illness.fsync_s = float(arguments[0])
+            return "done"
+        if command == "fail":
+            call, number, chance, *name = arguments
+            with self.lock:
+                self.illness.number, self.illness.forgets = int(number), Random(int(chance))
+                self.illness.name = "".join(name)
+                self.illness.call = call
+            return "done"
+        if command == "well":
+            with self.lock:
+                self.illness.call, self.illness.fsync_s = "", 0.0
+            return "done"
         assert command == "on"
         seed, *keep = arguments
         self._unmount()

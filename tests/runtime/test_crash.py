@@ -16,7 +16,7 @@ import pytest
 from pamqp import commands
 
 from tests.runtime.client import Client, Closed, Delivery
-from tests.runtime.exercises import every_exercise
+from tests.runtime.every_exercise import every_exercise
 from tests.runtime.kills import World
 from tests.runtime.process import BrokerProcess
 

@@ -23,6 +23,7 @@ class Disk:
 
     def __init__(self, *failures: JournalFailed) -> None:
         self.failures = list(failures)
+        self.tidying: JournalFailed | None = None
         self.attempts: list[Batch] = []
         self.attempted = anyio.Event()
         self.written: list[Batch] = []
@@ -36,6 +37,8 @@ class Disk:
         self.written.append(batch)
 
     async def tidy(self) -> bool:
+        if self.tidying is not None:
+            raise self.tidying
         return False
 
 
@@ -169,6 +172,22 @@ def test_any_other_failure_is_final() -> None:
     assert stage.written == []
     assert len(stage.disk.attempts) == 1
     assert stage.turns == 0
+
+
+def test_a_failure_to_tidy_up_is_final_too() -> None:
+    disk = Disk()
+    disk.tidying = broken()
+    stage = Stage(disk)
+
+    async def scene() -> None:
+        stage.append("a")
+        with pytest.raises(JournalFailed, match="disk I/O error"):
+            await stage.writer.run()
+        stage.append("b")
+        await stage.writer.settle()
+
+    play(scene)
+    assert stage.written == [["a"]]
 
 
 def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:

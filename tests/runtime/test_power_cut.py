@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from tests.runtime.client import Client
-from tests.runtime.exercises import every_exercise
+from tests.runtime.every_exercise import every_exercise
 from tests.runtime.kills import World
 from tests.runtime.power_cuts import LosingDisk, PoweredBroker, powered_broker
 
@@ -77,7 +77,7 @@ def test_a_loss_under_load_is_noticed(tmp_path: Path) -> None:
         world.begin()
         broker.stop()  # the log is written back: the queues are safe
         broker.start()
-        world.live(0.3)
+        world.live(0.6)
         with pytest.raises(AssertionError, match="confirmed messages are lost"):
             world.check()
 

@@ -66,6 +66,17 @@ class ExchangeSpec(NamedTuple):
     type: str
     durable: bool
     auto_delete: bool = False
+    arguments: Mapping[str, int | str] = {}
+
+    @property
+    def delays(self) -> bool:
+        """Whether messages may wait there."""
+        return self.type == "x-delayed-message"
+
+    @property
+    def cache_size(self) -> int:
+        """How many headers it remembers, of which it lets no second message pass."""
+        return int(self.arguments.get("x-cache-size", 0))
 
 
 QUEUES: Final = {
@@ -89,10 +100,28 @@ QUEUES: Final = {
         arguments={"x-max-length": 2, "x-overflow": "reject-publish-dlx", **buried_in("l2")},
     ),
     "x0": QueueSpec(durable=True, arguments={"x-expires": 900}),
+    # What comes back twice is dead; and what is dead waits there for a place.
+    "q0": QueueSpec(
+        durable=True,
+        arguments={"x-queue-type": "quorum", "x-delivery-limit": 1, **buried_in("l2")},
+    ),
+    "s0": QueueSpec(
+        durable=True,
+        arguments={
+            "x-queue-type": "quorum",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+            "x-message-ttl": 400,
+            "x-delivery-limit": 2,
+            **buried_in("l0"),
+        },
+    ),
 }
-RULED: Final = ("l0", "l1", "l2", "p0", "r0", "r1", "x0")
+QUORUM: Final = ("q0", "s0")
+"""Queues that do not know of a prefetch limit for all of a channel."""
+RULED: Final = ("l0", "l1", "l2", "p0", "r0", "r1", "x0", *QUORUM)
 """Queues with rules of their own for what they hold."""
-UNBOUND: Final = ("l0", "l1", "l2", "r0", "r1")
+UNBOUND: Final = ("l0", "l1", "l2", "r0", "r1", *QUORUM)
 """Queues that no client binds to an exchange but `dlx`, and to that by their own name.
 
 So there is no message twice in the ring: whatever is there came from one place."""
@@ -103,6 +132,12 @@ EXCHANGES: Final = {
     "ade": ExchangeSpec("fanout", durable=True, auto_delete=True),
     "tra": ExchangeSpec("direct", durable=False),
     "dlx": ExchangeSpec("direct", durable=True),
+    "del": ExchangeSpec("x-delayed-message", durable=True, arguments={"x-delayed-type": "direct"}),
+    "ded": ExchangeSpec(
+        "x-message-deduplication",
+        durable=True,
+        arguments={"x-cache-size": 3, "x-cache-persistence": "disk"},
+    ),
 }
 BINDING_KEYS: Final = {
     "fan": ("",),
@@ -111,9 +146,22 @@ BINDING_KEYS: Final = {
     "tra": ("a", "b"),
     "top": ("a.*", "#", "*.b", "a.#.b"),
     "dlx": ("l0", "l1", "l2"),
+    "del": ("a", "b"),
+    "ded": ("",),
 }
+NOT_IN_TRANSACTIONS: Final = ("del", "ded")
+"""Exchanges for which it matters when the messages of a transaction are routed."""
 ARGUMENTS: Final = {name: table(dict(spec.arguments)) for name, spec in QUEUES.items()}
 """Of queue.declare, encoded."""
+EXCHANGE_ARGUMENTS: Final = {name: table(dict(spec.arguments)) for name, spec in EXCHANGES.items()}
+GOVERNED: Final = ("d1", "d2")
+"""Queues that the policy applies to."""
+POLICIES: Final[tuple[dict[str, int], ...]] = (
+    {"max-length": 2},
+    {"max-length": 5, "message-ttl": 600},
+    {"message-ttl": 90},
+    {"max-length-bytes": 700},
+)
 ROUTING_KEYS: Final = ("a", "b", "a.b", "a.c", "c.b", "a.x.b")
 
 
@@ -128,12 +176,21 @@ class Publish(NamedTuple):
     mandatory: bool
     priority: int | None = None
     expiration_ms: int | None = None
+    delay_ms: int | None = None
+    once: str | None = None
+    """What no second message may have where that is looked at."""
 
     @property
     def properties(self) -> bytes:
         """The property list as it is sent."""
         expiration = None if self.expiration_ms is None else str(self.expiration_ms)
+        headers: dict[str, int | str] = {}
+        if self.delay_ms is not None:
+            headers["x-delay"] = self.delay_ms
+        if self.once is not None:
+            headers["x-deduplication-header"] = self.once
         return properties(
+            headers=headers or None,
             delivery_mode=2 if self.persistent else None,
             priority=self.priority,
             expiration=expiration,
@@ -303,6 +360,8 @@ def encode(channel: int, action: Action) -> bytes:
     arguments: Arguments = {}
     if isinstance(action, DeclareQueue) and not action.passive:
         arguments = ARGUMENTS[action.name]
+    elif isinstance(action, DeclareExchange):
+        arguments = EXCHANGE_ARGUMENTS[action.name]
     return frame(METHOD, channel, encode_method(_method(action), arguments))
 
 

@@ -11,7 +11,9 @@ from tests.conversation import Confirmed, Delivery, Got, Heard, Returned
 from tests.simulation.actions import (
     BINDING_KEYS,
     EXCHANGES,
+    NOT_IN_TRANSACTIONS,
     QUEUES,
+    QUORUM,
     ROUTING_KEYS,
     RULED,
     UNBOUND,
@@ -48,6 +50,8 @@ BINDABLE: Final = tuple(name for name in QUEUE_NAMES if name not in UNBOUND)
 TX_NAMES: Final = (*DURABLE_NAMES, "l0", "p0", "x0")
 """What transactions publish to: one of them must not refuse, and not enter the ring of dead letters
 at two places, or the order of what is in it would be that of the broker's inside."""
+DELAYS_MS: Final = (None, 1, 40, 800, 30_000)
+ONCE: Final = (None, "one", "two", "three", "four", "five")
 EXPIRATIONS_MS: Final = (0, 3, 50, 1000, 20_000)
 EXCHANGE_NAMES: Final = tuple(EXCHANGES)
 BODY_SIZES: Final = (0, 10, 100, 100, 1000, 5000, 20000)
@@ -67,6 +71,10 @@ class ClientChannel:
         """Deliveries to settle."""
         self.consumers: dict[str, bool] = {}
         """Consumer tags, and whether they acknowledge automatically."""
+        self.of_channel = False
+        """It has said a prefetch limit for all of the channel."""
+        self.of_quorum = False
+        """It has consumed from a quorum queue, where that is an error."""
 
 
 class Client:
@@ -153,14 +161,14 @@ class Client:
         if mode == "admin":
             for name in (*DURABLE_NAMES, *RULED):
                 actions.append(DeclareQueue(name))
-            for exchange in ("fan", "dir", "top"):
+            for exchange in ("fan", "dir", "top", "del", "ded"):
                 actions.append(DeclareExchange(exchange))
                 key = self._chance.choice(BINDING_KEYS[exchange])
                 actions.append(Bind(self._chance.choice(DURABLE_NAMES), exchange, key))
             actions.append(DeclareExchange("dlx"))
             actions += [Bind(key, "dlx", key) for key in BINDING_KEYS["dlx"]]
         if self._chance.random() < 0.6:
-            actions.append(Qos(self._chance.randint(1, 5), self._chance.random() < 0.3))
+            actions.append(self._qos(channel, 1))
         if self._chance.random() < 0.4:
             consume = self._consume(channel)
             assert consume is not None
@@ -220,7 +228,7 @@ class Client:
         if drawn < 0.775:
             return Recover()
         if drawn < 0.785:
-            return Qos(chance.randint(0, 5), chance.random() < 0.3)
+            return self._qos(channel, 0)
         if drawn < 0.79:
             return CloseChannel()
         if channel.mode == "tx":
@@ -240,8 +248,12 @@ class Client:
                 names = TX_NAMES
             exchange, key = "", chance.choice(names)
         else:
-            names = EXCHANGE_NAMES if chance.random() < 0.15 else ("fan", "top")
+            names = EXCHANGE_NAMES if chance.random() < 0.3 else ("fan", "top")
             exchange, key = chance.choice(names), chance.choice(ROUTING_KEYS)
+            if channel.mode == "tx" and exchange in NOT_IN_TRANSACTIONS:
+                exchange = "fan"
+            elif exchange == "del":
+                key = chance.choice(BINDING_KEYS["del"])
             if exchange == "dlx":
                 key = "l0" if channel.mode == "tx" else chance.choice(BINDING_KEYS["dlx"])
         size = chance.choice(BODY_SIZES) if chance.random() < 0.2 else chance.randint(0, 60)
@@ -254,6 +266,8 @@ class Client:
             mandatory=chance.random() < 0.2,
             priority=chance.randint(0, 4) if chance.random() < 0.3 or key == "p0" else None,
             expiration_ms=chance.choice(EXPIRATIONS_MS) if chance.random() < 0.08 else None,
+            delay_ms=chance.choice(DELAYS_MS) if exchange == "del" else None,
+            once=chance.choice(ONCE) if exchange == "ded" else None,
         )
 
     def _settle(self, channel: ClientChannel) -> Settle | None:
@@ -271,6 +285,11 @@ class Client:
         index = 0 if chance.random() < 0.6 else chance.randrange(len(tags))
         return Settle(tags.pop(index), False, ack, requeue)
 
+    def _qos(self, channel: ClientChannel, least: int) -> Qos:
+        of_channel = self._chance.random() < 0.3 and not channel.of_quorum
+        channel.of_channel = channel.of_channel or of_channel
+        return Qos(self._chance.randint(least, 5), of_channel)
+
     def _get(self, channel: ClientChannel) -> Get | None:
         if channel.mode == "plain" and channel.consumers:
             return None
@@ -286,8 +305,13 @@ class Client:
         tag = f"c{self._number}.{self._tag}"
         no_ack = channel.mode == "plain"
         channel.consumers[tag] = no_ack
-        names = QUEUE_NAMES if self._chance.random() < 0.3 else DURABLE_NAMES
-        return Consume(self._chance.choice(names), tag, no_ack)
+        drawn = self._chance.random()
+        names = QUORUM if drawn < 0.12 else QUEUE_NAMES if drawn < 0.4 else DURABLE_NAMES
+        name = self._chance.choice(names)
+        if name in QUORUM and channel.of_channel:
+            name = self._chance.choice(DURABLE_NAMES)
+        channel.of_quorum = channel.of_quorum or name in QUORUM
+        return Consume(name, tag, no_ack)
 
     def _administer(self) -> Action:
         chance = self._chance

@@ -23,9 +23,10 @@ Every call that changes something is counted, and `cut_at` names the call before
 goes: `PowerCut` comes out of it, and out of every call after it, until `restart`.
 
 Calls may fail without that: while the disk is `full`, whatever would make a file longer; and those
-in `failing`, with an I/O error. A sync that fails has done nothing. What it should have made
-durable is synced by the next one, or (`sync_forgets`) by none: Linux marks pages clean whose
-writing failed, so that what a process reads back may never reach the disk, and nobody is told.
+in `failing`, with an I/O error. A call that fails has done nothing, and what a sync should have
+made durable is synced by the next one; or (`forgets`) by none. Linux marks pages clean whose
+writing failed: some of them are on the disk, others never will be, and nobody is told again. What a
+process reads is what was written, or, once the cache has dropped such pages, what the disk has.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from typing import Final, NamedTuple
 SECTORS: Final = (512, 4096)
 KEEP: Final = (0.0, 0.1, 0.5, 0.9, 1.0)
 """How much of the unsynced sectors a cut keeps: chosen per cut."""
+DROPPED: Final = 0.3
+"""How often the cache no longer has what a failed sync forgot."""
 
 
 class PowerCut(Exception):
@@ -60,14 +63,12 @@ class Write(NamedTuple):
 class File:
     """A file, whatever its name."""
 
-    __slots__ = ("durable", "forgotten", "unsynced", "volatile")
+    __slots__ = ("durable", "unsynced", "volatile")
 
     def __init__(self) -> None:
         self.volatile = bytearray()
         self.durable = bytearray()
         self.unsynced: list[Write] = []
-        self.forgotten: list[Write] = []
-        """Writes of which a failed sync made no more dirty pages: see `Disk.restart`."""
 
     def copy(self) -> File:
         """Another one like it."""
@@ -75,7 +76,6 @@ class File:
         other.volatile = self.volatile[:]
         other.durable = self.durable[:]
         other.unsynced = self.unsynced[:]
-        other.forgotten = self.forgotten[:]
         return other
 
 
@@ -99,11 +99,8 @@ class Disk:
         self.full = False
         self.failing = range(0)
         """Numbers of the calls that fail."""
-        self.sync_forgets = False
-        self.erred = False
-        """A call has failed since the last power cut."""
-        self.checkpoint_failed = False
-        """An error was met while SQLite wrote its log back."""
+        self.forgets: Random | None = None
+        """If a sync that fails forgets: by chance, what of it."""
 
     def copy(self) -> Disk:
         """Another one in the same state."""
@@ -134,9 +131,7 @@ class Disk:
 
     def _fail(self) -> bool:
         """Whether the call that was just counted fails."""
-        fails = self.calls - 1 in self.failing
-        self.erred = self.erred or fails
-        return fails
+        return self.calls - 1 in self.failing
 
     def require_power(self) -> None:
         """Nothing works without."""
@@ -146,6 +141,8 @@ class Disk:
     def create(self, name: str) -> File:
         """A new, empty file under a name that is free."""
         self.count()
+        if self._fail():
+            raise DiskError
         assert name not in self.names
         file = File()
         self._name(name, file)
@@ -154,11 +151,15 @@ class Disk:
     def unlink(self, name: str) -> None:
         """The name is gone."""
         self.count()
+        if self._fail():
+            raise DiskError
         self._name(name, None)
 
     def rename(self, old: str, new: str) -> None:
-        """The file has another name, at once."""
+        """The file has another name, at once; who had that has none."""
         self.count()
+        if self._fail():
+            raise DiskError
         file = self.names[old]
         self._rename_halves.add(len(self._unsynced_names))
         self._name(new, file)
@@ -167,6 +168,8 @@ class Disk:
     def sync_names(self) -> None:
         """fsync of the directory."""
         self.count()
+        if self._fail():
+            raise DiskError
         if not self.syncs_lie:
             self._durable_names = dict(self.names)
             self._unsynced_names.clear()
@@ -178,7 +181,6 @@ class Disk:
         if self._fail():
             raise DiskError
         if self.full and offset + len(data) > len(file.volatile):
-            self.erred = True
             raise DiskFull
         file.unsynced.append(Write(offset, data))
         apply(file.volatile, offset, data)
@@ -195,9 +197,8 @@ class Disk:
         """fsync."""
         self.count()
         if self._fail():
-            if self.sync_forgets:
-                file.forgotten += file.unsynced
-                file.unsynced.clear()
+            if self.forgets is not None:
+                self.forget(file, self.forgets)
             raise DiskError
         if self.syncs_lie:
             return
@@ -236,7 +237,6 @@ class Disk:
                 elif keep == 1.0 or chance.random() < keep:
                     resize(file.durable, offset)
             file.unsynced.clear()
-            file.forgotten.clear()
             file.volatile = file.durable[:]
         self.names = survived
         self._settled()
@@ -247,24 +247,30 @@ class Disk:
         self.powered = False
 
     def restart(self) -> None:
-        """Power is back, or the process, and the disk is well.
-
-        What a failed sync forgot can be synced again from here on. That is kinder than Linux may
-        be: docs/reliability.md names it as open. Before a restart it is lost to every sync.
-        """
-        for file in self.names.values():
-            file.unsynced[:0] = file.forgotten
-            file.forgotten.clear()
+        """Power is back, or the process, and the disk is well."""
         self.powered = True
         self.cut_at = None
         self.full = False
         self.failing = range(0)
+        self.forgets = None
+
+    def forget(self, file: File, chance: Random) -> None:
+        """A sync fails: some of what it should have brought to the disk is there, and nothing of it
+        is left to be synced."""
+        keep, sector = chance.choice(KEEP), chance.choice(SECTORS)
+        for offset, data in file.unsynced:
+            if data is not None:
+                tear(file.durable, offset, data, sector, keep, chance)
+            elif chance.random() < keep:
+                resize(file.durable, offset)
+        file.unsynced.clear()
+        if chance.random() < DROPPED:
+            file.volatile = file.durable[:]
 
     def _settled(self) -> None:
         self._durable_names = dict(self.names)
         self._unsynced_names.clear()
         self._rename_halves.clear()
-        self.erred = False
         self.powered = False
 
     def _name(self, name: str, file: File | None) -> None:

@@ -15,6 +15,7 @@ from tests.simulation.actions import Publish
 REJECTED: Final = "rejected"
 EXPIRED: Final = "expired"
 MAXLEN: Final = "maxlen"
+DELIVERY_LIMIT: Final = "delivery_limit"
 TABLE_DEPTH_MAX: Final = 8
 
 
@@ -55,25 +56,36 @@ class Letter(NamedTuple):
                 return False
         return True
 
-    def is_said_by(self, said: Delivery | Got) -> bool:
-        """Whether a delivery shows just this."""
+    def is_said_by(self, said: Delivery | Got, returned: int | None) -> bool:
+        """Whether a delivery shows just this, and that it came back so often (None: whatever)."""
         published = self.published
         if (said.exchange, said.routing_key) != (self.exchange, self.routing_key):
             return False
         if said.body != published.body:
             return False
-        if not self.deaths:
+        count = count_in(said.properties)
+        if returned is not None and count != returned:
+            return False
+        if not self.deaths and not count:
             return said.properties == published.properties
+        expiration_ms = self.expiration_ms
         return (
             deaths_in(said.properties) == self.deaths
-            and read_property(said.properties, EXPIRATION) is None
+            and read_property(said.properties, EXPIRATION)
+            == (None if expiration_ms is None else str(expiration_ms))
             and read_property(said.properties, PRIORITY) == published.priority
         )
 
 
+def count_in(properties: bytes) -> int:
+    """What x-delivery-count says; 0 if it is not there."""
+    count: int = read_headers(properties, TABLE_DEPTH_MAX).get("x-delivery-count", ("l", 0))[1]
+    return count
+
+
 def deaths_in(properties: bytes) -> tuple[Death, ...]:
     """What x-death says."""
-    _, entries = read_headers(properties, TABLE_DEPTH_MAX)["x-death"]
+    _, entries = read_headers(properties, TABLE_DEPTH_MAX).get("x-death", ("A", []))
     return tuple(
         Death(death["queue"][1], death["reason"][1], death["count"][1]) for _, death in entries
     )

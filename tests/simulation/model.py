@@ -35,17 +35,15 @@ is handed out, it is told of each death, in order; it judges them.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
 
-from amqpd.broker.definitions import BindingRecord, ExchangeRecord, QueueRecord, Record
 from amqpd.commands import Basic, Confirm, Exchange, Frame, Queue, Tx
 from amqpd.commands import Channel as ChannelClass
 from amqpd.commands import Connection as ConnectionClass
 from tests.conversation import Confirmed, Delivery, Got, Heard, Returned
 from tests.simulation.actions import (
-    EXCHANGES,
+    GOVERNED,
     QUEUES,
     Action,
     Beat,
@@ -72,296 +70,34 @@ from tests.simulation.actions import (
     TxSelect,
     Unbind,
 )
-from tests.simulation.letters import EXPIRED, REJECTED, Letter, published_letter
+from tests.simulation.letters import (
+    DELIVERY_LIMIT,
+    EXPIRED,
+    REJECTED,
+    Letter,
+    count_in,
+    published_letter,
+)
+from tests.simulation.parts import (
+    Copy,
+    ModelChannel,
+    ModelConnection,
+    ModelConsumer,
+    ModelExchange,
+    ModelQueue,
+    Out,
+    Violation,
+    WaitingRoom,
+    is_maybe_marked,
+    require,
+)
+from tests.simulation.states import Found, Kept, State, Waiting, uid_of
 
 NOT_FOUND: Final = 404
 LOCKED: Final = 405
 PRECONDITION_FAILED: Final = 406
-
-
-class Violation(AssertionError):
-    """The broker broke a promise."""
-
-
-def require(condition: bool, text: str, *about: object) -> None:
-    """Raise Violation unless it is so."""
-    if not condition:
-        raise Violation(text + "".join(f", {item!r}" for item in about))
-
-
-class Copy:
-    """A message in one queue."""
-
-    __slots__ = (
-        "expires_ms",
-        "handed_out",
-        "letter",
-        "maybe",
-        "order",
-        "owed",
-        "promised",
-        "published",
-        "queue",
-        "rank",
-        "successors",
-    )
-
-    def __init__(self, letter: Letter, queue: ModelQueue, order: int, expires_ms: int) -> None:
-        self.letter = letter
-        self.published = letter.published
-        self.queue = queue
-        self.order = order
-        self.rank = (-queue.priority_of(self.published), order)
-        """What has the lowest one is handed out first."""
-        self.expires_ms = expires_ms
-        """0 for never."""
-        self.handed_out = False
-        self.maybe = False
-        """It may have been handed out in a turn that also ended the channel that got it."""
-        self.promised = False
-        """To be in this queue."""
-        self.owed = False
-        """Promised when it was in another queue, where it died."""
-        self.successors: tuple[Copy, ...] = ()
-        """What its death made of it."""
-
-    def __lt__(self, other: Copy) -> bool:
-        return self.rank < other.rank
-
-    def __repr__(self) -> str:
-        return f"message {self.published.uid} of {self.queue.name}"
-
-    def promise(self) -> None:
-        """It was confirmed or committed."""
-        self.promised = True
-        for successor in self.successors:
-            successor.owe()
-
-    def owe(self) -> None:
-        """A confirm or commit of what it was before."""
-        self.owed = True
-        for successor in self.successors:
-            successor.owe()
-
-
-class ModelQueue:
-    """A queue."""
-
-    def __init__(self, name: str, owner: ModelConnection | None, now: float) -> None:
-        self.spec = spec = QUEUES[name]
-        self.name = name
-        self.used_at = now
-        self.refuses = spec.refuses
-        self.max_length = spec.number("x-max-length")
-        self.max_length_bytes = spec.number("x-max-length-bytes")
-        self.max_priority = spec.number("x-max-priority")
-        self.lifetime_ms = spec.number("x-expires")
-        self.durable = spec.durable and not spec.exclusive
-        self.auto_delete = spec.auto_delete
-        self.owner = owner
-        self.live: dict[int, Copy] = {}
-        """Whatever is not settled, by number of the message."""
-        self.ready: list[Copy] = []
-        self.consumers: list[ModelConsumer] = []
-        self.had_consumer = False
-        self.unacked = 0
-        self.deleted = False
-        self.promised = False
-        self.next_order = 1
-        self.mark = 0
-        """The highest order that was handed out."""
-        self.deaths = 0
-        self.untrimmed = False
-        """What was with consumers at a crash is ready again, and nothing came in since."""
-        self.entered = False
-        """Something became ready in this turn."""
-        self.refused: dict[int, Letter] = {}
-        """Publishes that are refused in this turn, where they become dead letters."""
-
-    def priority_of(self, published: Publish) -> int:
-        """What counts of a message's priority."""
-        most = self.max_priority
-        return 0 if most is None else min(published.priority or 0, most)
-
-    def is_full(self) -> bool:
-        """Whether it refuses one more."""
-        most = self.max_length
-        return self.refuses and most is not None and len(self.ready) + 1 > most
-
-    def holds_too_much(self) -> bool:
-        """Whether its oldest message has to go."""
-        if self.refuses:
-            return False
-        most = self.max_length
-        if most is not None and len(self.ready) > most:
-            return True
-        most = self.max_length_bytes
-        return most is not None and sum(len(c.published.body) for c in self.ready) > most
-
-    def expiry_of(self, letter: Letter, now_ms: int) -> int:
-        """When a message that comes now expires; 0 for never."""
-        times = (letter.expiration_ms, self.spec.number("x-message-ttl"))
-        return min((now_ms + time for time in times if time is not None), default=0)
-
-    def take(self, letter: Letter, expires_ms: int) -> Copy:
-        """A message comes in."""
-        copy = Copy(letter, self, self.next_order, expires_ms)
-        uid = letter.published.uid
-        require(uid not in self.live, "a message is there twice", self.name, uid)
-        self.next_order += 1
-        self.live[uid] = copy
-        self.entered = True
-        if self.ready and copy < self.ready[-1]:
-            insort(self.ready, copy)
-        else:
-            self.ready.append(copy)
-        return copy
-
-    def settle(self, copy: Copy) -> None:
-        """A message that was handed out is done with."""
-        self.live.pop(copy.published.uid, None)
-
-    def take_back(self, copy: Copy) -> None:
-        """A message that was handed out comes back."""
-        if not self.deleted:
-            self.entered = True
-            insort(self.ready, copy)
-
-
-class ModelExchange:
-    """An exchange, and its bindings by queue name and key."""
-
-    def __init__(self, name: str) -> None:
-        spec = EXCHANGES[name]
-        self.name = name
-        self.type = spec.type
-        self.durable = spec.durable
-        self.auto_delete = spec.auto_delete
-        self.bindings: dict[tuple[str, str], bool] = {}
-        """Whether the binding was promised."""
-        self.promised = False
-
-    def matches(self, binding_key: str, routing_key: str) -> bool:
-        """The rule of its type."""
-        if self.type == "fanout":
-            return True
-        if self.type == "direct":
-            return binding_key == routing_key
-        return topic_matches(binding_key.split("."), routing_key.split("."))
-
-
-def topic_matches(pattern: list[str], words: list[str]) -> bool:
-    """`*` is one word, `#` any number."""
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return any(topic_matches(pattern[1:], words[i:]) for i in range(len(words) + 1))
-    return bool(words) and pattern[0] in ("*", words[0]) and topic_matches(pattern[1:], words[1:])
-
-
-class ModelConsumer:
-    """A basic.consume."""
-
-    def __init__(
-        self, tag: str, queue: ModelQueue, channel: ModelChannel, no_ack: bool, prefetch: int
-    ) -> None:
-        self.tag = tag
-        self.queue = queue
-        self.channel = channel
-        self.no_ack = no_ack
-        self.prefetch = prefetch
-        self.unacked = 0
-
-    def has_room(self) -> bool:
-        """Whether prefetch lets it take one more."""
-        if self.no_ack:
-            return True
-        if self.prefetch and self.unacked >= self.prefetch:
-            return False
-        channel = self.channel
-        return not channel.global_prefetch or channel.consumer_unacked < channel.global_prefetch
-
-
-class Out(NamedTuple):
-    """A delivery that is not settled."""
-
-    copy: Copy
-    consumer: ModelConsumer | None
-
-
-class Expected(NamedTuple):
-    """What a channel has to say next, apart from deliveries, confirms and cancels."""
-
-    kind: type[Any]
-    check: Callable[[Any], None]
-
-
-class ModelChannel:
-    """A channel."""
-
-    def __init__(self, connection: ModelConnection, number: int) -> None:
-        self.connection = connection
-        self.number = number
-        self.ledger: dict[int, Out] = {}
-        self.consumers: dict[str, ModelConsumer] = {}
-        self.consumer_unacked = 0
-        self.default_prefetch = 0
-        self.global_prefetch = 0
-        self.last_tag = 0
-        self.early: dict[int, Copy] = {}
-        """Handed out, and not said yet: the channel waits for the disk."""
-        self.early_flags: dict[int, tuple[bool, bool]] = {}
-        self.confirming = False
-        self.publish_number = 0
-        self.unconfirmed: dict[int, list[Copy]] = {}
-        self.refused: set[int] = set()
-        """Those of them that a queue refused."""
-        self.transactional = False
-        self.tx_messages: list[tuple[Publish, list[str]]] = []
-        """Publishes, and the names of the queues they were routed to when they came."""
-        self.tx_settlements: list[tuple[Settle, dict[int, Out]]] = []
-        self.expected: deque[Expected] = deque()
-        self.cancels: set[str] = set()
-        self.ended = False
-        self.closing = False
-        """The broker closed it; close-ok has not come yet."""
-
-    def expect(self, kind: type[Any], check: Callable[[Any], None] = lambda said: None) -> None:
-        """This is to be said next."""
-        self.expected.append(Expected(kind, check))
-
-
-class ModelConnection:
-    """A connection."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.channels: dict[int, ModelChannel] = {}
-        self.ended = False
-        self.close_ok_due = False
-
-
-class Kept(NamedTuple):
-    """A message of a durable queue."""
-
-    uid: int
-    handed_out: bool
-    maybe: bool
-    """It may have been handed out, or will be called so."""
-    expires_ms: int
-    letter: Letter
-
-
-class State(NamedTuple):
-    """What of the model's state is durable: what a store may be found to hold."""
-
-    queues: dict[str, tuple[Kept, ...]]
-    exchanges: frozenset[str]
-    bindings: frozenset[tuple[str, str, str]]
-    """Exchange, queue, key."""
-
-
-EMPTY: Final = State({}, frozenset(), frozenset())
+DELAYED: Final = "del"
+DEDUPLICATING: Final = "ded"
 
 
 class Model:
@@ -370,6 +106,7 @@ class Model:
     def __init__(self) -> None:
         self.queues: dict[str, ModelQueue] = {}
         self.exchanges: dict[str, ModelExchange] = {}
+        self.policy: Mapping[str, int] | None = None
         self.connections: list[ModelConnection] = []
         self.now = 0.0
         """Seconds of the broker's clock."""
@@ -417,7 +154,7 @@ class Model:
                 return True
             case Settle() if not action.ack:
                 return True
-            case Publish() if any(QUEUES[name].arguments for name in self._route(action)):
+            case Publish() if any(map(self._is_ruled, self._route(action))):
                 return True
         channel = connection.channels.get(number)
         return channel is not None and self.refusal(channel, action) is not None
@@ -566,6 +303,24 @@ class Model:
             case ChannelClosed():
                 raise AssertionError("close-ok on an open channel")
 
+    # -- policies
+
+    def set_policy(self, policy: Mapping[str, int] | None) -> None:
+        """From now on this one is in force for the queues that are governed."""
+        self.policy = policy
+        for name in GOVERNED:
+            if name in self.queues:
+                self.queues[name].govern(policy)
+
+    def _new_queue(self, name: str, owner: ModelConnection | None) -> ModelQueue:
+        queue = self.queues[name] = ModelQueue(name, owner, self.now)
+        if name in GOVERNED:
+            queue.govern(self.policy)
+        return queue
+
+    def _is_ruled(self, name: str) -> bool:
+        return name in self.queues and self.queues[name].is_ruled
+
     # -- publishing
 
     def _route(self, published: Publish) -> list[str]:
@@ -597,7 +352,7 @@ class Model:
                 copies.append(queue.take(letter, queue.expiry_of(letter, self.now_ms)))
             elif queue.spec.dead_letter_exchange is not None:
                 queue.refused[published.uid] = letter
-        durable = [copy for copy in copies if published.persistent and copy.queue.durable]
+        durable = [copy for copy in copies if copy.is_kept and copy.queue.durable]
         return durable, len(copies) < len(queues)
 
     def _publish(self, channel: ModelChannel, published: Publish) -> None:
@@ -605,12 +360,65 @@ class Model:
         if channel.transactional:
             channel.tx_messages.append((published, self._route(published)))
             return
-        durable, refused = self._enqueue(channel, published, self._route(published))
+        room = self._room_of(published)
+        if room is not None:
+            assert published.delay_ms is not None
+            self._enqueue(channel, published, [])  # to its publisher it has come nowhere
+            copy = room.take(published, self.now_ms + published.delay_ms)
+            if channel.confirming:
+                channel.publish_number += 1
+                waits = [copy] if published.persistent else []
+                channel.unconfirmed[channel.publish_number] = waits
+            return
+        names = [] if self._has_passed(published) else self._route(published)
+        durable, refused = self._enqueue(channel, published, names)
         if channel.confirming:
             channel.publish_number += 1
             channel.unconfirmed[channel.publish_number] = durable
             if refused:
                 channel.refused.add(channel.publish_number)
+
+    def _room_of(self, published: Publish) -> WaitingRoom | None:
+        """Where it has to wait, if it has to."""
+        exchange = self.exchanges.get(published.exchange)
+        if exchange is None or published.delay_ms is None:
+            return None
+        return exchange.room
+
+    def _has_passed(self, published: Publish) -> bool:
+        """Whether another one with its header has lately; this one passes if not."""
+        exchange = self.exchanges.get(published.exchange)
+        if exchange is None or published.once is None or not exchange.cache_size:
+            return False
+        if published.once in exchange.seen:
+            return True
+        exchange.seen = [*exchange.seen, published.once][-exchange.cache_size :]
+        return False
+
+    def released(self, uid: int) -> None:
+        """The broker says that a message has waited long enough."""
+        exchange = self.exchanges.get(DELAYED)
+        if exchange is None:
+            return  # it ended in the same turn
+        room = exchange.room
+        assert room is not None
+        require(uid in room.live, "a message came that did not wait", uid)
+        copy = room.live[uid]
+        first = min(room.live.values())
+        require(copy is first, "not the first to come due", copy, first)
+        require(copy.due_ms <= self.now_ms + 1, "it came too early", copy, self.now_ms)
+        del room.live[uid]
+        assert copy.published.delay_ms is not None
+        waited = copy.published._replace(delay_ms=-copy.published.delay_ms)
+        letter = published_letter(waited)
+        targets = [self.queues[name] for name in self._route(waited)]
+        require(not any(queue.is_full() for queue in targets), "a queue that refuses", targets)
+        copy.successors = tuple(
+            queue.take(letter, queue.expiry_of(letter, self.now_ms)) for queue in targets
+        )
+        if copy.promised:
+            for successor in copy.successors:
+                successor.owe()
 
     def _commit(self, channel: ModelChannel) -> None:
         promised: list[Copy] = []
@@ -669,7 +477,15 @@ class Model:
     def _requeue(self, channel: ModelChannel, outs: Iterable[Out]) -> None:
         for out in outs:
             self._release(channel, out)
-            out.copy.queue.take_back(out.copy)
+            copy = out.copy
+            if copy.queue.is_over_limit(copy):
+                copy.queue.settle(copy)
+                self._rejected[copy.queue, copy.published.uid] = copy
+            else:
+                copy.queue.take_back(copy)
+                if copy.queue.is_quorum:
+                    # It may have been handed out again since, from another place.
+                    self._out_of_order.add(copy.queue.name)
 
     def _release(self, channel: ModelChannel, out: Out) -> None:
         out.copy.queue.unacked -= 1
@@ -681,13 +497,14 @@ class Model:
 
     def _get(self, channel: ModelChannel, queue: ModelQueue, no_ack: bool, first: bool) -> None:
         ready, deaths = len(queue.ready), queue.deaths
+        dead = len(queue.unburied)  # of which some may not have been read since the start
         queue.used_at = self.now
 
         def check(said: Heard) -> None:
             exact = first and not self.postponed
             least = ready - (queue.deaths - deaths)
             if isinstance(said, Got):
-                counts = range(least - 1, ready)
+                counts = range(least - 1, ready + dead)
                 require(not exact or said.message_count in counts, "a wrong count", said, counts)
                 self._hand_out(channel, said, queue, None, no_ack)
             else:
@@ -711,12 +528,15 @@ class Model:
         require(published is not None, "a message that nobody published", said)
         assert published is not None
         waiting = None if queue is None else queue.live.get(uid)
-        self._check_content(said, channel.early.get(tag, waiting))
+        if tag in channel.early:
+            self._check_content(said, channel.early[tag], channel.early_flags[tag][2])
+        else:
+            self._check_content(said, waiting, None if waiting is None else waiting.returned)
         self.delivered += 1
         if tag in channel.early:
             copy = channel.early.pop(tag)
             require(copy.published.uid == uid, "not what the ledger says", said, copy)
-            before, maybe = channel.early_flags.pop(tag)
+            before, maybe, _ = channel.early_flags.pop(tag)
             self._check_redelivered(copy, said.redelivered, before, maybe)
             return
         if channel.ended:
@@ -729,14 +549,16 @@ class Model:
         self._check_redelivered(copy, said.redelivered, copy.handed_out, copy.maybe)
         self._given(channel, copy, consumer, tag, no_ack)
 
-    def _check_content(self, said: Delivery | Got, copy: Copy | None) -> None:
+    def _check_content(self, said: Delivery | Got, copy: Copy | None, returned: int | None) -> None:
         if copy is None:
             # Of a channel or queue that ended in this turn, or an error that is found right away.
             published = self.published[uid_of(said.body)]
             require(said.body == published.body, "not what was published", said, published)
         else:
-            same = copy.letter.is_said_by(said)
-            require(same, "not what was published", said, copy.letter)
+            same = copy.letter.is_said_by(said, returned)
+            require(same, "not what was published", said, copy.letter, returned)
+            if copy.returned is None:
+                copy.returned = count_in(said.properties)
 
     def _check_redelivered(self, copy: Copy, said: bool, before: bool, maybe: bool) -> None:
         require(maybe or said == before, f"redelivered is {said}", copy)
@@ -787,10 +609,12 @@ class Model:
             require(uid in queue.refused, "refused without a reason", queue_name, uid)
             self._bury(queue, queue.refused.pop(uid), reason)
             return
-        if reason == REJECTED:
-            rejected = self._rejected.pop((queue, uid), None)
-            require(rejected is not None, "nobody rejected it", queue_name, uid)
-            copy = cast(Copy, rejected)
+        if uid in queue.unburied:
+            copy = queue.unburied.pop(uid)
+            queue.settle(copy)
+            require(reason == copy.buried_as, "it died of something else", copy, reason)
+        elif reason in (REJECTED, DELIVERY_LIMIT):
+            copy = self._take_rejected(queue, uid, reason)
         else:
             copy = self._take(queue, uid, reason)
             queue.settle(copy)
@@ -804,9 +628,53 @@ class Model:
                 require(queue.holds_too_much(), "it died for want of room, and there is room", copy)
                 queue.ready.remove(copy)
         copy.successors = self._bury(queue, copy.letter, reason)
+        found = bool(copy.successors) or not queue.buries_surely
+        require(found, "a dead letter that goes surely went nowhere", copy)
         if copy.promised or copy.owed:
             for successor in copy.successors:
                 successor.owe()
+
+    def _take_rejected(self, queue: ModelQueue, uid: int, reason: str) -> Copy:
+        copy = self._rejected.pop((queue, uid), None)
+        require(copy is not None, "nobody rejected it", queue.name, uid)
+        assert copy is not None
+        limit = queue.delivery_limit
+        if reason == DELIVERY_LIMIT:
+            over = limit is not None and copy.returned is not None and copy.returned > limit
+            require(over, "it may come back once more", copy, copy.returned)
+        return copy
+
+    def stayed(self, queue_name: str, uid: int, reason: str) -> None:
+        """A message is dead, and the broker says that there is no place for its letter."""
+        queue = self.queues.get(queue_name)
+        if queue is None:
+            return  # it ended in the same turn
+        require(queue.buries_surely, "a dead letter that need not go stays", queue_name, uid)
+        if uid in queue.unburied:
+            copy = queue.unburied[uid]
+        elif reason in (REJECTED, DELIVERY_LIMIT):
+            copy = self._take_rejected(queue, uid, reason)
+            queue.live[uid] = copy
+        else:
+            copy = self._take(queue, uid, reason)
+            queue.deaths += 1
+            self._handed_out.setdefault(queue, []).append((copy, None))
+            timely = 0 < copy.expires_ms <= self.now_ms
+            require(reason == EXPIRED and timely, "it died too early", copy, self.now_ms)
+        queue.unburied[uid] = copy
+        copy.buried_as = reason
+        copy.recorded = copy.returned or 0
+        require(not self._targets(queue, copy.letter, reason), "there is a place", copy)
+
+    def _targets(self, queue: ModelQueue, letter: Letter, reason: str) -> list[ModelQueue]:
+        """Where a message that dies here goes."""
+        exchange = self.exchanges.get(queue.spec.dead_letter_exchange or "")
+        if exchange is None:
+            return []
+        key = str(queue.spec.arguments["x-dead-letter-routing-key"])
+        letter = letter.buried(queue.name, reason, exchange.name, key)
+        names = {name: None for name, bound in exchange.bindings if exchange.matches(bound, key)}
+        return [self.queues[name] for name in names if reason == REJECTED or letter.may_enter(name)]
 
     def _bury(self, queue: ModelQueue, letter: Letter, reason: str) -> tuple[Copy, ...]:
         """Where the queue's rules send it."""
@@ -814,11 +682,9 @@ class Model:
         if exchange is None:
             return ()
         key = str(queue.spec.arguments["x-dead-letter-routing-key"])
+        before = letter
         letter = letter.buried(queue.name, reason, exchange.name, key)
-        names = {name: None for name, bound in exchange.bindings if exchange.matches(bound, key)}
-        targets = [
-            self.queues[name] for name in names if reason == REJECTED or letter.may_enter(name)
-        ]
+        targets = self._targets(queue, before, reason)
         return tuple(
             target.take(letter, target.expiry_of(letter, self.now_ms)) for target in targets
         )
@@ -852,17 +718,18 @@ class Model:
         queue = self.queues.get(action.name)
         if queue is None:
             owner = channel.connection if QUEUES[action.name].exclusive else None
-            queue = self.queues[action.name] = ModelQueue(action.name, owner, self.now)
+            queue = self._new_queue(action.name, owner)
             self._begin("queue", action.name)
         queue.used_at = self.now
         if action.nowait:
             return
         ready, consumers, deaths = len(queue.ready), len(queue.consumers), queue.deaths
         declared = queue
+        dead = len(queue.unburied)
 
         def check(said: Queue.DeclareOk) -> None:
             require(said.queue == action.name, "declare-ok of another queue", said)
-            counts = range(ready - (declared.deaths - deaths), ready + 1)
+            counts = range(ready - (declared.deaths - deaths), ready + dead + 1)
             right = said.message_count in counts and said.consumer_count == consumers
             require(not first or right, "wrong counts", said, counts, consumers)
             declared.promised = True
@@ -873,7 +740,7 @@ class Model:
         queue = self.queues.get(action.name)
         ready = 0
         if queue is not None:
-            ready = len(queue.ready)
+            ready = len(queue.ready) + len(queue.unburied)
             self.drop_queue(queue)
         if action.nowait:
             return
@@ -891,6 +758,7 @@ class Model:
         queue.deleted = True
         queue.live.clear()
         queue.ready.clear()
+        queue.unburied.clear()
         for consumer in queue.consumers:
             del consumer.channel.consumers[consumer.tag]
             consumer.channel.cancels.add(consumer.tag)
@@ -910,8 +778,9 @@ class Model:
             self.drop_queue(queue)
 
     def _purge(self, channel: ModelChannel, queue: ModelQueue) -> None:
-        purged = queue.ready
+        purged = [*queue.ready, *queue.unburied.values()]
         queue.ready = []
+        queue.unburied = {}
         for copy in purged:
             queue.settle(copy)
 
@@ -980,6 +849,7 @@ class Model:
         channel.ended = True
         for _, outs in channel.tx_settlements:
             channel.ledger.update(outs)
+        channel.ledger = dict(sorted(channel.ledger.items()))
         channel.tx_settlements = []
         channel.tx_messages = []
         consumers = list(channel.consumers.values())
@@ -1018,6 +888,8 @@ class Model:
             self._out_of_order.add(queue.name)
             for copy in queue.ready:
                 copy.maybe = copy.maybe or not copy.handed_out
+                if copy.maybe and queue.is_quorum:
+                    copy.returned = None
 
     # -- what the broker says
 
@@ -1074,8 +946,10 @@ class Model:
         queue_name: str,
         body: bytes,
         consumer_tag: str | None,
+        returned: int,
     ) -> None:
-        """A new entry of the channel's ledger that was not said yet."""
+        """A new entry of the channel's ledger that was not said yet. `returned` is believed only
+        where the model does not know."""
         queue = self.queues.get(queue_name)
         require(queue is not None, "a delivery from a queue that is gone", queue_name)
         assert queue is not None
@@ -1084,7 +958,9 @@ class Model:
         consumer = None if consumer_tag is None else channel.consumers[consumer_tag]
         copy = self._take(queue, uid_of(body), tag)
         channel.early[tag] = copy
-        channel.early_flags[tag] = (copy.handed_out, copy.maybe)
+        if copy.returned is None:
+            copy.returned = returned
+        channel.early_flags[tag] = (copy.handed_out, copy.maybe, copy.returned)
         self._given(channel, copy, consumer, tag, False)
 
     def end_turn(
@@ -1107,13 +983,17 @@ class Model:
             buried = queue.spec.dead_letter_exchange is None or queue.deleted
             require(buried, "rejected, and no dead letter", copy)
         self._rejected.clear()
+        delayed = self.exchanges.get(DELAYED)
+        if delayed is not None and delayed.room is not None and DELAYED not in reading:
+            late = [c for c in delayed.room.live.values() if c.due_ms + 1 < self.now_ms]
+            require(not late, "it waits too long", late, self.now_ms)
         for queue in self.queues.values():
             require(not queue.refused, "refused, and no dead letter", queue.refused)
             queue.untrimmed = queue.untrimmed and not queue.entered
             queue.entered = False
             if queue.name in reading:
                 continue  # its head is on its way: nobody can be given it, and it cannot die
-            if queue.spec.arguments or (queue.ready and queue.ready[0].expires_ms):
+            if queue.is_ruled or (queue.ready and queue.ready[0].expires_ms):
                 self._check_overdue(queue)
             if queue.ready:
                 for consumer in queue.consumers:
@@ -1167,9 +1047,17 @@ class Model:
         return State(
             {
                 queue.name: tuple(
-                    Kept(uid, copy.handed_out, is_maybe_marked(copy), copy.expires_ms, copy.letter)
+                    Kept(
+                        uid,
+                        copy.handed_out,
+                        is_maybe_marked(copy),
+                        copy.expires_ms,
+                        copy.letter,
+                        copy.recorded,
+                        copy.buried_as,
+                    )
                     for uid, copy in queue.live.items()
-                    if copy.published.persistent
+                    if copy.is_kept
                 )
                 for queue in self.queues.values()
                 if queue.durable
@@ -1182,11 +1070,25 @@ class Model:
                 for queue, key in exchange.bindings
                 if self.queues[queue].durable
             ),
+            self._waiting(),
+            tuple(self.exchanges[DEDUPLICATING].seen) if DEDUPLICATING in self.exchanges else (),
+            self.policy,
+        )
+
+    def _waiting(self) -> tuple[Waiting, ...]:
+        exchange = self.exchanges.get(DELAYED)
+        if exchange is None or exchange.room is None:
+            return ()
+        return tuple(
+            Waiting(copy.published, copy.due_ms)
+            for copy in sorted(exchange.room.live.values())
+            if copy.published.persistent
         )
 
     def check_promises(self, found: Found) -> None:
         """Whatever was confirmed or answered is in the store, or gone from it."""
-        anywhere = {uid for messages in found.queues.values() for uid, *_ in messages}
+        waiting = {uid for uid, _ in found.waiting}
+        anywhere = {uid for messages in found.queues.values() for uid, *_ in messages} | waiting
         for queue in self.queues.values():
             if not queue.durable:
                 continue
@@ -1202,6 +1104,9 @@ class Model:
                     there = copy.published.uid in anywhere
                     require(there, "a confirmed message is lost, and its dead letter too", copy)
         for exchange in self.exchanges.values():
+            for waits in exchange.room.live.values() if exchange.room is not None else ():
+                there = not waits.promised or waits.published.uid in waiting
+                require(there, "a confirmed message that waited is lost", waits)
             if exchange.durable and exchange.promised:
                 require(
                     exchange.name in found.exchanges, "a declared exchange is lost", exchange.name
@@ -1234,14 +1139,25 @@ class Model:
         self._handed_out = {}
         self._out_of_order = set()
         self._rejected = {}
+        self.policy = state.policy
         for name, messages in state.queues.items():
-            queue = self.queues[name] = ModelQueue(name, None, self.now)
+            queue = self._new_queue(name, None)
             queue.promised = True
             for kept in messages:
                 copy = queue.take(kept.letter, kept.expires_ms)
                 copy.promised = True
                 copy.handed_out = kept.handed_out
                 copy.maybe = kept.maybe
+                copy.recorded = kept.recorded
+                if queue.is_quorum:
+                    # Who had it when the broker stopped gives it back, and nothing is written.
+                    copy.returned = kept.recorded or int(kept.handed_out)
+                    if kept.maybe:
+                        copy.returned = None
+                if kept.buried_as:
+                    copy.buried_as = kept.buried_as
+                    queue.ready.remove(copy)
+                    queue.unburied[kept.uid] = copy
                 if kept.handed_out or kept.maybe:
                     queue.mark = copy.order
             queue.untrimmed = queue.holds_too_much()
@@ -1256,68 +1172,10 @@ class Model:
             for queue in self.queues.values()
             for uid, copy in queue.live.items()
         }
-
-
-def is_maybe_marked(copy: Copy) -> bool:
-    """Whether it may come back as redelivered.
-
-    A message that waited behind later ones of higher priority does, since what a queue keeps is how
-    far it got.
-    """
-    queue = copy.queue
-    waited = queue.max_priority is not None and copy.order <= queue.mark
-    return copy.maybe or (waited and not copy.handed_out)
-
-
-class Found(NamedTuple):
-    """What a store holds after a crash."""
-
-    queues: dict[str, tuple[tuple[int, bool, int], ...]]
-    """For each message its number, whether it will be called redelivered, and when it expires."""
-    exchanges: frozenset[str]
-    bindings: frozenset[tuple[str, str, str]]
-
-    def is_that_of(self, state: State) -> bool:
-        """Whether it is what the model had."""
-        return (
-            self.exchanges == state.exchanges
-            and self.bindings == state.bindings
-            and self.queues.keys() == state.queues.keys()
-            and all(
-                len(messages) == len(state.queues[name])
-                and all(
-                    uid == kept.uid
-                    and expires_ms == kept.expires_ms
-                    and (redelivered == kept.handed_out or kept.maybe)
-                    for (uid, redelivered, expires_ms), kept in zip(
-                        messages, state.queues[name], strict=True
-                    )
-                )
-                for name, messages in self.queues.items()
-            )
-        )
-
-
-def found_in(records: Iterable[Record], bodies: dict[int, list[tuple[bytes, bool, int]]]) -> Found:
-    """From definitions, and by queue id the bodies, whether each counts as redelivered, and when
-    it expires."""
-    queues: dict[str, tuple[tuple[int, bool, int], ...]] = {}
-    exchanges: set[str] = set()
-    bindings: set[tuple[str, str, str]] = set()
-    for record in records:
-        match record:
-            case QueueRecord():
-                queues[record.name] = tuple(
-                    (uid_of(body), marked, expires_ms)
-                    for body, marked, expires_ms in bodies.get(record.queue_id, ())
-                )
-            case ExchangeRecord():
-                exchanges.add(record.name)
-            case BindingRecord():
-                bindings.add((record.source, record.destination, record.routing_key))
-    return Found(queues, frozenset(exchanges), frozenset(bindings))
-
-
-def uid_of(body: bytes) -> int:
-    """The number at the beginning of the body."""
-    return int(body[: body.index(b" ")])
+        delayed = self.exchanges.get(DELAYED)
+        if delayed is not None and delayed.room is not None:
+            for published, due_ms in state.waiting:
+                delayed.room.take(published, due_ms).promised = True
+                self.published[published.uid] = published
+        if DEDUPLICATING in self.exchanges:
+            self.exchanges[DEDUPLICATING].seen = list(state.seen)

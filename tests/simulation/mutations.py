@@ -7,12 +7,23 @@ deserves a bug here that breaks it.
 from __future__ import annotations
 
 from copy import copy
+from pathlib import Path
 from typing import Any, Final
 
+from amqpd.broker.definitions import ParameterRecord, ReturnRecord, SeenRecord
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.queue import Queue
 from amqpd.broker.virtual_host import VirtualHost
-from amqpd_storage.entries import Barrier, Delivered, Enqueue, Entry, Settle
+from amqpd_storage.entries import (
+    Barrier,
+    Delay,
+    Delivered,
+    Enqueue,
+    Entry,
+    PutDefinition,
+    Release,
+    Settle,
+)
 from amqpd_storage.journal import Batch
 from amqpd_storage.sqlite_writing import write_batch
 from tests.simulation.world import Bug, World
@@ -189,6 +200,89 @@ class LoseDeadLetters(Bug):
             super().bury(virtual_host, queue, stored, reason)
 
 
+class ForgetSome(Bug):
+    """Every third entry of one kind does not reach the journal."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def append(self, world: World, entries: list[Entry]) -> None:
+        """Leave it out."""
+        world.append([entry for entry in entries if not self._is_lost(entry)])
+
+    def _is_lost(self, entry: Entry) -> bool:
+        if not self.is_of_the_kind(entry):
+            return False
+        self._seen += 1
+        return self._seen % 3 == 0
+
+    def is_of_the_kind(self, entry: Entry) -> bool:
+        """Whether it is one of these."""
+        raise NotImplementedError
+
+
+class ForgetADelay(ForgetSome):
+    """A message at a delayed exchange."""
+
+    def is_of_the_kind(self, entry: Entry) -> bool:
+        """Waits."""
+        return isinstance(entry, Delay)
+
+
+class ForgetPolicies(ForgetSome):
+    """A policy that was set."""
+
+    def is_of_the_kind(self, entry: Entry) -> bool:
+        """Is a parameter."""
+        return isinstance(entry, PutDefinition) and entry.kind == ParameterRecord.KIND
+
+
+class ForgetWhatPassed(ForgetSome):
+    """A header that a deduplication exchange remembers."""
+
+    def is_of_the_kind(self, entry: Entry) -> bool:
+        """Has passed."""
+        return isinstance(entry, PutDefinition) and entry.kind == SeenRecord.KIND
+
+
+class ForgetReturns(ForgetSome):
+    """How often a message came back to a quorum queue."""
+
+    def is_of_the_kind(self, entry: Entry) -> bool:
+        """Came back."""
+        return isinstance(entry, PutDefinition) and entry.kind == ReturnRecord.KIND
+
+
+class ReleaseFirst(Bug):
+    """What has waited leaves the store a turn before it is in its queues."""
+
+    def __init__(self) -> None:
+        self._late: list[Entry] = []
+
+    def connect(self, connection: Any) -> None:
+        """What waited is lost with the process."""
+        self._late.clear()
+
+    def append(self, world: World, entries: list[Entry]) -> None:
+        """What was late before, then this; of a turn that releases, the messages are late."""
+        late, self._late = self._late, []
+        if any(isinstance(entry, Release) for entry in entries):
+            self._late = [entry for entry in entries if isinstance(entry, Enqueue)]
+            entries = [entry for entry in entries if not isinstance(entry, Enqueue)]
+        world.append(late + entries)
+
+
+class TrustTheCache(Bug):
+    """What a new owner reads of the log is taken to be on the disk."""
+
+    durability = "full"
+    disk_errors = 0.3
+
+    def renew_log(self, path: Path) -> bool:
+        """Leave it."""
+        return False
+
+
 def is_dead_letter(entry: Entry) -> bool:
     """Whether it brings a message with a history."""
     return isinstance(entry, Enqueue) and b"x-death" in entry.content.properties
@@ -219,5 +313,11 @@ BUGS: Final[dict[str, type[Bug]]] = {
         DeadLetterLater,
         DeadLetterUnconfirmed,
         LoseDeadLetters,
+        ForgetADelay,
+        ForgetPolicies,
+        ForgetWhatPassed,
+        ReleaseFirst,
+        ForgetReturns,
+        TrustTheCache,
     )
 }

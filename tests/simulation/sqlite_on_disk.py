@@ -16,11 +16,14 @@ SQLite rebuilds it from the log.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -29,13 +32,14 @@ from unittest.mock import patch
 
 import apsw
 
-from amqpd_storage import sqlite_file
+from amqpd_storage import sqlite_file, sqlite_log
 from tests.simulation.disk import Disk, DiskError, DiskFull, File, PowerCut
 
 VFS_NAME: Final = "amqpd-simulation"
 POWERSAFE_OVERWRITE: Final = apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
 SECTOR_BYTES: Final = 4096
 """What SQLite's own unix VFS reports; what really tears is the disk's affair."""
+NO_LOCKS: Final = SimpleNamespace(LOCK_EX=0, LOCK_NB=0, lockf=lambda *about: None)
 FIXED_TIME: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -46,12 +50,9 @@ class DiskFile:
     PowerCut when the statement ends, whatever SQLite made of it.
     """
 
-    def __init__(
-        self, disk: Disk, file: File, *, names_unsynced: bool, is_database: bool = False
-    ) -> None:
+    def __init__(self, disk: Disk, file: File, *, names_unsynced: bool) -> None:
         self._disk = disk
         self._file = file
-        self._is_database = is_database
         self._names_unsynced = names_unsynced
         """SQLite's unix VFS syncs the directory with the first sync of a log or journal that it
         opened and would have created (`isNewJrnl` in its source; it may have been there)."""
@@ -76,7 +77,8 @@ class DiskFile:
             self._disk.sync(self._file)
             if self._names_unsynced:
                 self._names_unsynced = False
-                self._disk.sync_names()
+                with suppress(DiskError):  # SQLite does not look whether that fails
+                    self._disk.sync_names()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -86,8 +88,6 @@ class DiskFile:
         except PowerCut:
             pass
         except DiskError as error:
-            # In WAL mode only checkpoints write to the database itself.
-            self._disk.checkpoint_failed = self._is_database
             code = apsw.SQLITE_FULL if isinstance(error, DiskFull) else apsw.SQLITE_IOERR_WRITE
             raise apsw.exception_for(code) from None
 
@@ -126,13 +126,18 @@ class DiskVFS(apsw.VFS):
 
     def __init__(self) -> None:
         self.disks: dict[int, Disk] = {}
+        self.numbers = count()  # none is used again: a connection may outlive its disk
         self.chance = Random(0)
         super().__init__(VFS_NAME, "", makedefault=True)
 
     def find(self, path: str) -> tuple[Disk, str]:
-        """Whose file, and which."""
+        """Whose file, and which: of a dead disk for a connection that has outlived its own."""
         _, number, name = path.split("/")
-        return self.disks[int(number)], name
+        disk = self.disks.get(int(number))
+        if disk is None:
+            disk = Disk()
+            disk.powered = False
+        return disk, name
 
     def xOpen(self, name: Any, flags: list[int]) -> Any:
         """open."""
@@ -143,26 +148,31 @@ class DiskVFS(apsw.VFS):
         creating = bool(flags[0] & apsw.SQLITE_OPEN_CREATE)
         if file is None:
             if not creating:
-                raise apsw.CantOpenError(local)
+                raise apsw.exception_for(apsw.SQLITE_CANTOPEN)
             file = File()
             with suppress(PowerCut):
-                file = disk.create(local)
+                try:
+                    file = disk.create(local)
+                except DiskError:
+                    raise apsw.exception_for(apsw.SQLITE_CANTOPEN) from None
         is_journal = flags[0] & (apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL)
         flags[1] = flags[0]
-        is_database = bool(flags[0] & apsw.SQLITE_OPEN_MAIN_DB)
-        return DiskFile(
-            disk, file, names_unsynced=creating and bool(is_journal), is_database=is_database
-        )
+        return DiskFile(disk, file, names_unsynced=creating and bool(is_journal))
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
         """unlink."""
         disk, local = self.find(filename)
+        if not disk.powered:
+            return
         if local not in disk.names:
             raise apsw.exception_for(apsw.SQLITE_IOERR_DELETE_NOENT)
         with suppress(PowerCut):
-            disk.unlink(local)
-            if syncdir:
-                disk.sync_names()
+            try:
+                disk.unlink(local)
+                if syncdir:
+                    disk.sync_names()
+            except DiskError:
+                raise apsw.exception_for(apsw.SQLITE_IOERR_DELETE) from None
 
     def xAccess(self, pathname: str, flags: int) -> bool:
         """Whether a file is there."""
@@ -260,16 +270,9 @@ class Connection:
 
     def execute(self, sql: str, parameters: Any = ()) -> Cursor:
         """One statement."""
-        self._disk.checkpoint_failed = False
         with translated(self._disk):
             cursor = self._raw.cursor()
-            try:
-                cursor.execute(sql, parameters)
-            except apsw.Error:
-                # SQLite says nothing of a checkpoint that fails after a commit, and the log stays.
-                # apsw does: it raises whatever a VFS raised.
-                if not self._disk.checkpoint_failed or "wal_checkpoint" in sql:
-                    raise
+            cursor.execute(sql, parameters)
             return Cursor(cursor, self._disk, self._raw.changes())
 
     def executemany(self, sql: str, parameters: Any) -> None:
@@ -293,6 +296,10 @@ class Connection:
             yield Blob(raw, self._disk)
         finally:
             raw.close(True)
+
+    def setconfig(self, option: int, enable: bool) -> None:
+        """As in Python 3.12."""
+        self._raw.config(option, enable)
 
     def close(self) -> None:
         """Closes even without power."""
@@ -346,46 +353,88 @@ class DiskPath:
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove it."""
         if self.name in self.disk.names:
-            self.disk.unlink(self.name)
+            with told_by_the_system():
+                self.disk.unlink(self.name)
         else:
             assert missing_ok
 
     def rename(self, target: DiskPath) -> None:
         """Give it another name."""
-        self.disk.rename(self.name, target.name)
+        with told_by_the_system():
+            self.disk.rename(self.name, target.name)
 
-    @contextmanager
-    def open(self, mode: str) -> Iterator[Any]:
-        """For reading its head."""
+    def open(self, mode: str) -> BytesIO:
+        """For reading it."""
         self.disk.require_power()
-        content = self.disk.names[self.name].volatile
-        yield SimpleNamespace(read=lambda octets: bytes(content[:octets]))
+        return BytesIO(self.disk.names[self.name].volatile)
 
     def stat(self) -> Any:
         """Its size."""
         self.disk.require_power()
-        return SimpleNamespace(st_size=len(self.disk.names[self.name].volatile))
+        size = len(self.disk.names[self.name].volatile)
+        return SimpleNamespace(st_size=size, st_mode=0o600, st_uid=0, st_gid=0)
+
+
+@contextmanager
+def told_by_the_system() -> Iterator[None]:
+    """Errors of the disk as `os` says them."""
+    try:
+        yield
+    except DiskError as error:
+        number = errno.ENOSPC if isinstance(error, DiskFull) else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
+
+
+class Descriptor:
+    """An open file, or the directory."""
+
+    def __init__(self, disk: Disk, file: File | None) -> None:
+        self.disk = disk
+        self.file = file
+        self.position = 0
 
 
 class DiskOS:
     """What the store uses of `os`."""
 
-    O_RDONLY, O_RDWR, O_CREAT, O_EXCL = os.O_RDONLY, os.O_RDWR, os.O_CREAT, os.O_EXCL
-    O_CLOEXEC, O_DIRECTORY = os.O_CLOEXEC, os.O_DIRECTORY
+    O_RDONLY, O_WRONLY, O_RDWR, O_CREAT = os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_CREAT
+    O_EXCL, O_TRUNC, O_CLOEXEC, O_DIRECTORY = os.O_EXCL, os.O_TRUNC, os.O_CLOEXEC, os.O_DIRECTORY
 
-    def open(self, path: DiskPath, flags: int, mode: int = 0) -> DiskPath:
-        """Create a file, or open the directory."""
-        if flags & self.O_CREAT:
-            path.disk.create(path.name)
-        return path
+    def open(self, path: DiskPath, flags: int, mode: int = 0) -> Descriptor:
+        """Open a file, which may be new, or the directory."""
+        disk = path.disk
+        if flags & self.O_DIRECTORY:
+            return Descriptor(disk, None)
+        with told_by_the_system():
+            file = disk.names.get(path.name)
+            if file is None:
+                file = disk.create(path.name)
+            elif flags & self.O_TRUNC:
+                disk.truncate(file, 0)
+        return Descriptor(disk, file)
 
-    def close(self, descriptor: DiskPath) -> None:
+    def write(self, descriptor: Descriptor, data: memoryview) -> int:
+        """Behind what was written before."""
+        assert descriptor.file is not None
+        with told_by_the_system():
+            descriptor.disk.write(descriptor.file, descriptor.position, bytes(data))
+        descriptor.position += len(data)
+        return len(data)
+
+    def fsync(self, descriptor: Descriptor) -> None:
+        """Of a file, or of the directory."""
+        with told_by_the_system():
+            if descriptor.file is None:
+                descriptor.disk.sync_names()
+            else:
+                descriptor.disk.sync(descriptor.file)
+
+    def close(self, descriptor: Descriptor) -> None:
         """Nothing to do."""
 
-    def fsync(self, descriptor: DiskPath) -> None:
-        """Of the directory alone."""
-        assert not descriptor.name
-        descriptor.disk.sync_names()
+    def geteuid(self) -> int:
+        """Not the superuser."""
+        return 1000
 
 
 class _SQLite3:
@@ -403,7 +452,7 @@ class _SQLite3:
 def store_on(disk: Disk, seed: int = 0) -> Iterator[Path]:
     """While it lasts, the store's code finds this disk under the path."""
     vfs = the_vfs()
-    number = len(vfs.disks)
+    number = next(vfs.numbers)
     vfs.disks[number] = disk
     vfs.chance = Random(seed)
     apsw.randomness(0)  # SQLite's generator begins again, with what the VFS gives it
@@ -414,7 +463,10 @@ def store_on(disk: Disk, seed: int = 0) -> Iterator[Path]:
         "datetime": SimpleNamespace(now=lambda zone: FIXED_TIME),
     }
     try:
-        with patch.multiple(sqlite_file, **fixed):
+        with (
+            patch.multiple(sqlite_file, **fixed),
+            patch.multiple(sqlite_log, os=fixed["os"], fcntl=NO_LOCKS),
+        ):
             yield cast(Path, DiskPath(disk, number, sqlite_file.FILE_NAME))
     finally:
         del vfs.disks[number]

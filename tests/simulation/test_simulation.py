@@ -38,6 +38,7 @@ def test_new_seeds() -> None:
         seed += 1
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug_is_found(name: str) -> None:
     """Within a few seeds, always the same ones."""

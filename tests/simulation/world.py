@@ -24,6 +24,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from functools import partial
 from heapq import heappop, heappush
+from pathlib import Path
 from random import Random
 from struct import unpack_from
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
@@ -31,25 +32,31 @@ from unittest.mock import patch
 from zlib import crc32
 
 from amqpd.broker import queue as queue_module
+from amqpd.broker import quorum as quorum_module
 from amqpd.broker.broker import Broker
 from amqpd.broker.dead_letters import dead_letter
 from amqpd.broker.definitions import decode
+from amqpd.broker.delayed import DelayedMessages
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.paging import PageRequest
+from amqpd.broker.policies import clear_policy, set_policy
 from amqpd.broker.queue import Queue
 from amqpd.broker.virtual_host import VirtualHost
+from amqpd.broker.waiting_room import DelayedMessage, DelayRead
 from amqpd.commands import Connection as ConnectionMethods
 from amqpd.commands import Frame
 from amqpd.config import Config, Limits
 from amqpd.protocol.connection import Connection as ProtocolConnection
 from amqpd.protocol.methods import encode_method
 from amqpd.runtime.peer import Peer
-from amqpd.runtime.recovery import recover
+from amqpd.runtime.recovery import recover, restored_delays
 from amqpd_storage import sqlite_delays, sqlite_file, sqlite_reading
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
 from amqpd_storage.errors import StoreUnwritable
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import Durability, Recovery, SQLiteStore
+from amqpd_storage.sqlite_log import Checkpoints, close_connection, renew_log
+from amqpd_storage.sqlite_tidying import tidy
 from amqpd_storage.sqlite_writing import UNREFERENCED, write_batch
 from tests.conversation import (
     CAPABILITIES,
@@ -62,21 +69,30 @@ from tests.conversation import (
     method,
     table,
 )
-from tests.simulation.actions import FRAME_BYTES_MAX, QUEUES, Action, Beat, Publish, encode
+from tests.simulation.actions import (
+    FRAME_BYTES_MAX,
+    GOVERNED,
+    POLICIES,
+    QUEUES,
+    Action,
+    Beat,
+    Publish,
+    encode,
+)
 from tests.simulation.client import Client, Mode
 from tests.simulation.disk import Disk, PowerCut
-from tests.simulation.model import (
+from tests.simulation.model import DELAYED, Model
+from tests.simulation.parts import ModelConnection, Violation, require
+from tests.simulation.sqlite_on_disk import store_on
+from tests.simulation.states import (
     EMPTY,
     Found,
-    Model,
-    ModelConnection,
+    FoundRow,
     State,
-    Violation,
     found_in,
-    require,
+    shown_header,
     uid_of,
 )
-from tests.simulation.sqlite_on_disk import store_on
 
 T = TypeVar("T")
 
@@ -92,6 +108,11 @@ ELSEWHERE: Final = 0.5
 """The share of batches after which the power is cut elsewhere."""
 ELSEWHERE_MAX: Final = 24
 """How often for one batch."""
+POLICY: Final = "rules"
+TIDIES: Final = 0.1
+"""How often there is time to tidy up after a commit."""
+DISK_FULL: Final = 0.01
+"""How often the disk is full for a while when a batch is to be written."""
 RETRY_S: Final = Limits().disk_full_retry_s
 NORMAL: Final = 0.15
 """How often durability is normal."""
@@ -114,6 +135,8 @@ class Bug:
 
     durability: ClassVar[Durability | None] = None
     """What is promised where it is planted; by the seed if it is None."""
+    disk_errors: ClassVar[float] = 0.01
+    """How often the disk breaks while a batch is written."""
 
     def connect(self, connection: Any) -> None:
         """The store was opened."""
@@ -126,11 +149,25 @@ class Bug:
         """A batch is to be written."""
         write_batch(connection, batch)
 
+    def close(self, connection: Any, path: Path, keeping_log: bool) -> None:
+        """The broker ends, after a failed write (`keeping_log`) or because it was asked to."""
+        close_connection(connection, path, keeping_log=keeping_log)
+
+    def renew_log(self, path: Path) -> bool:
+        """The store is about to be opened."""
+        return renew_log(path)
+
     def bury(
         self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
     ) -> None:
         """A message died in a queue."""
         dead_letter(virtual_host, queue, stored, reason)
+
+    def bury_surely(
+        self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
+    ) -> bool:
+        """A message died whose letter has to find a place; whether it has."""
+        return dead_letter(virtual_host, queue, stored, reason, surely=True)
 
 
 class Figures(NamedTuple):
@@ -267,16 +304,24 @@ def found_on(connection: Any) -> Found:
         require(says == has, "the store is wrong about a backlog", queue_id, says, has)
     records = [decode(*row) for row in sqlite_reading.read_definitions(connection)]
     marks = sqlite_reading.read_delivered(connection)
-    bodies: dict[int, list[tuple[bytes, bool, int]]] = {}
+    rows: dict[int, list[FoundRow]] = {}
     after = -1
     while messages := sqlite_reading.read_messages(connection, after):
         for message in messages:
             queue_id, position = message.key >> POSITION_BITS, message.key & POSITION_MAX
             marked = position < marks.get(queue_id, 0)
-            row = (message.body, marked, message.expires_ms)
-            bodies.setdefault(queue_id, []).append(row)
+            row = FoundRow(position, message.body, marked, message.expires_ms)
+            rows.setdefault(queue_id, []).append(row)
         after = messages[-1].key
-    return found_in(records, bodies)
+    delays: dict[int, list[tuple[bytes, int]]] = {}
+    for exchange_id in sqlite_delays.read_delay_counts(connection).messages:
+        found, at_end = sqlite_delays.read_delays(connection, exchange_id, (-1, -1), 1_000_000)
+        require(at_end, "not all that waits was read", exchange_id, len(found))
+        delays[exchange_id] = [(delay.body, delay.due_ms) for delay in found]
+    told = sqlite_delays.read_delay_counts(connection).messages
+    counts = {exchange_id: len(waiting) for exchange_id, waiting in delays.items()}
+    require(told == counts, "the store is wrong about how much waits", told, counts)
+    return found_in(records, rows, delays)
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -317,16 +362,17 @@ class World:
         """What it may hold in addition: a write is under way."""
         self._had_defaults = False
         self._batch: tuple[Batch, State] | None = None
+        """Taken, and not reported as committed; with what the store holds afterwards."""
         self._reading: list[PageRequest] = []
         """Pages that queues asked for and do not have yet."""
-        """Taken, and not reported as committed; with what the store holds afterwards."""
         self._written = False
         self._take_scheduled = False
         self._pace_s = self._commit_s = 1.0
         self._asked_at = math.inf
         """When the broker is to be asked for its timers."""
-        self._deaths: list[tuple[str, int, str, bool]] = []
-        """Queue, number of the message, reason, and whether it never was in the queue."""
+        self._passages: list[Callable[[], None]] = []
+        """What the model has to be told: deaths, and what has waited long enough; in order."""
+        self._delay_reads: list[DelayRead] = []
         self._cut_in_batch: int | None = None
         self._cut_calls = 0
         self._counts = dict.fromkeys(
@@ -346,8 +392,11 @@ class World:
         self.durability = self.bug.durability or durability
         self._unflushed: list[State] = []
         """What the store was after each batch since it was surely safe; `--durability normal`."""
-        self._power_went = False
-        """Since the store was opened last."""
+        self._may_have_lost = False
+        """The last commits, if durability is normal: the power went, or a flush failed, since the
+        store was opened last."""
+        self._failed = False
+        """A broker had to end because of the disk, and the power was not cut since."""
         self._began = self.now
         self.broker: Broker
         self.journal: Journal
@@ -362,6 +411,9 @@ class World:
             store_on(self.disk, self.seed) as path,
             patch.object(connections_log, "disabled", True),
             patch.object(queue_module, "dead_letter", self._record_death),
+            patch.object(quorum_module, "dead_letter", self._record_sure_death),
+            patch.object(DelayedMessages, "_release", self._record_release()),
+            patch.object(sqlite_file, "renew_log", self.bug.renew_log),
         ):
             self._path = path
             try:
@@ -390,7 +442,7 @@ class World:
         self._events.clear()
         self._ended = False
         self._asked_at = math.inf
-        self._deaths = []
+        self._passages = []
         self.append(self.broker.finish_turn())
         self._ask_timers()
         self._pace_s = pace_s = chance.choice(PACES_S)
@@ -399,6 +451,8 @@ class World:
             self._connect()
         how = chance.random()
         work = chance.randint(2, 40) * pace_s / 2
+        for _ in range(chance.randint(0, 3)):
+            self._schedule(chance.random() * work, self._change_policy)
         self._cut_in_batch = None
         if how < 0.55:
             # In the midst of a write; at the end of the time if there is none.
@@ -433,7 +487,8 @@ class World:
     def _start(self) -> bool:
         """Open, recover, check; false if the power went meanwhile."""
         self.disk.restart()
-        if self.chance.random() < 0.15:
+        # More often when a disk had an error before: what is read may not be on it.
+        if self.chance.random() < (0.5 if self._failed else 0.15):
             self.disk.cut_at = self.disk.calls + self.chance.randint(0, 45)
         elif self.chance.random() < 0.03:
             self._break_disk(self.chance.randint(0, 30))
@@ -455,13 +510,14 @@ class World:
     def _open(self) -> None:
         self.store = sqlite_file.open_connection(self._path, self.durability)
         self.bug.connect(self.store)
-        self.store.execute(f"PRAGMA wal_autocheckpoint = {self.chance.choice((5, 40, 2048))}")
+        self._checkpoints = Checkpoints(self.store, self.chance.choice((5, 40, 2048)))
         self.broker = Broker(
             Config(
                 limits=Limits(
                     unsent_bytes_max=3000,
                     consumer_timeout_s=0,
                     queue_memory_messages=self.chance.choice((4, 9, 8192)),
+                    flow_wait_s=0,  # the model takes for done what was received
                 )
             ),
             journaling=True,
@@ -472,6 +528,7 @@ class World:
         self.journal = Journal()
         self._batch = None
         self._reading = []
+        self._delay_reads = []
         self._written = False
         self._take_scheduled = False
         self.speaking.clear()
@@ -480,7 +537,7 @@ class World:
         finish(recover(self.broker, cast(SQLiteStore, recovering)))
         self._check_recovered()
         if not self.broker.virtual_hosts:
-            lossy = self.durability == "normal" and self._power_went
+            lossy = self.durability == "normal" and self._may_have_lost
             require(lossy or not self._had_defaults, "the default definitions are lost")
             self.broker.add_defaults()
             self.journal.append_all(self.broker.finish_turn())
@@ -489,7 +546,7 @@ class World:
             self.bug.write(self.store, batch)
             self.journal.committed(batch)
         self._had_defaults = True
-        self._power_went = False
+        self._may_have_lost = False
 
     def _check_recovered(self) -> None:
         found = found_on(self.store)
@@ -510,7 +567,7 @@ class World:
             if found.is_that_of(state):
                 self.model.check_promises(found)
                 return state
-        if self._power_went:
+        if self._may_have_lost:
             # Durability normal: the last commits may be lost, but no commit before one that is not.
             older = [self.safe, *self._unflushed[:-1]] if self._unflushed else []
             for lost, state in enumerate(reversed(older), 1):
@@ -531,7 +588,8 @@ class World:
 
     def _after_cut(self) -> None:
         self.disk.cut(self.chance)
-        self._power_went = True
+        self._failed = False
+        self._may_have_lost = True
         self._end_life()
 
     def _kill(self) -> None:
@@ -545,11 +603,21 @@ class World:
         chance = self.chance
         first = self.disk.calls + calls
         self.disk.failing = range(first, first + chance.choice((1, 2, 1 << 40)))
-        self.disk.sync_forgets = chance.random() < 0.5
+        self.disk.forgets = Random(chance.random()) if chance.random() < 0.5 else None
 
     def _fail(self) -> None:
         """The broker ends because it could not write, or does not start."""
         self._counts["disk_errors"] += 1
+        self._failed = True
+        # What is not flushed at each commit may be forgotten by a flush that fails.
+        self._may_have_lost = True
+        if self.store is not None:
+            try:
+                self.bug.close(self.store, self._path, True)
+            except PowerCut:
+                self._power_cut()
+                return
+            self.store = None
         self.disk.kill()
         self._end_life()
 
@@ -586,17 +654,33 @@ class World:
             require(same_contents(newest, self.model.durable_state()), "not all was written")
             if self.chance.random() < 0.3:
                 self.disk.cut_at = self.disk.calls + self.chance.randint(0, 20)
-            self.disk.failing = range(0)
-            self.store.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self.store.close()
+            self.bug.close(self.store, self._path, False)
             self.store = None
             self.disk.cut_at = None
             self._ended = True
-            self.safe = newest
-            self._unflushed.clear()
+            if self.durability == "full" or self.disk.failing.start >= self.disk.calls:
+                self.safe = newest
+                self._unflushed.clear()
+            else:
+                self._may_have_lost = True  # the log may be there still
         except PowerCut:
             self._counts["power_cuts"] += 1
             self._after_cut()
+
+    # -- policies
+
+    def _change_policy(self) -> None:
+        """Somebody sets a policy, another one, or none."""
+        if self.model.policy is not None and self.chance.random() < 0.4:
+            policy = None
+            clear_policy(self.broker, "/", POLICY)
+        else:
+            policy = self.chance.choice(POLICIES)
+            pattern = f"^({'|'.join(GOVERNED)})$"
+            set_policy(self.broker, "/", POLICY, pattern=pattern, definition=policy)
+        self.note(f"policy {policy}")
+        self.model.set_policy(policy)
+        self.turn()
 
     # -- the journal
 
@@ -635,16 +719,18 @@ class World:
                 self.disk.cut_at = self.disk.calls + self._cut_calls
         self._writing = state
         drawn = self.chance.random()
-        if drawn < 0.004:
+        if drawn < self.bug.disk_errors:
             self._break_disk(self.chance.randint(0, 6))
-        elif drawn < 0.012 and not self.disk.full:
+        elif drawn < self.bug.disk_errors + DISK_FULL and not self.disk.full:
             self.disk.full = True
             self._counts["disk_errors"] += 1
             self._schedule(self.chance.random() * 5, self._make_room)
         if self._tries_elsewhere():
             self.disk.states = []
         try:
+            self._checkpoints.run_if_due(self.store)
             self.bug.write(self.store, batch)
+            self._checkpoints.wrote(batch)
         except sqlite3.OperationalError as error:
             self.disk.states = None
             self.note(f"not written: {error}")
@@ -678,7 +764,7 @@ class World:
     def _tries_elsewhere(self) -> bool:
         return (
             self.durability == "full"
-            and not (self.disk.full or self.disk.failing or self.disk.cut_at or self.disk.erred)
+            and not (self.disk.full or self.disk.failing or self.disk.cut_at)
             and self._elsewhere.random() < ELSEWHERE
         )
 
@@ -722,6 +808,25 @@ class World:
         self.turn()
         if self.journal.has_pending:
             self._take()
+        elif self.chance.random() < TIDIES:
+            self._schedule(self.chance.random() * self._commit_s, self._tidy)
+
+    def _tidy(self) -> None:
+        """As the journal's writer does when there is nothing to write."""
+        if self._batch is not None:
+            return
+        try:
+            self._checkpoints.run_if_due(self.store)
+            self.note(f"tidied: {tidy(self.store)}")
+        except sqlite3.OperationalError as error:
+            self.note(f"not tidied: {error}")
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                require(bool(self.disk.failing), "not tidied", error)
+                self._fail()
+        except PowerCut:
+            self.note("power cut while tidying")
+            self._counts["power_cuts"] += 1
+            self._after_cut()
 
     # -- time
 
@@ -745,11 +850,10 @@ class World:
 
     # -- turns
 
-    def _hear_deaths(self) -> None:
-        deaths, self._deaths = self._deaths, []
-        for death in deaths:
-            self.note(f"+ {death}")
-            self.model.died(*death)
+    def _hear_passages(self) -> None:
+        passages, self._passages = self._passages, []
+        for passage in passages:
+            passage()
         queues = self.broker.virtual_hosts["/"].queues
         for name in EXPIRING:
             if name in self.model.queues and name not in queues:
@@ -760,24 +864,57 @@ class World:
         self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
     ) -> None:
         """In place of the broker's `dead_letter`: tell of it, and do it."""
-        uid = uid_of(stored.content.body)
-        self._deaths.append((queue.name, uid, reason, stored.position == 0))
+        death = (queue.name, uid_of(stored.content.body), reason, stored.position == 0)
+        self.note(f"+ {death}")
+        self._passages.append(partial(self.model.died, *death))
         self.bug.bury(virtual_host, queue, stored, reason)
+
+    def _record_sure_death(
+        self,
+        virtual_host: VirtualHost,
+        queue: Queue,
+        stored: QueueMessage,
+        reason: str,
+        *,
+        surely: bool,
+    ) -> bool:
+        """The same where the dead letter has to find a place, or stays."""
+        death = (queue.name, uid_of(stored.content.body), reason)
+        place = len(self._passages)
+        self._passages.append(partial(self.model.stayed, *death))
+        buried = self.bug.bury_surely(virtual_host, queue, stored, reason)
+        self.note(f"+ {death} {'' if buried else 'stays'}")
+        if buried:
+            self._passages[place] = partial(self.model.died, *death, False)
+        return buried
+
+    def _record_release(self) -> Callable[[DelayedMessages, DelayedMessage], None]:
+        """In place of a waiting room's own: tell of it, and do it."""
+        release = DelayedMessages._release
+
+        def record(room: DelayedMessages, delayed: DelayedMessage) -> None:
+            uid = uid_of(delayed.content.body)
+            self.note(f"+ {uid} has waited")
+            self._passages.append(partial(self.model.released, uid))
+            release(room, delayed)
+
+        return record
 
     def turn(self) -> None:
         """What one event led to ends here."""
         self._counts["turns"] += 1
-        self._hear_deaths()
+        self._hear_passages()
         while True:
             entries = self.broker.finish_turn()
             if entries:
                 self.bug.append(self, entries)
             self._take_page_requests()
+            self._take_delay_reads()
             due = self.broker.timers.next_deadline()
             if due is not None and due <= self.now:
                 # A turn of its own, as soon as this one is done.
                 self.broker.timers.advance(self.now)
-                self._hear_deaths()
+                self._hear_passages()
                 continue
             if not self.speaking:
                 break
@@ -787,13 +924,16 @@ class World:
                 connection = self.connections.get(protocol_connection)
                 if connection is not None:
                     self._take_output(connection)
-        self._hear_deaths()
+        self._hear_passages()
         self._watch_timers()
         for connection in self.connections.values():
             self._read_ledgers(connection)
-        self.model.end_turn(self._is_congested, {request.queue.name for request in self._reading})
+        reading = {request.queue.name for request in self._reading}
+        if self._delay_reads:
+            reading.add(DELAYED)
+        self.model.end_turn(self._is_congested, reading)
         self._check_counts()
-        if not self.journal.has_pending and self._batch is None and not self._reading:
+        if not self.journal.has_pending and self._batch is None and not reading:
             self.model.check_quiet()
 
     def _take_page_requests(self) -> None:
@@ -801,6 +941,23 @@ class World:
             self._reading.append(request)
             delay_s = self.chance.random() * self._commit_s
             self._schedule(delay_s, partial(self._read_scheduled, request))
+
+    def _take_delay_reads(self) -> None:
+        reads = self.broker.effects.delay_reads
+        for read in reads:
+            self._delay_reads.append(read)
+            delay_s = self.chance.random() * self._commit_s
+            self._schedule(delay_s, partial(self._read_delays, read))
+        reads.clear()
+
+    def _read_delays(self, read: DelayRead) -> None:
+        self._delay_reads.remove(read)
+        rows, at_end = sqlite_delays.read_delays(
+            self.store, read.exchange_id, read.after, read.rows_max
+        )
+        self.note(f"read: {len(rows)} that wait")
+        read.room.fill(restored_delays(read.room, rows), at_end=at_end)
+        self.turn()
 
     def _read_scheduled(self, request: PageRequest) -> None:
         if any(request is asked for asked in self._reading):
@@ -867,7 +1024,8 @@ class World:
                 stored, queue, consumer = real.unacked[tag]
                 consumer_tag = None if consumer is None else consumer.tag
                 body = stored.content.body
-                self.model.given_early(channel, tag, queue.name, body, consumer_tag)
+                returned = 0 if stored.returned is None else stored.returned.acquired
+                self.model.given_early(channel, tag, queue.name, body, consumer_tag, returned)
 
     def _is_congested(self, model: ModelConnection) -> bool:
         for connection in self.connections.values():
@@ -883,7 +1041,8 @@ class World:
         for name, queue in expected.items():
             real = queues[name]
             require(
-                (real.ready, real.unacked) == (len(queue.ready), queue.unacked),
+                real.unacked == queue.unacked
+                and 0 <= real.ready - len(queue.ready) <= len(queue.unburied),
                 "the counts do not add up",
                 name,
                 (real.ready, real.unacked),
@@ -1054,6 +1213,12 @@ def difference(found: Found, state: State) -> str:
         return f"queues {sorted(found.queues)} instead of {sorted(state.queues)}"
     if found.exchanges != state.exchanges:
         return f"exchanges {sorted(found.exchanges)} instead of {sorted(state.exchanges)}"
+    if found.policy != state.policy:
+        return f"policy {found.policy} instead of {state.policy}"
+    if found.seen != tuple(map(shown_header, state.seen)):
+        return f"{found.seen} have passed instead of {state.seen}"
+    if found.waiting != (waits := tuple((what.uid, due_ms) for what, due_ms in state.waiting)):
+        return f"{found.waiting} wait instead of {waits}"
     if found.bindings != state.bindings:
         return f"bindings differ in {sorted(found.bindings ^ state.bindings)}"
     for name, messages in found.queues.items():
@@ -1062,17 +1227,10 @@ def difference(found: Found, state: State) -> str:
         expected = [message.uid for message in kept]
         if has != expected:
             return f"queue {name} has {has} instead of {expected}"
-        pairs = list(zip(messages, kept, strict=True))
-        wrong = [
-            uid
-            for (uid, redelivered, _), message in pairs
-            if redelivered != message.handed_out and not message.maybe
-        ]
+        pairs = zip(messages, kept, strict=True)
+        wrong = [pair for pair in pairs if not pair[0].is_that_of(pair[1])]
         if wrong:
-            return f"queue {name} is wrong about whether {wrong} were handed out"
-        late = [uid for (uid, _, at_ms), message in pairs if at_ms != message.expires_ms]
-        if late:
-            return f"queue {name} is wrong about when {late} expire"
+            return f"queue {name} is wrong about {wrong}"
     return "nothing"
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from amqpd_storage import sqlite_file
+from amqpd_storage import sqlite_file, sqlite_log
 from amqpd_storage.doctor import examine
 from amqpd_storage.entries import Delivered, PutDefinition
 from amqpd_storage.errors import StoreError, StoreLocked, StoreTooNew
@@ -88,7 +88,7 @@ def test_log_that_a_crash_left_stays_as_it_is(path: Path, tmp_path: Path) -> Non
 
 
 def test_no_room_to_copy_a_store_with_a_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sqlite_file.log_of(path).write_bytes(b"frames")
+    sqlite_log.log_of(path).write_bytes(b"frames")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
 
     with pytest.raises(StoreError, match="TMPDIR"):
@@ -143,7 +143,7 @@ def test_not_a_database(path: Path, octets: bytes) -> None:
 
 
 def test_file_is_gone_but_its_log_is_there(path: Path) -> None:
-    path.rename(sqlite_file.log_of(path))
+    path.rename(sqlite_log.log_of(path))
 
     assert examine(path).problems == ["the file is gone, but its write-ahead log is there"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from amqpd_storage import sqlite_file
+from amqpd_storage import sqlite_file, sqlite_log
 from amqpd_storage.entries import (
     POSITION_MAX,
     Delay,
@@ -213,7 +213,7 @@ def test_torn_log_is_read_as_sqlite_reads_it(tmp_path: Path) -> None:
     chance = random.Random(3)
     for number in range(12):
         path = copied(live.path, tmp_path / str(number))
-        log = sqlite_file.log_of(path)
+        log = sqlite_log.log_of(path)
         octets = bytearray(log.read_bytes())
         if number % 2:
             del octets[chance.randrange(len(octets)) :]
@@ -249,7 +249,7 @@ def test_file_is_gone_and_all_is_in_its_log(tmp_path: Path) -> None:
 def copied(path: Path, directory: Path) -> Path:
     """The file and its log, elsewhere."""
     directory.mkdir()
-    for source in (path, sqlite_file.log_of(path)):
+    for source in (path, sqlite_log.log_of(path)):
         shutil.copyfile(source, directory / source.name)
     return directory / path.name
 

@@ -1,0 +1,384 @@
+"""What the model is made of: messages, queues, exchanges, consumers, channels.
+
+Each knows its own rules; what has to follow from what is the model's affair.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tests.simulation.actions import EXCHANGES, QUEUES, Publish, Settle
+from tests.simulation.letters import Letter
+
+
+class Violation(AssertionError):
+    """The broker broke a promise."""
+
+
+def require(condition: bool, text: str, *about: object) -> None:
+    """Raise Violation unless it is so."""
+    if not condition:
+        raise Violation(text + "".join(f", {item!r}" for item in about))
+
+
+class Copy:
+    """A message in one queue."""
+
+    __slots__ = (
+        "buried_as",
+        "expires_ms",
+        "handed_out",
+        "letter",
+        "maybe",
+        "order",
+        "owed",
+        "promised",
+        "published",
+        "queue",
+        "rank",
+        "recorded",
+        "returned",
+        "successors",
+    )
+
+    def __init__(self, letter: Letter, queue: ModelQueue, order: int, expires_ms: int) -> None:
+        self.letter = letter
+        self.published = letter.published
+        self.queue = queue
+        self.order = order
+        self.rank = (-queue.priority_of(self.published), order)
+        """What has the lowest one is handed out first."""
+        self.expires_ms = expires_ms
+        """0 for never."""
+        self.handed_out = False
+        self.maybe = False
+        """It may have been handed out in a turn that also ended the channel that got it."""
+        self.promised = False
+        """To be in this queue."""
+        self.owed = False
+        """Promised when it was in another queue, where it died."""
+        self.successors: tuple[Copy, ...] = ()
+        """What its death made of it."""
+        self.returned: int | None = 0
+        """How often it came back to a quorum queue; None if it will be seen."""
+        self.recorded = 0
+        """What of that the store knows."""
+        self.buried_as = ""
+        """Why it is dead, and still there for want of another place."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a durable queue has it on disk."""
+        return self.published.persistent or self.queue.is_quorum
+
+    def __lt__(self, other: Copy) -> bool:
+        return self.rank < other.rank
+
+    def __repr__(self) -> str:
+        return f"message {self.published.uid} of {self.queue.name}"
+
+    def promise(self) -> None:
+        """It was confirmed or committed."""
+        self.promised = True
+        for successor in self.successors:
+            successor.owe()
+
+    def owe(self) -> None:
+        """A confirm or commit of what it was before."""
+        if not self.is_kept:
+            return  # transient, and no longer where all is kept
+        self.owed = True
+        for successor in self.successors:
+            successor.owe()
+
+
+class WaitingCopy:
+    """A message at a delayed exchange."""
+
+    __slots__ = ("due_ms", "order", "promised", "published", "successors")
+
+    def __init__(self, published: Publish, order: int, due_ms: int) -> None:
+        self.published = published
+        self.order = order
+        self.due_ms = due_ms
+        self.promised = False
+        """To wait, or to be in its queues."""
+        self.successors: tuple[Copy, ...] = ()
+        """What became of it."""
+
+    def __lt__(self, other: WaitingCopy) -> bool:
+        return (self.due_ms, self.order) < (other.due_ms, other.order)
+
+    def __repr__(self) -> str:
+        return f"message {self.published.uid}, due at {self.due_ms}"
+
+    def promise(self) -> None:
+        """It was confirmed."""
+        self.promised = True
+        for successor in self.successors:
+            successor.owe()
+
+
+class WaitingRoom:
+    """Where the messages of a delayed exchange are until their time has come."""
+
+    def __init__(self) -> None:
+        self.live: dict[int, WaitingCopy] = {}
+        self._next_order = 1
+
+    def take(self, published: Publish, due_ms: int) -> WaitingCopy:
+        """A message has to wait."""
+        copy = self.live[published.uid] = WaitingCopy(published, self._next_order, due_ms)
+        self._next_order += 1
+        return copy
+
+
+class ModelQueue:
+    """A queue."""
+
+    def __init__(self, name: str, owner: ModelConnection | None, now: float) -> None:
+        self.spec = spec = QUEUES[name]
+        self.name = name
+        self.used_at = now
+        self.refuses = spec.refuses
+        self.max_length = spec.number("x-max-length")
+        self.max_length_bytes = spec.number("x-max-length-bytes")
+        self.max_priority = spec.number("x-max-priority")
+        self.ttl_ms = spec.number("x-message-ttl")
+        self.lifetime_ms = spec.number("x-expires")
+        self.durable = spec.durable and not spec.exclusive
+        self.auto_delete = spec.auto_delete
+        self.owner = owner
+        self.live: dict[int, Copy] = {}
+        """Whatever is not settled, by number of the message."""
+        self.ready: list[Copy] = []
+        self.consumers: list[ModelConsumer] = []
+        self.had_consumer = False
+        self.unacked = 0
+        self.deleted = False
+        self.promised = False
+        self.next_order = 1
+        self.mark = 0
+        """The highest order that was handed out."""
+        self.deaths = 0
+        self.untrimmed = False
+        """What was with consumers at a crash is ready again, and nothing came in since."""
+        self.entered = False
+        """Something became ready in this turn."""
+        self.is_quorum = spec.arguments.get("x-queue-type") == "quorum"
+        self.delivery_limit = spec.number("x-delivery-limit")
+        self.buries_surely = spec.arguments.get("x-dead-letter-strategy") == "at-least-once"
+        self.unburied: dict[int, Copy] = {}
+        """Dead, and there is no place for their letters."""
+        self._returns = 0
+        self.refused: dict[int, Letter] = {}
+        """Publishes that are refused in this turn, where they become dead letters."""
+
+    def govern(self, policy: Mapping[str, int] | None) -> None:
+        """A policy is in force, or none; its queues have no arguments of their own."""
+        rules = policy or {}
+        self.max_length = rules.get("max-length")
+        self.max_length_bytes = rules.get("max-length-bytes")
+        self.ttl_ms = rules.get("message-ttl")
+
+    @property
+    def is_ruled(self) -> bool:
+        """Whether its messages may die of more than their own time."""
+        rules = (self.max_length, self.max_length_bytes, self.ttl_ms)
+        return bool(self.spec.arguments) or any(rule is not None for rule in rules)
+
+    def priority_of(self, published: Publish) -> int:
+        """What counts of a message's priority."""
+        most = self.max_priority
+        return 0 if most is None else min(published.priority or 0, most)
+
+    def is_full(self) -> bool:
+        """Whether it refuses one more."""
+        most = self.max_length
+        return self.refuses and most is not None and len(self.ready) + 1 > most
+
+    def holds_too_much(self) -> bool:
+        """Whether its oldest message has to go."""
+        if self.refuses:
+            return False
+        most = self.max_length
+        if most is not None and len(self.ready) > most:
+            return True
+        most = self.max_length_bytes
+        return most is not None and sum(len(c.published.body) for c in self.ready) > most
+
+    def expiry_of(self, letter: Letter, now_ms: int) -> int:
+        """When a message that comes now expires; 0 for never."""
+        times = (letter.expiration_ms, self.ttl_ms)
+        return min((now_ms + time for time in times if time is not None), default=0)
+
+    def take(self, letter: Letter, expires_ms: int) -> Copy:
+        """A message comes in."""
+        copy = Copy(letter, self, self.next_order, expires_ms)
+        uid = letter.published.uid
+        require(uid not in self.live, "a message is there twice", self.name, uid)
+        self.next_order += 1
+        self.live[uid] = copy
+        self.entered = True
+        if self.ready and copy < self.ready[-1]:
+            insort(self.ready, copy)
+        else:
+            self.ready.append(copy)
+        return copy
+
+    def settle(self, copy: Copy) -> None:
+        """A message that was handed out is done with."""
+        self.live.pop(copy.published.uid, None)
+
+    def take_back(self, copy: Copy) -> None:
+        """A message that was handed out comes back."""
+        if not self.deleted:
+            self.entered = True
+            if self.is_quorum:
+                # Ahead of all others, in the order in which they came back.
+                self._returns += 1
+                copy.rank = (-(1 << 40), self._returns)
+            insort(self.ready, copy)
+
+    def is_over_limit(self, copy: Copy) -> bool:
+        """One more message comes back: whether that is once too often."""
+        if not self.is_quorum or self.deleted:
+            return False
+        assert copy.returned is not None, "it was seen when it was handed out"
+        copy.returned += 1
+        copy.recorded = copy.returned
+        return self.delivery_limit is not None and copy.returned > self.delivery_limit
+
+
+class ModelExchange:
+    """An exchange, and its bindings by queue name and key."""
+
+    def __init__(self, name: str) -> None:
+        spec = EXCHANGES[name]
+        self.name = name
+        self.type = spec.type
+        self.durable = spec.durable
+        self.auto_delete = spec.auto_delete
+        self.bindings: dict[tuple[str, str], bool] = {}
+        """Whether the binding was promised."""
+        self.promised = False
+        self.room = WaitingRoom() if spec.delays else None
+        self.cache_size = spec.cache_size
+        self.seen: list[str] = []
+        """Headers of messages that passed, the latest last."""
+
+    def matches(self, binding_key: str, routing_key: str) -> bool:
+        """The rule of its type."""
+        if self.type in ("fanout", "x-message-deduplication"):
+            return True
+        if self.type in ("direct", "x-delayed-message"):
+            return binding_key == routing_key
+        return topic_matches(binding_key.split("."), routing_key.split("."))
+
+
+def topic_matches(pattern: list[str], words: list[str]) -> bool:
+    """`*` is one word, `#` any number."""
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(topic_matches(pattern[1:], words[i:]) for i in range(len(words) + 1))
+    return bool(words) and pattern[0] in ("*", words[0]) and topic_matches(pattern[1:], words[1:])
+
+
+class ModelConsumer:
+    """A basic.consume."""
+
+    def __init__(
+        self, tag: str, queue: ModelQueue, channel: ModelChannel, no_ack: bool, prefetch: int
+    ) -> None:
+        self.tag = tag
+        self.queue = queue
+        self.channel = channel
+        self.no_ack = no_ack
+        self.prefetch = prefetch
+        self.unacked = 0
+
+    def has_room(self) -> bool:
+        """Whether prefetch lets it take one more."""
+        if self.no_ack:
+            return True
+        if self.prefetch and self.unacked >= self.prefetch:
+            return False
+        channel = self.channel
+        return not channel.global_prefetch or channel.consumer_unacked < channel.global_prefetch
+
+
+class Out(NamedTuple):
+    """A delivery that is not settled."""
+
+    copy: Copy
+    consumer: ModelConsumer | None
+
+
+class Expected(NamedTuple):
+    """What a channel has to say next, apart from deliveries, confirms and cancels."""
+
+    kind: type[Any]
+    check: Callable[[Any], None]
+
+
+class ModelChannel:
+    """A channel."""
+
+    def __init__(self, connection: ModelConnection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.ledger: dict[int, Out] = {}
+        self.consumers: dict[str, ModelConsumer] = {}
+        self.consumer_unacked = 0
+        self.default_prefetch = 0
+        self.global_prefetch = 0
+        self.last_tag = 0
+        self.early: dict[int, Copy] = {}
+        """Handed out, and not said yet: the channel waits for the disk."""
+        self.early_flags: dict[int, tuple[bool, bool, int | None]] = {}
+        """Of these, from when they were handed out: whether that was not the first time, whether
+        nobody knows, and how often they had come back."""
+        self.confirming = False
+        self.publish_number = 0
+        self.unconfirmed: dict[int, Sequence[Copy | WaitingCopy]] = {}
+        self.refused: set[int] = set()
+        """Those of them that a queue refused."""
+        self.transactional = False
+        self.tx_messages: list[tuple[Publish, list[str]]] = []
+        """Publishes, and the names of the queues they were routed to when they came."""
+        self.tx_settlements: list[tuple[Settle, dict[int, Out]]] = []
+        self.expected: deque[Expected] = deque()
+        self.cancels: set[str] = set()
+        self.ended = False
+        self.closing = False
+        """The broker closed it; close-ok has not come yet."""
+
+    def expect(self, kind: type[Any], check: Callable[[Any], None] = lambda said: None) -> None:
+        """This is to be said next."""
+        self.expected.append(Expected(kind, check))
+
+
+class ModelConnection:
+    """A connection."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.channels: dict[int, ModelChannel] = {}
+        self.ended = False
+        self.close_ok_due = False
+
+
+def is_maybe_marked(copy: Copy) -> bool:
+    """Whether it may come back as redelivered.
+
+    A message that waited behind later ones of higher priority does, and one that is dead and
+    stayed, since what a queue keeps is how far it got.
+    """
+    queue = copy.queue
+    overtaken = queue.max_priority is not None or bool(copy.buried_as)
+    waited = overtaken and copy.order <= queue.mark
+    return copy.maybe or (waited and not copy.handed_out)
