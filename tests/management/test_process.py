@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.client import Client
-from tests.runtime.process import BrokerProcess
+from tests.runtime.process import BrokerProcess, wait_until
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_port_that_is_taken(broker: BrokerProcess) -> None:
 def test_off(broker: BrokerProcess) -> None:
     broker.start("--management", "off")
     assert broker.ready["management"] == []
-    assert "management=off" in broker.log
+    wait_until(lambda: "management=off" in broker.log)
 
 
 def test_a_name_that_stands_for_several_addresses(broker: BrokerProcess) -> None:

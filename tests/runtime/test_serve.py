@@ -48,6 +48,7 @@ def test_ready(broker: BrokerProcess) -> None:
     assert broker.ready["pid"] == broker.pid
     assert set(broker.ready) == {"pid", "version", "amqp", "amqps", "management"}
     assert broker.ready["amqps"] == broker.ready["management"] == []
+    wait_until(lambda: "complete" in broker.log)
     (line,) = broker.log.splitlines()
     assert "[info] Server startup complete" in line
     assert f"amqp={broker.address}" in line
