@@ -74,6 +74,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Headers that a deduplication exchange may be declared to remember."""
     unwritten_bytes_max: int = 64 * MIB
     """Bytes waiting for the journal before publishers are read from no further."""
+    slow_commit_s: float = 2.0
+    """A commit that takes longer raises the disk alarm, until one takes less or none is due."""
     disk_full_retry_s: float = 1.0
     """Between two attempts to write the journal to a full disk."""
     turn_s: float = 0.01

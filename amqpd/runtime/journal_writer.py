@@ -77,6 +77,10 @@ class JournalWriter:
         self._stopping = False
         self._tidied_at = 0.0
         self._writing = anyio.Lock()
+        self._began: float | None = None
+        """When the attempt under way began."""
+        self._took_s = 0.0
+        """The last one."""
         self._failed = False
 
     def append(self, entries: list[Entry]) -> None:
@@ -88,6 +92,14 @@ class JournalWriter:
     def full(self) -> bool:
         """So much waits to be written that publishers should wait as well."""
         return self._journal.pending_bytes > self._bytes_max
+
+    def slow_for(self, limit_s: float) -> float:
+        """How long the commit under way takes already, or the last one took, in seconds; 0 if
+        that is not more than the limit, or nothing is being written."""
+        if self._began is None:
+            return 0.0
+        longest = max(self._clock() - self._began, self._took_s)
+        return longest if longest > limit_s else 0.0
 
     @property
     def waiting(self) -> Waiting:
@@ -151,7 +163,7 @@ class JournalWriter:
             if batch.is_empty:
                 self.metrics.elided += 1
             else:
-                began = self._clock()
+                self._began = began = self._clock()
                 try:
                     await self._store.write(batch)
                 except JournalFailed as error:
@@ -160,7 +172,10 @@ class JournalWriter:
                         return False
                     self._failed = True
                     raise
-                self.metrics.observe(batch, self._clock() - began)
+                finally:
+                    self._began = None
+                    self._took_s = self._clock() - began
+                self.metrics.observe(batch, self._took_s)
                 self._on_disk_full(False)
             self._unwritten = None
             self._journal.committed(batch)

@@ -65,11 +65,13 @@ class ResourceMonitor:
         except OSError as error:
             self._set(Alarm.DISK, True, f"nothing is known of {directory}: {error.strerror}")
             return
-        self._set(
-            Alarm.DISK,
-            free < self._disk_limit_bytes or self._server.disk_full,
-            f"{free} bytes free in {directory}, limit {self._disk_limit_bytes}",
-        )
+        detail = f"{free} bytes free in {directory}, limit {self._disk_limit_bytes}"
+        journal = self._server.journal
+        slow_s = 0.0 if journal is None else journal.slow_for(self._server.limits.slow_commit_s)
+        if slow_s:
+            detail = f"a commit to {directory} takes {slow_s:.1f} s"
+        short = free < self._disk_limit_bytes or self._server.disk_full
+        self._set(Alarm.DISK, short or slow_s > 0, detail)
 
     def _set(self, alarm: Alarm, raised: bool, detail: str) -> None:
         if self._server.set_alarm(alarm, raised):

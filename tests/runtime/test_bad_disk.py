@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from pamqp import commands
 
 from tests.runtime.client import Client, Closed, Gone
 from tests.runtime.power_cuts import PoweredBroker, powered_broker
@@ -135,6 +136,35 @@ def test_publishers_wait_while_much_waits_for_a_slow_disk(broker: PoweredBroker)
         assert consumer.message_count("q") <= sent  # who does not publish is answered
         broker.disk.heal()
         assert publisher.confirmed <= sent
+
+
+def test_publishers_are_told_of_a_disk_that_is_very_slow(broker: PoweredBroker) -> None:
+    """As of one that is full; and told again once it is not slow any more."""
+    settings = broker.directory / "amqpd.toml"
+    settings.write_text("[limits]\nslow_commit_s = 0.5\n")
+    broker.start("--config", str(settings))
+    blockable = {"connection.blocked": True}
+    with (
+        Client(broker.address, capabilities=blockable) as publisher,
+        Client(broker.address) as consumer,
+    ):
+        publisher.declare("q")
+        publisher.confirm_select()
+        consumer.declare("fleeting", durable=False)
+        broker.disk.slow(4.0)
+        publisher.publish("", "q", b"slow")
+        wait_until(lambda: "disk alarm raised" in broker.log)
+        assert "a commit to" in broker.log
+        publisher.publish("", "q", b"held")
+        publisher.expect(commands.Connection.Blocked)
+        assert publisher.confirmed == 0
+        assert consumer.get("fleeting") is None  # who does not publish goes on
+        broker.disk.heal()
+        publisher.expect(commands.Connection.Unblocked)
+        publisher.wait_confirmed()
+        wait_until(lambda: "disk alarm cleared" in broker.log)
+    power_cut(broker)
+    assert contents(broker) == [b"slow", b"held"]
 
 
 @pytest.mark.parametrize(

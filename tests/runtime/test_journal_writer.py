@@ -222,6 +222,37 @@ def test_commits_are_counted_and_timed() -> None:
     assert metrics.summary()["entries_p50"] == 1
 
 
+class SlowDisk(Disk):
+    """Takes its time, by a clock of its own, and says how that looks to who asks meanwhile."""
+
+    def __init__(self, *seconds: float) -> None:
+        super().__init__()
+        self.now = 10.0
+        self.seconds = list(seconds)
+        self.ask: Callable[[], float] = lambda: 0.0
+        self.told: list[float] = []
+
+    async def write(self, batch: Batch) -> None:
+        self.now += self.seconds.pop(0)
+        self.told.append(self.ask())
+        await super().write(batch)
+
+
+def test_a_commit_is_slow_while_it_takes_long_and_the_next_one_until_it_took_less() -> None:
+    disk = SlowDisk(0.5, 3.0, 0.5, 0.5)
+    stage = Stage(disk, clock=lambda: disk.now)
+    disk.ask = lambda: stage.writer.slow_for(2.0)
+
+    async def scene() -> None:
+        while disk.seconds:
+            stage.append("a")
+            await stage.writer.flush()
+            assert not disk.ask(), "nothing is being written"
+
+    play(scene)
+    assert disk.told == [0.0, 3.0, 3.0, 0.0]
+
+
 def test_a_batch_of_which_nothing_is_left_is_no_commit() -> None:
     stage = Stage(Disk())
 
