@@ -6,7 +6,7 @@ is to say. A broker without links has `NOBODY` listening.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from amqpd.commands import Arguments
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from amqpd.broker.virtual_host import VirtualHost
 
 
-class FederationListener(Protocol):
-    """Implemented by `amqpd.links.federation`."""
+class FederationListener:
+    """Hears all of it and does nothing. `amqpd.links.federation` has the one that does."""
 
     def exchange_governed(self, virtual_host: VirtualHost, exchange: BrokerExchange) -> None:
         """An exchange was declared, or other policies hold for it. Sets `exchange.federated`."""
@@ -45,33 +45,4 @@ class FederationListener(Protocol):
         """What `queue.wants_more` says may have changed."""
 
 
-class _Nobody:
-    """There are no links."""
-
-    def exchange_governed(self, virtual_host: VirtualHost, exchange: BrokerExchange) -> None:
-        """As above."""
-
-    def exchange_deleted(self, virtual_host: VirtualHost, exchange: BrokerExchange) -> None:
-        """As above."""
-
-    def bound(
-        self, virtual_host: VirtualHost, exchange: str, routing_key: str, arguments: Arguments
-    ) -> None:
-        """As above."""
-
-    def unbound(
-        self, virtual_host: VirtualHost, exchange: str, routing_key: str, arguments: Arguments
-    ) -> None:
-        """As above."""
-
-    def queue_governed(self, virtual_host: VirtualHost, queue: Queue) -> None:
-        """As above."""
-
-    def queue_deleted(self, virtual_host: VirtualHost, queue: Queue) -> None:
-        """As above."""
-
-    def demand(self, queue: Queue) -> None:
-        """As above."""
-
-
-NOBODY: Final = _Nobody()
+NOBODY: Final = FederationListener()

@@ -35,9 +35,16 @@ from amqpd.commands import (
     MethodCommand,
     Queue,
 )
-from amqpd.links.client import ChannelClosed, LinkClient, State, short_string
+from amqpd.links.client import (
+    TABLE_DEPTH_MAX,
+    ChannelClosed,
+    LinkClient,
+    State,
+    short_string,
+)
 from amqpd.links.link import (
     CHANNEL,
+    LAG_EVERY_S,
     NOT_FOUND,
     REWRITTEN_MAX,
     Answer,
@@ -84,8 +91,6 @@ BINDINGS_UNDER_WAY_MAX: Final = 256
 CHECK_EVERY_S: Final = 90.0
 """Between two looks at the internal exchange (rabbitmq_federation:
 internal_exchange_check_interval)."""
-LAG_EVERY_S: Final = 5.0
-TABLE_DEPTH_MAX: Final = 64
 
 Questions = Generator[Step | None, Answer, None]
 
@@ -143,8 +148,6 @@ class ExchangeLink(Link):
         self.for_good = False
         """The link is not wanted any more: what it declared upstream goes with it."""
         self.queue = upstream_queue_name(exchange, upstream.exchange, upstream_vhost)
-        self.lag: int | None = None
-        """Messages that waited upstream when we last looked."""
         self._upstream_name: str | None = None
         self._upstream_vhost = upstream_vhost
         self._shown_uri = shown_uri

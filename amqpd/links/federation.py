@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import logging
 import zlib
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 
 from amqpd.broker.exchange import BrokerExchange
+from amqpd.broker.federation import FederationListener
 from amqpd.commands import Arguments
 from amqpd.links.exchange_link import ExchangeLink, FederatedExchange, UnknownExchangeType
 from amqpd.links.keeper import Keeper, hang_up
@@ -73,14 +73,16 @@ class FederationKeeper(Keeper):
 
     def __init__(
         self,
+        thing: BrokerExchange | Queue,
         key: LinkKey,
         upstream: Upstream,
         policy: str,
         epoch_s: Callable[[], float],
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
-        """`tell` is called with the status when that changes."""
+        """`thing` is what is federated; `tell` is called with the status when that changes."""
         super().__init__(key.vhost, key.name, upstream.reconnect_delay_s, epoch_s, logger)
+        self._thing = thing
         self.key = key
         self.upstream = upstream
         self.uri = upstream.uris[0]
@@ -90,9 +92,11 @@ class FederationKeeper(Keeper):
         self.policy = policy
         self._tell = tell
 
-    @abstractmethod
     def again(self) -> FederationKeeper:
         """Another one for the same link."""
+        return type(self)(
+            self._thing, self.key, self.upstream, self.policy, self._epoch_s, self._tell
+        )
 
     async def _connect_both(self, around: Surroundings, attempt: int) -> tuple[Side, Side]:
         upstream = self.upstream
@@ -143,38 +147,21 @@ class FederationKeeper(Keeper):
             shown["uptime"] = self.uptime_ms
             shown |= {"forwarded": link.forwarded, "unconfirmed": link.unconfirmed}
             shown["blocked"] = link.blocked
-            lag = getattr(link, "lag", None)
-            if lag is not None:
-                shown["lag"] = lag + link.pending
+            if link.lag is not None:
+                shown["lag"] = link.lag + link.pending
         return shown
 
 
 class ExchangeKeeper(FederationKeeper):
     """Of an exchange."""
 
-    def __init__(
-        self,
-        exchange: BrokerExchange,
-        key: LinkKey,
-        upstream: Upstream,
-        policy: str,
-        epoch_s: Callable[[], float],
-        tell: Callable[[dict[str, Any]], None],
-    ) -> None:
-        super().__init__(key, upstream, policy, epoch_s, tell)
-        self._exchange = exchange
-        self._fanout = False
+    _fanout = False
+    """The upstream has no x-federation-upstream."""
 
     @property
     def exchange_link(self) -> ExchangeLink | None:
         """The attempt under way."""
         return cast("ExchangeLink | None", self.link)
-
-    def again(self) -> ExchangeKeeper:
-        """Another one for the same link."""
-        return ExchangeKeeper(
-            self._exchange, self.key, self.upstream, self.policy, self._epoch_s, self._tell
-        )
 
     def retire(self) -> bool:
         """As for any link; what it declared upstream goes with it, if it is for good."""
@@ -191,7 +178,7 @@ class ExchangeKeeper(FederationKeeper):
             await super()._attempt(around)
 
     def _make(self, around: Surroundings, source: Side, destination: Side) -> ExchangeLink:
-        exchange, vhost = self._exchange, self.vhost
+        exchange, vhost = cast(BrokerExchange, self._thing), self.vhost
         return ExchangeLink(
             self.upstream,
             FederatedExchange(
@@ -216,24 +203,6 @@ class ExchangeKeeper(FederationKeeper):
 class QueueKeeper(FederationKeeper):
     """Of a queue."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        key: LinkKey,
-        upstream: Upstream,
-        policy: str,
-        epoch_s: Callable[[], float],
-        tell: Callable[[dict[str, Any]], None],
-    ) -> None:
-        super().__init__(key, upstream, policy, epoch_s, tell)
-        self._queue = queue
-
-    def again(self) -> QueueKeeper:
-        """Another one for the same link."""
-        return QueueKeeper(
-            self._queue, self.key, self.upstream, self.policy, self._epoch_s, self._tell
-        )
-
     def want(self, wanted: bool) -> None:
         """Messages are wanted here, or not for now."""
         link = cast("QueueLink | None", self.link)
@@ -242,7 +211,7 @@ class QueueKeeper(FederationKeeper):
             self.wake()
 
     def _make(self, around: Surroundings, source: Side, destination: Side) -> QueueLink:
-        queue = self._queue
+        queue = cast("Queue", self._thing)
         return QueueLink(
             self.upstream,
             FederatedQueue(queue.name, queue.durable, queue.auto_delete, queue.arguments),
@@ -280,8 +249,8 @@ class _Parameters:
         self._adjust(vhost)
 
 
-class Federation:
-    """All links of federation of a broker: its `FederationListener`."""
+class Federation(FederationListener):
+    """All links of federation of a broker."""
 
     def __init__(self, broker: Broker) -> None:
         """To be made, and told to the broker (`broker.federation`), before anything is declared."""
@@ -422,10 +391,8 @@ class Federation:
             present = links.get(key)
             if present is not None and (present.upstream, present.policy) == (upstream, policy):
                 continue
-            if isinstance(thing, BrokerExchange):
-                self._put(ExchangeKeeper(thing, key, upstream, policy, self._epoch_s, self._tell))
-            else:
-                self._put(QueueKeeper(thing, key, upstream, policy, self._epoch_s, self._tell))
+            keep = ExchangeKeeper if kind == "exchange" else QueueKeeper
+            self._put(keep(thing, key, upstream, policy, self._epoch_s, self._tell))
 
     def _put(self, keeper: FederationKeeper) -> None:
         key = keeper.key

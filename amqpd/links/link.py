@@ -48,6 +48,8 @@ UNSENT_MAX: Final = 1024 * 1024
 TAKEN_MAX: Final = 65535
 """Messages taken and not settled, where the prefetch sets no limit."""
 ENVELOPES_MAX: Final = 1024
+LAG_EVERY_S: Final = 5.0
+"""Between two looks at how many messages wait at the source, for links that look."""
 REWRITTEN_MAX: Final = 1024
 """Lists of properties whose changed form is kept: most messages look like others."""
 
@@ -99,6 +101,8 @@ class Link(ABC):
         """Nothing more is to be taken; `finished` once all that was taken is settled."""
         self.warnings: list[str] = []
         """What a person should know, though it runs."""
+        self.lag: int | None = None
+        """Messages that waited at the source when we last looked; None if we never did."""
         self.forwarded = 0
         self._consumer_tag = ""
         """Under which the source is consumed; empty while it is not."""

@@ -17,9 +17,16 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final, NamedTuple
 
 from amqpd.commands import Arguments, Basic, Channel, Confirm, Field, MethodCommand, Queue
-from amqpd.links.client import ChannelClosed, LinkClient, State, short_string
+from amqpd.links.client import (
+    TABLE_DEPTH_MAX,
+    ChannelClosed,
+    LinkClient,
+    State,
+    short_string,
+)
 from amqpd.links.link import (
     CHANNEL,
+    LAG_EVERY_S,
     NOT_FOUND,
     REWRITTEN_MAX,
     Link,
@@ -40,8 +47,6 @@ ORIGINAL_EXCHANGE: Final = "x-original-exchange"
 ORIGINAL_KEY: Final = "x-original-routing-key"
 ORIGINAL_CC: Final = "x-original-cc"
 VISITS: Final = "visit-count"
-LAG_EVERY_S: Final = 5.0
-TABLE_DEPTH_MAX: Final = 64
 
 
 class FederatedQueue(NamedTuple):
@@ -76,8 +81,6 @@ class QueueLink(Link):
         )
         self.upstream = upstream
         self.queue = queue
-        self.lag: int | None = None
-        """Messages that waited upstream when we last looked."""
         self._wanted = wanted
         self._look_at = now
         self._entry: Arguments = {"uri": ("S", shown_uri), "queue": ("S", queue.name)}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from typing import Any, ClassVar, Final
 
 from amqpd.commands import Arguments, Basic, Channel, Confirm, Exchange, Field, Queue
-from amqpd.links.client import ChannelClosed, LinkClient, short_string
+from amqpd.links.client import TABLE_DEPTH_MAX, ChannelClosed, LinkClient, short_string
 from amqpd.links.link import (
     NOT_FOUND,
     Answer,
@@ -33,7 +33,6 @@ from amqpd.links.shovel_definition import ShovelDefinition
 from amqpd.wire.properties import read_headers, with_headers, with_property
 from amqpd.wire.tables import typed
 
-TABLE_DEPTH_MAX: Final = 64
 FORWARD_HEADER: Final = "x-shovelled"
 TIMESTAMP_HEADER: Final = "x-shovelled-timestamp"
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, ParamSpec, Self, TypeVar, cast
+from typing import NamedTuple, Self, TypeVar, cast
 
 import aiosqlite
 
@@ -60,7 +60,6 @@ __all__ = [
     "write_batch",
 ]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 TIDIED_PAGES = 256
