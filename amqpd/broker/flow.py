@@ -106,9 +106,9 @@ class FlowControl:
 
     def crowd(self, queue: ReadyMessages) -> bool:
         """A queue outgrows its memory: whether its publishers wait rather than the disk writes."""
-        if not queue.consumer_count or self._effects.now < queue.unheld_until:
+        if not (queue.consumer_count and self._limits.flow_wait_s):
             return False
-        if not self._limits.flow_wait_s:
+        if self._effects.now < queue.unheld_until:
             return False
         self.crowded[queue] = None
         return True

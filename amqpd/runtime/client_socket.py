@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -93,7 +92,7 @@ class ClientSocket(asyncio.Protocol):
             self._send(b"")
         peer = self.peer
         if data and not peer.closed:
-            self._attend(partial(peer.receive, data))
+            peer.attend(partial(peer.receive, data), self._server.clock.now())
         self._end_turn()
 
     def eof_received(self) -> bool:
@@ -233,7 +232,7 @@ class ClientSocket(asyncio.Protocol):
             self._resuming = False
             peer.resume()
         if peer.may_go_on and not self._swamped():
-            self._attend(peer.go_on)
+            peer.attend(peer.go_on, self._server.clock.now())
         self.flush()
         self._end_turn()
 
@@ -255,16 +254,6 @@ class ClientSocket(asyncio.Protocol):
             connection.unsent_bytes > self._server.limits.unsent_pause_bytes
             and connection.state not in ENDING
         )
-
-    def _attend(self, step: Callable[[float], None]) -> None:
-        """Let the peer take a step, at the time it is now."""
-        now = self._server.clock.now()
-        try:
-            step(now)
-        except Exception:
-            # A bug of ours: it ends this connection, as RabbitMQ's crashes do, and no other.
-            logger.exception("internal error", extra={"peer": self.peer.name})
-            self.peer.crash(now)
 
     def _send(self, data: bytes) -> None:
         """Write, through TLS if there is any: then `data` may be empty and its records not."""

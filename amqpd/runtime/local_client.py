@@ -6,7 +6,6 @@ It keeps the same rules as `ClientSocket`: it is not read from while the broker 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -22,8 +21,6 @@ from amqpd.timers import Entry
 
 if TYPE_CHECKING:
     from amqpd.runtime.server import Server
-
-logger = logging.getLogger("amqpd.connection")
 
 CHUNK_BYTES: Final = 256 * 1024
 
@@ -155,13 +152,7 @@ class LocalClient:
 
     def _attend(self, step: Callable[[float], None]) -> None:
         """A turn of the broker."""
-        now = self._server.clock.now()
-        try:
-            step(now)
-        except Exception:
-            # A bug of ours: it ends this connection, and no other.
-            logger.exception("internal error", extra={"peer": self.peer.name})
-            self.peer.crash(now)
+        self.peer.attend(step, self._server.clock.now())
         self._server.finish_turn()
         self._writes = self._server.journaled
         if not self._dismissed:

@@ -254,6 +254,15 @@ class Peer:
         """The operator closes the connection."""
         self._fail(ConnectionException(CONNECTION_FORCED, reason), now)
 
+    def attend(self, step: Callable[[float], None], now: float) -> None:
+        """Take a step (`receive`, `go_on`). A bug of ours ends this connection, as RabbitMQ's
+        crashes do, and no other."""
+        try:
+            step(now)
+        except Exception:
+            logger.exception("internal error", extra={"peer": self.name})
+            self.crash(now)
+
     def crash(self, now: float) -> None:
         """Something went wrong in here: 541, which RabbitMQ sends without an explanation."""
         self._fail(ConnectionException(INTERNAL_ERROR, ""), now)
