@@ -77,9 +77,12 @@ def test_a_loss_under_load_is_noticed(tmp_path: Path) -> None:
         world.begin()
         broker.stop()  # the log is written back: the queues are safe
         broker.start()
-        world.live(0.6)
         with pytest.raises(AssertionError, match="confirmed messages are lost"):
-            world.check()
+            # A cut right after a checkpoint has nothing to lose, and a slow machine may have
+            # confirmed nothing since.
+            for _ in range(10):
+                world.live(0.6)
+                world.check()
 
 
 def test_the_file_system_keeps_what_was_synced(tmp_path: Path) -> None:
