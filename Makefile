@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run example test check lint types imports bench sim sim-campaign kill-campaign compat compat-quick clean
+.PHONY: help run example several-brokers test check lint types imports bench sim sim-campaign kill-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,6 +16,9 @@ run: $(INSTALLED)  ## Start the broker: make run ARGS="--in-memory --listen 127.
 
 example: $(INSTALLED)  ## Three brokers, federated: what arrives where
 	@$(BIN)/python examples/three_brokers.py
+
+several-brokers: $(INSTALLED)  ## Three amqpd and a RabbitMQ joined by links, in trouble: nothing is lost
+	@$(BIN)/python -m pytest -q -rs -s tests/runtime/test_several_brokers.py $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests: make test TESTS=tests/broker ARGS="-k confirm"
 	@$(BIN)/python -m pytest -n auto -q -rs $(TESTS) $(ARGS)

@@ -64,6 +64,56 @@ def _rabbitmqctl(home: Path, env: dict[str, str]) -> Path:
     return path
 
 
+class Node:
+    """A RabbitMQ with a directory and ports of its own: it may be killed and started again."""
+
+    def __init__(self, home: Path, env: dict[str, str], broker: harness.Broker) -> None:
+        """`broker` is what it is once it runs."""
+        self.broker = broker
+        self._home = home
+        self._env = env
+        self._port = int(broker.addresses["amqp"][0].rpartition(":")[2])
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return when it answers. Raises `harness.SuiteError`."""
+        assert self._process is None, "it still runs"
+        log = self._home / "server.log"
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [SCRIPTS / "rabbitmq-server"],
+                env={**os.environ, **self._env},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        _await_amqp(self._process, self._port, log)
+
+    def kill(self) -> None:
+        """SIGKILL to all of it, if it runs; what is on its disk stays."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def message_counts(self) -> dict[str, int]:
+        """In each queue, what is ready or not acknowledged, as of now: the HTTP API is late."""
+        command = [self.broker.env["RABBITMQCTL"], "-q", "list_queues", "name", "messages"]
+        output = subprocess.run(
+            [*command, "--no-table-headers"], capture_output=True, text=True, check=True
+        ).stdout
+        rows = (line.rpartition("\t") for line in output.splitlines())
+        return {name: int(messages) for name, _, messages in rows}
+
+    def end(self) -> None:
+        """Whatever happened: it does not run any more, and its data is gone."""
+        if self._process is not None:
+            harness.stop_group(self._process, 20)
+            self._process = None
+        shutil.rmtree(self._home / "mnesia", ignore_errors=True)
+
+
 @contextlib.contextmanager
 def server(
     work_dir: Path,
@@ -74,16 +124,42 @@ def server(
     certificates: Path | None = None,
     ports: tuple[int, int] | None = None,
 ) -> Iterator[harness.Broker]:
-    """A fresh RabbitMQ. `Broker.env` holds what reaches it with rabbitmqctl.
+    """A fresh RabbitMQ that runs: see `prepare`."""
+    node = prepare(
+        work_dir,
+        management=management,
+        plugins=plugins,
+        settings=settings,
+        certificates=certificates,
+        ports=ports,
+    )
+    try:
+        node.start()
+        yield node.broker
+    finally:
+        node.end()
+
+
+def prepare(
+    work_dir: Path,
+    *,
+    management: bool = False,
+    plugins: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    certificates: Path | None = None,
+    ports: tuple[int, int] | None = None,
+) -> Node:
+    """A RabbitMQ to be started. `Broker.env` holds what reaches it with rabbitmqctl.
 
     With a folder of certificates (`compat.certificates`) it listens for TLS as well. `ports` are
     those for AMQP and HTTP, where they have to be certain ones; otherwise the HTTP API gets its
-    usual port where that is free, since some clients' tests know no other.
+    usual port where that is free, since some clients' tests know no other. Raises
+    `harness.Unavailable` where there is none.
     """
     if not (SCRIPTS / "rabbitmq-server").exists():
         raise harness.Unavailable("rabbitmq-server (the Debian package) is not installed")
     home = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=work_dir))
-    port, log = harness.free_port(), home / "server.log"
+    port = harness.free_port()
     http = MANAGEMENT_PORT if _port_is_free(MANAGEMENT_PORT) else harness.free_port()
     if ports:
         port, http = ports
@@ -113,26 +189,16 @@ def server(
     }
     ctl = _rabbitmqctl(home, mine)
     cookie = {"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-setcookie {home.name}"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [SCRIPTS / "rabbitmq-server"],
-            env={**os.environ, **mine, **cookie},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        _await_amqp(process, port, log)
-        yield harness.Broker(
+    return Node(
+        home,
+        {**mine, **cookie},
+        harness.Broker(
             f"amqp://guest:guest@127.0.0.1:{port}/",
             addresses,
             f"http://127.0.0.1:{http}" if management else None,
             {"RABBITMQCTL": str(ctl)},
-        )
-    finally:
-        harness.stop_group(process, 20)
-        shutil.rmtree(home / "mnesia", ignore_errors=True)
+        ),
+    )
 
 
 def main() -> int:

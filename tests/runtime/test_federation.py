@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,55 +15,9 @@ from pamqp import commands
 from compat import harness, rabbitmq_server
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
-from tests.runtime.test_shovels import CuttingProxy, until
+from tests.runtime.sites import CuttingProxy, Site, bind, site, until
 
 BODIES = [b"%d" % number for number in range(2000)]
-
-
-class Site:
-    """A broker of either kind, and its HTTP API."""
-
-    def __init__(self, name: str, address: str, management: str) -> None:
-        self.name = name
-        self.address = address
-        self._management = management
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer to a request that is expected to succeed."""
-        connection = http.client.HTTPConnection(self._management, timeout=30)
-        credentials = base64.b64encode(b"guest:guest").decode()
-        headers = {"Authorization": f"Basic {credentials}", "content-type": "application/json"}
-        connection.request(method, f"/api{path}", body and json.dumps(body), headers)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        assert response.status < 300, (method, path, response.status, content)
-        return json.loads(content) if content else None
-
-    def federate(self, upstream: Site | str, pattern: str = "^fed", **fields: Any) -> None:
-        """Exchanges and queues of that name get what there is at the upstream."""
-        address = upstream if isinstance(upstream, str) else upstream.address
-        value = {"uri": f"amqp://guest:guest@{address}/%2F", "reconnect-delay": 1}
-        value |= {name.replace("_", "-"): item for name, item in fields.items()}
-        self.ask("PUT", "/parameters/federation-upstream/%2F/up", {"value": value})
-        policy = {"pattern": pattern, "definition": {"federation-upstream-set": "all"}}
-        self.ask("PUT", "/policies/%2F/p", policy)
-
-    def links(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.ask("GET", "/federation-links")
-        return rows
-
-    def await_running(self, count: int = 1) -> None:
-        until(lambda: [row["status"] for row in self.links()] == ["running"] * count)
-
-    def bindings_from(self, exchange: str) -> set[str]:
-        """Routing keys of the bindings from an exchange."""
-        rows = self.ask("GET", f"/exchanges/%2F/{exchange}/bindings/source")
-        return {row["routing_key"] for row in rows}
-
-    def internal_queues(self) -> list[str]:
-        names = [row["name"] for row in self.ask("GET", "/queues/%2F")]
-        return [name for name in names if name.startswith("federation: ")]
 
 
 @pytest.fixture
@@ -81,10 +32,6 @@ def amqpds(tmp_path: Path) -> Iterator[list[BrokerProcess]]:
         yield processes
 
 
-def site(process: BrokerProcess, name: str = "amqpd") -> Site:
-    return Site(name, process.address, process.ready["management"][0])
-
-
 @pytest.fixture(scope="module")
 def rabbitmq() -> Iterator[Site]:
     """Debian's, with its own federation."""
@@ -97,12 +44,6 @@ def rabbitmq() -> Iterator[Site]:
             pytest.skip(str(reason))
         management = urlsplit(broker.management_url or "").netloc
         yield Site("rabbitmq", broker.addresses["amqp"][0], management)
-
-
-def bind(client: Client, exchange: str, queue: str, key: str) -> None:
-    client.call(commands.Exchange.Declare(exchange=exchange, exchange_type="topic", durable=True))
-    client.declare(queue)
-    client.call(commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=key))
 
 
 def carry(upstream: Site, downstream: Site, exchange: str) -> None:

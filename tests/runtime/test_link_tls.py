@@ -11,8 +11,7 @@ import trustme
 
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
-from tests.runtime.test_federation import Site, bind, site
-from tests.runtime.test_shovels import until
+from tests.runtime.sites import Site, bind, site, until
 
 
 class Secured(NamedTuple):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +15,7 @@ from compat import harness, rabbitmq_server
 from tests.management.test_process import ask
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
+from tests.runtime.sites import CuttingProxy, until
 
 BODIES = [b"%d" % number for number in range(3000)]
 
@@ -47,13 +45,6 @@ class Pair:
     def await_state(self, state: str) -> dict[str, Any]:
         until(lambda: [row["state"] for row in self.shovels()] == [state])
         return self.shovels()[0]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -103,52 +94,6 @@ def test_everything_arrives_exactly_once_where_nothing_breaks(pair: Pair, way: s
     for broker in pair.brokers:
         assert broker.stop() == 0
         assert "Traceback" not in broker.log
-
-
-class CuttingProxy:
-    """Passes bytes on, and cuts each connection after some of them."""
-
-    def __init__(self, address: str, octets: list[int]) -> None:
-        self._address = address
-        self._octets = octets
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.cuts = 0
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            octets = self._octets.pop(0) if self._octets else 1 << 60
-            host, _, port = self._address.rpartition(":")
-            far = socket.create_connection((host, int(port)))
-            threading.Thread(target=self._carry, args=(near, far, [octets]), daemon=True).start()
-
-    def _carry(self, near: socket.socket, far: socket.socket, room: list[int]) -> None:
-        with near, far:
-            back = threading.Thread(target=self._pass, args=(far, near, room), daemon=True)
-            back.start()
-            self._pass(near, far, room)
-            back.join()
-
-    def _pass(self, one: socket.socket, other: socket.socket, room: list[int]) -> None:
-        with suppress(OSError):
-            while data := one.recv(4096):
-                data = data[: max(0, room[0])]
-                room[0] -= len(data)
-                other.sendall(data)
-                if room[0] <= 0:
-                    self.cuts += 1
-                    break
-        for end in (one, other):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
 
 
 def test_a_link_that_is_cut_again_and_again_loses_nothing(pair: Pair) -> None:
