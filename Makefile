@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run example several-brokers test check lint types imports bench sim sim-campaign kill-campaign compat compat-quick clean
+.PHONY: help run example several-brokers test check lint types imports bench bench-peers sim sim-campaign kill-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ imports: $(INSTALLED)  ## The layers hold
 
 bench: $(INSTALLED)  ## Measure: make bench ARGS="--quick --json figures.json"
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-peers: $(INSTALLED)  ## Beside RabbitMQ, in turns, with the goals: ARGS="--quick --json peers.json"
+	@$(BIN)/python -m tests.bench --peers $(ARGS)
 
 sim: $(INSTALLED)  ## Simulate new seeds: make sim ARGS="--seconds 300", or --seed 17 --trace
 	@$(BIN)/python -m tests.simulation $(ARGS)

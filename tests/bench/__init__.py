@@ -7,11 +7,16 @@ the machine of the next hour is a different machine.
     python -m tests.bench                        amqpd alone, everything, two minutes
     python -m tests.bench --quick                the figures of the front page, half a minute
     python -m tests.bench --against rabbitmq     Debian's RabbitMQ beside it, with ratios
+    python -m tests.bench --peers                every peer that is there, three rounds, the goals
     python -m tests.bench --only manual-ack      one workload; --list names them
 
 - `wire`: frames, encoded before the clock starts; `client`: a blocking connection to set things up
 - `load`: publishers and consumers, and the process they run in, once per workload
-- `workloads`: what is measured, one function each
-- `brokers`: starts and stops what is measured; `process`: reads /proc about it
-- `report`: the table and the JSON
+- `workloads`: what is measured, by name, one function each in `one_queue`, `routing`, `requests`,
+  `at_rest` and `generator_speed`; `target` is what they are given
+- `scenarios`: what takes long or restarts the broker: also in `strain`, `tail`, `delayed`, `links`,
+  `http_api`; `site` is what they are given
+- `brokers`: starts and stops what is measured; `peers`: what it is compared with; `process`: reads
+  /proc about it
+- `report`: the table and the JSON; `goals`: what is to be reached
 """

@@ -12,18 +12,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tests.bench import brokers, load, process, wire, workloads
+from tests.bench import brokers, load, peers, process, wire, workloads
 from tests.bench.brokers import Broker, BrokerError, Starter
 from tests.bench.delayed import DELAYED
+from tests.bench.goals import GOALS, core_goals
 from tests.bench.links import LINKS
 from tests.bench.report import Figure, Report, number
 from tests.bench.scenarios import SCENARIOS as OTHER_SCENARIOS
 from tests.bench.scenarios import Scenario
-from tests.bench.site import Site
+from tests.bench.site import SAMPLE_SECONDS, Site
 from tests.bench.workloads import Workload
 
 SCENARIOS: Final = (*OTHER_SCENARIOS, DELAYED, LINKS)
@@ -34,6 +36,7 @@ START: Final = "start"
 CORE: Final = "in-process"
 """Not a workload either: the core alone, without a broker's process and without sockets."""
 STARTS: Final = 3
+PEER_ROUNDS: Final = 3
 QUICK_START: Final = 2.0
 """A broker that was ready within this is started again, for a median; a slow one is not."""
 
@@ -49,6 +52,7 @@ class Plan:
     work_dir: Path
     with_start: bool
     with_core: bool
+    with_goals: bool = False
     scenarios: tuple[Scenario, ...] = ()
     messages: int | None = None
     seconds: float | None = None
@@ -81,7 +85,8 @@ def options() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="OTHER",
-        help="rabbitmq, an amqp:// URL, or a Python whose installed amqpd is compared; repeatable",
+        help="rabbitmq, qpid, plain (amqpd, not compiled), an amqp:// URL, or a Python whose "
+        "installed amqpd is compared; repeatable",
     )
     parser.add_argument("--url", help="measure this running broker, not an amqpd of our own")
     parser.add_argument("--pid", type=int, help="its process, for CPU time and memory")
@@ -90,7 +95,12 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--option", action="append", default=[], help="one more argument for amqpd serve"
     )
-    parser.add_argument("--rounds", type=int, default=1, help="repeat, and report the median")
+    parser.add_argument("--rounds", type=int, help="repeat, and report the median  [default: 1]")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="every broker there is to compare with, in three rounds, and the goals; see peers.py",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
         "--work-dir", type=Path, default=Path(tempfile.gettempdir()), help="data goes below it"
@@ -106,20 +116,23 @@ def plan_of(args: argparse.Namespace) -> Plan:
         first = brokers.rabbitmq
     else:
         first = brokers.amqpd(args.python, args.option)
+    others = [_other(name) for name in args.against]
+    others += peers.beside(args.python) if args.peers else []
     chosen = [
         workload
         for workload in workloads.WORKLOADS
         if (workload.name in args.only if args.only else workload.in_run(args.quick))
     ]
     return Plan(
-        (first, *(_other(name) for name in args.against)),
+        (first, *others),
         tuple(chosen),
-        args.rounds,
+        args.rounds or (PEER_ROUNDS if args.peers else 1),
         args.quick,
         args.work_dir,
         with_start=not args.only or START in args.only,
         with_core=not (args.url or args.rabbitmq or args.python)
         and (not args.only or CORE in args.only),
+        with_goals=not (args.url or args.rabbitmq),
         scenarios=tuple(scenario for scenario in SCENARIOS if scenario.name in args.only),
         messages=args.messages,
         seconds=args.seconds,
@@ -127,15 +140,18 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def _other(name: str) -> Starter:
-    if name == "rabbitmq":
-        return brokers.rabbitmq
+    if name in peers.PEERS:
+        return peers.PEERS[name]
     if "://" in name:
         return brokers.running(name, label=name.partition("://")[2].rpartition("@")[2])
     return brokers.amqpd(Path(name), label=name)
 
 
 def measure(workload: Workload, broker: Broker, quick: bool) -> list[Figure]:
-    """One workload in a process of its own, so that nothing of it is left for the next one."""
+    """One workload in a process of its own, so that nothing of it is left for the next one.
+
+    Meanwhile the broker's memory is looked at: the most of it stands beside each rate.
+    """
     argv = [sys.executable, "-m", "tests.bench.workloads", workload.name, "--url", broker.url]
     argv += ["--pids", ",".join(map(str, broker.pids)), *(["--quick"] if quick else [])]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -143,9 +159,7 @@ def measure(workload: Workload, broker: Broker, quick: bool) -> list[Figure]:
             argv, cwd=brokers.ROOT, stdout=out, stderr=err, start_new_session=True
         )
         try:
-            code: int | None = child.wait(WORKLOAD_SECONDS)
-        except subprocess.TimeoutExpired:
-            code = None
+            code, memory = _watched(child, broker.pids)
         finally:
             brokers.stop_session(child, 5)
         out.seek(0)
@@ -153,7 +167,20 @@ def measure(workload: Workload, broker: Broker, quick: bool) -> list[Figure]:
         if code != 0:
             said = err.read().decode("utf-8", "replace").strip()[-2000:]
             raise BrokerError(said or f"not finished in {WORKLOAD_SECONDS:.0f} s")
-        return [Figure(**figure) for figure in json.loads(out.read())]
+        figures = [Figure(**figure) for figure in json.loads(out.read())]
+    if not memory:
+        return figures
+    return [replace(figure, memory_mb=memory / 1e6) for figure in figures]
+
+
+def _watched(child: subprocess.Popen[bytes], pids: Sequence[int]) -> tuple[int | None, int]:
+    """Its exit code (None: it took too long), and the most resident memory of `pids` meanwhile."""
+    deadline, most = time.monotonic() + WORKLOAD_SECONDS, 0
+    while time.monotonic() < deadline:
+        most = max(most, process.resident_bytes(pids))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(SAMPLE_SECONDS), most
+    return None, most
 
 
 def start_figure(first: Broker, start: Starter, work_dir: Path) -> list[Figure]:
@@ -180,8 +207,9 @@ def core_figures() -> list[Figure]:
 
 def run(plan: Plan, progress: bool) -> Report:
     """All workloads; brokers take turns within each."""
-    report = Report(process.machine(plan.work_dir), {})
     core = core_figures() if plan.with_core else []
+    goals = (*GOALS, *core_goals(brokers.compiled())) if plan.with_goals else ()
+    report = Report(process.machine(plan.work_dir), {}, goals)
     with contextlib.ExitStack() as stack:
         started: list[Broker] = []
         for starter in plan.starters:

@@ -141,14 +141,33 @@ def _await(child: subprocess.Popen[bytes], home: Path, port_of: Callable[[], int
     raise BrokerError(f"{Path(str(child.args[0])).name} {how}\n{words}")  # type: ignore[index]
 
 
+def source_path() -> str:
+    """PYTHONPATH for amqpd as it stands in this checkout."""
+    path = [str(ROOT), str(ROOT / "exchanges"), str(ROOT / "storage")]
+    path += [part for part in [os.environ.get("PYTHONPATH", "")] if part]
+    return os.pathsep.join(path)
+
+
+def compiled(python: Path | None = None) -> bool:
+    """Whether the amqpd of this checkout, or of another interpreter, has compiled modules."""
+    env = {} if python else {"PYTHONPATH": source_path()}
+    found = subprocess.run(
+        [python or sys.executable, "-c", "import amqpd.protocol.frames as f; print(f.__file__)"],
+        env={**os.environ, **env},
+        cwd=ROOT.anchor,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return not found.stdout.strip().endswith(".py")
+
+
 def amqpd(python: Path | None = None, options: Sequence[str] = (), label: str = "amqpd") -> Starter:
     """amqpd from this checkout, or the one installed for another interpreter.
 
     The other interpreter is how a compiled wheel is measured, or an older version.
     """
-    path = [str(ROOT), str(ROOT / "exchanges"), str(ROOT / "storage")]
-    path += [part for part in [os.environ.get("PYTHONPATH", "")] if part]
-    env = {} if python else {"PYTHONPATH": os.pathsep.join(path)}
+    env = {} if python else {"PYTHONPATH": source_path()}
 
     @contextlib.contextmanager
     def start(home: Path) -> Iterator[Broker]:

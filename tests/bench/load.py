@@ -43,6 +43,10 @@ IDLE_SECONDS: Final = 0.05
 DRAIN_SECONDS: Final = 15.0
 """How long deliveries may lag behind the last publish; then the run counts what has come."""
 READY_SECONDS: Final = 60.0
+EVEN_OCTETS: Final = 8192
+"""Of one block, where many sockets publish the same number of messages."""
+EVEN_AHEAD: Final = 8
+"""Blocks that one of them may be ahead of the slowest."""
 
 T = TypeVar("T")
 
@@ -213,6 +217,76 @@ def flood(sock: socket.socket, messages: Sequence[bytes], limit: Limit, began: f
     return Published(published, began, time.perf_counter())
 
 
+def flood_evenly(
+    socks: Sequence[socket.socket], messages: Sequence[bytes], limit: Limit, began: float
+) -> Published:
+    """Publish as fast as the broker reads, a message for each socket, the same number through all.
+
+    None gets more than a few blocks ahead of the slowest, so that in the end there is little to
+    level. The count is that of one socket.
+    """
+    blocks = [wire.block_of([message], EVEN_OCTETS) for message in messages]
+    each = blocks[0][1]
+    poll, outlets = select.epoll(), dict[int, Outlet]()
+    for sock, (block, _) in zip(socks, blocks, strict=True):
+        sock.setblocking(False)
+        outlets[sock.fileno()] = Outlet(sock, memoryview(block))
+        poll.register(sock.fileno(), select.EPOLLOUT)
+    rounds, asleep = -(-limit.count // (each * len(socks))), set[int]()
+    deadline, last = began + limit.seconds, rounds
+    while outlets:
+        slowest = min(outlet.rounds for outlet in outlets.values())
+        if last == rounds and time.perf_counter() >= deadline:
+            last = max(outlet.started for outlet in outlets.values())
+        for number in [n for n in asleep if outlets[n].rounds < min(last, slowest + EVEN_AHEAD)]:
+            asleep.remove(number)
+            poll.modify(number, select.EPOLLOUT)
+        ready = poll.poll(REPLY_SECONDS)
+        if not ready:
+            raise LoadError(f"the broker read nothing for {REPLY_SECONDS:.0f} s")
+        for number, _ in ready:
+            outlet = outlets[number]
+            outlet.send()
+            if outlet.rounds >= last:
+                poll.unregister(number)
+                del outlets[number]
+            elif outlet.rounds >= slowest + EVEN_AHEAD:
+                asleep.add(number)
+                poll.modify(number, 0)
+        # One that was asleep when the end was set has nothing left to send.
+        for number in [n for n, outlet in outlets.items() if outlet.rounds >= last]:
+            asleep.discard(number)
+            poll.unregister(number)
+            del outlets[number]
+    return Published(last * each, began, time.perf_counter())
+
+
+class Outlet:
+    """One of many publishing sockets: whole blocks go out, in as many parts as it takes."""
+
+    def __init__(self, sock: socket.socket, block: memoryview) -> None:
+        self.sock = sock
+        self.rounds = 0
+        """Blocks that are out."""
+        self._block = block
+        self._at = 0
+
+    @property
+    def started(self) -> int:
+        """Blocks that are out or begun: a message that was begun has to be finished."""
+        return self.rounds + (self._at > 0)
+
+    def send(self) -> None:
+        """As much as the socket takes now, up to the end of a block."""
+        try:
+            self._at += self.sock.send(self._block[self._at :])
+        except BlockingIOError:
+            return
+        if self._at == len(self._block):
+            self._at = 0
+            self.rounds += 1
+
+
 def confirmed(
     sock: socket.socket, message: bytes, limit: Limit, began: float, window: int
 ) -> Published:
@@ -364,11 +438,16 @@ def drained(connection: Connection, count: int, stage: int, began: float) -> lis
     return seconds
 
 
-def stamps(sock: socket.socket, first: bytes, body_size: int, progress: Progress) -> list[int]:
-    """Nanoseconds from sending to arrival of each delivery, sorted."""
+def stamps(
+    sock: socket.socket, first: bytes, body_size: int, progress: Progress, size: int = 0
+) -> list[int]:
+    """Nanoseconds from sending to arrival of each delivery, sorted.
+
+    `size` is that of a delivery with its frames, where it can't be learned from the first one.
+    """
     make_hot(sock, IDLE_SECONDS)
     latencies: list[int] = []
-    pending, size = bytearray(first), 0
+    pending = bytearray(first)
     while not (progress.total >= 0 and (progress.overdue or len(latencies) >= progress.total)):
         try:
             data = sock.recv(RECEIVE_OCTETS)

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tests.bench.goals import CPU, Goal, Verdict
+
 MISSING: Final = "-"
 
 
@@ -27,6 +29,8 @@ class Figure:
     load_us: float | None = None
     """CPU of the load generator per message, to see that it was not what was measured."""
     note: str = ""
+    memory_mb: float | None = None
+    """The most resident memory of the broker while this was measured."""
 
     @property
     def more_is_better(self) -> bool:
@@ -41,6 +45,8 @@ class Report:
     machine: Mapping[str, object]
     brokers: Mapping[str, str]
     """Label and version; the first one is the one the others are compared with."""
+    goals: Sequence[Goal] = ()
+    """What the first broker is to reach; none if it is another product."""
     samples: dict[str, dict[str, list[Figure]]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
@@ -71,6 +77,7 @@ class Report:
                 for name, row in self.rows()
                 for broker, figure in row.items()
             ],
+            "goals": [asdict(verdict) for verdict in self.verdicts()],
             "failures": self.failures,
         }
 
@@ -78,12 +85,30 @@ class Report:
         """The JSON file."""
         path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
 
+    def verdicts(self) -> list[Verdict]:
+        """What became of each goal whose figure was measured."""
+        first, *others = self.brokers
+        values: dict[str, dict[str, float | None]] = {
+            name: {broker: figure.value for broker, figure in row.items()}
+            for name, row in self.rows()
+        }
+        values |= {
+            f"{name}: {CPU}": {broker: figure.cpu_us for broker, figure in row.items()}
+            for name, row in self.rows()
+        }
+        return [
+            verdict
+            for goal in self.goals
+            if goal.figure in values
+            for verdict in goal.verdicts(values[goal.figure], first, others, self.machine)
+        ]
+
     def text(self) -> str:
-        """The table: a line per figure, a pair of columns per broker, ratios to the first."""
+        """The table: a line per figure, columns per broker, ratios to the first; then the goals."""
         first, *others = self.brokers
         head = ["", "unit"]
         for broker in self.brokers:
-            head += [broker, "CPU µs"]
+            head += [broker, "spread", "CPU µs", "RSS MB"]
         head += [f"{first} : {other}" for other in others]
         lines = [head]
         notes = []
@@ -91,7 +116,7 @@ class Report:
             some = next(iter(row.values()))
             line = [name, some.unit]
             for broker in self.brokers:
-                line += _cells(row.get(broker))
+                line += _cells(row.get(broker), self.samples[name].get(broker, []))
             line += [_ratio(row.get(first), row.get(other)) for other in others]
             lines.append(line)
             notes += [f"{name}, {b}: {f.note}" for b, f in row.items() if f.note]
@@ -101,7 +126,19 @@ class Report:
         if others:
             about.append(f"{first} : other is above 1 where {first} is ahead")
         failed = [f"FAILED {line}" for line in self.failures]
-        return "\n".join([*about, "", *_aligned(lines), *notes, *failed])
+        return "\n".join([*about, "", *_aligned(lines), *notes, *failed, *self._goal_lines()])
+
+    def _goal_lines(self) -> list[str]:
+        verdicts = self.verdicts()
+        if not verdicts:
+            return []
+        lines = [["goal", "", "reached", "", ""]]
+        for verdict in verdicts:
+            reached = MISSING if verdict.reached is None else _rounded(verdict.reached)
+            word = "" if verdict.met is None else "met" if verdict.met else "NOT MET"
+            lines.append([verdict.figure, verdict.wanted, reached, word, verdict.why])
+        met = sum(verdict.met is True for verdict in verdicts)
+        return ["", *_aligned(lines), f"{met} of {len(verdicts)} goals met"]
 
 
 def median(taken: Sequence[Figure]) -> Figure:
@@ -109,10 +146,12 @@ def median(taken: Sequence[Figure]) -> Figure:
     middle = statistics.median_low([figure.value for figure in taken])
     chosen = next(figure for figure in taken if figure.value == middle)
     cpu = [figure.cpu_us for figure in taken if figure.cpu_us is not None]
+    memory = [figure.memory_mb for figure in taken if figure.memory_mb is not None]
     notes = dict.fromkeys(figure.note for figure in taken if figure.note)
     return replace(
         chosen,
         cpu_us=statistics.median(cpu) if cpu else None,
+        memory_mb=statistics.median(memory) if memory else None,
         note="; ".join(notes),
     )
 
@@ -128,13 +167,23 @@ def _rounded(value: float) -> str:
     return f"{round(value, 3 - len(str(int(abs(value))))):,.0f}"
 
 
-def _cells(figure: Figure | None) -> list[str]:
+def spread(taken: Sequence[Figure]) -> str:
+    """Half of what lies between the least and the most round, of the median; '' for one round."""
+    values = [figure.value for figure in taken]
+    middle = statistics.median_low(values)
+    if len(values) < 2 or not middle:
+        return ""
+    return f"±{50 * (max(values) - min(values)) / abs(middle):.0f} %"
+
+
+def _cells(figure: Figure | None, taken: Sequence[Figure]) -> list[str]:
     if figure is None:
-        return [MISSING, MISSING]
+        return [MISSING, "", MISSING, MISSING]
     mark = "*" if figure.note else ""
     return [
         number(figure) + mark,
-        MISSING if figure.cpu_us is None else _rounded(figure.cpu_us),
+        spread(taken),
+        *(MISSING if n is None else _rounded(n) for n in (figure.cpu_us, figure.memory_mb)),
     ]
 
 

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench import load, strain, wire
+from tests.bench import load, routing, strain, wire
 from tests.bench.client import Address, Connection
 from tests.bench.http_api import http_api
 from tests.bench.load import Gate, Limit, Role
 from tests.bench.report import Figure
 from tests.bench.site import PHASE_SECONDS, QUEUE, Site, megabytes
+from tests.bench.tail import tail
 
 STAGES: Final = 10
 """A long phase is measured in so many parts, to see whether it slows down."""
@@ -155,6 +156,8 @@ SCENARIOS: Final = (
     Scenario("small-beside-large", strain.small_beside_large),
     Scenario("10k-connections", strain.ten_thousand_connections),
     Scenario("100k-queues", strain.hundred_thousand_queues),
+    Scenario("topic-100k", routing.topic_100k),
+    Scenario("tail", tail),
     Scenario("churn", strain.churn),
     Scenario("http-api", http_api),
 )
