@@ -45,6 +45,7 @@ import enum
 import fnmatch
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -66,6 +67,10 @@ EXIT_SKIPPED = 77
 DID_NOT_RUN = "did not run"
 BROKER_START_SECONDS = 60.0
 BROKER_STOP_SECONDS = 20.0
+TESTS_SECONDS = 3600.0
+"""The bound of a suite's tests: five times what they take on a machine that does nothing else."""
+FREE_PORTS = (16_000, 32_000)
+FREE_PORT_TRIES = 1000
 
 
 class Unavailable(Exception):
@@ -434,10 +439,27 @@ class Broker:
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on at the moment."""
+    """A TCP port nobody listens on at the moment, for a program that cannot choose one by itself.
+
+    It is none of those that the system hands out to clients and to listeners at port 0 (from 32768
+    on): one of these could be gone by the time the program has started.
+    """
+    for _ in range(FREE_PORT_TRIES):
+        port = random.randrange(*FREE_PORTS)
+        if port_is_free(port):
+            return port
+    raise SuiteError(f"no free port from {FREE_PORTS[0]} to {FREE_PORTS[1]}")
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a broker could listen there, on the addresses that `localhost` may mean."""
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -548,7 +570,9 @@ def _parser(suite: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--amqpd", default="", help="command instead of `python -m amqpd`")
     parser.add_argument("--work-dir", type=Path, help="kept; default: a temporary directory")
-    parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for the tests")
+    parser.add_argument(
+        "--timeout", type=float, default=TESTS_SECONDS, help="seconds for the tests"
+    )
     parser.add_argument("--json", type=Path, help="write the report there")
     parser.add_argument("--write-expected", action="store_true", help="rewrite expected.json")
     parser.add_argument("--only", action="append", default=[], metavar="TEST", help="just these")

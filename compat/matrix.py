@@ -26,7 +26,7 @@ it brings none. Clients and tests come from their language's registry when a sui
 of others is kept here. `expected.json` names the tests that pass on RabbitMQ 3.10.8: one that does
 not run here is a failure. `known.toml` names the tests that may fail, each with its reason.
 
-    make compat                                  all of them
+    make compat                                  all of them; ARGS="--jobs 3": three at a time
     make compat-quick                            those that take less than a minute
     make compat ARGS=lapin                       one
     make compat ARGS="--broker rabbitmq lapin"   what Debian's rabbitmq-server does

@@ -8,23 +8,11 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from compat import harness
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a broker could listen there, on the addresses that `localhost` may mean."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def why_not() -> str:

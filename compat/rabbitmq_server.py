@@ -29,17 +29,6 @@ from compat import harness
 
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 START_SECONDS = 90.0
-MANAGEMENT_PORT = 15672
-
-
-def _port_is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _await_amqp(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -152,15 +141,13 @@ def prepare(
     """A RabbitMQ to be started. `Broker.env` holds what reaches it with rabbitmqctl.
 
     With a folder of certificates (`compat.certificates`) it listens for TLS as well. `ports` are
-    those for AMQP and HTTP, where they have to be certain ones; otherwise the HTTP API gets its
-    usual port where that is free, since some clients' tests know no other. Raises
-    `harness.Unavailable` where there is none.
+    those for AMQP and HTTP, where they have to be certain ones. Raises `harness.Unavailable` where
+    there is none.
     """
     if not (SCRIPTS / "rabbitmq-server").exists():
         raise harness.Unavailable("rabbitmq-server (the Debian package) is not installed")
     home = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=work_dir))
-    port = harness.free_port()
-    http = MANAGEMENT_PORT if _port_is_free(MANAGEMENT_PORT) else harness.free_port()
+    port, http = harness.free_port(), harness.free_port()
     if ports:
         port, http = ports
     enabled = [*plugins, *(["rabbitmq_management"] if management else [])]

@@ -1,9 +1,9 @@
 """amqp091-go's own tests: the module comes from the Go proxy, nothing of it is kept here.
 
 Its integration tests are behind the build tag `integration` and read AMQP_URL. Two things they
-want beside AMQP: an HTTP API on localhost:15672 (fixed in their source), and a rabbitmqctl. Where
-something else holds that port, broker and tests get a network of their own, as root can; otherwise
-the tests that need the port are left out.
+want beside AMQP: an HTTP API on localhost:15672 (fixed in their source), and a rabbitmqctl. Broker
+and tests get a network of their own, as root can, since something else may hold that port. Without
+one, and with the port taken, the tests that need it are left out.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def run(ctx: harness.Context) -> list[harness.Result]:
 @contextlib.contextmanager
 def broker_at_the_port(ctx: harness.Context) -> Iterator[harness.Broker]:
     """A broker with its HTTP API where the tests look for it, if that can be."""
-    if ctx.broker.env or not own_network.port_is_free(API_PORT):
-        yield ctx.broker  # RabbitMQ takes the port by itself
+    if not harness.port_is_free(API_PORT):
+        yield ctx.broker
     else:
-        with ctx.fresh(["--management", f"127.0.0.1:{API_PORT}"]) as broker:
+        with ctx.fresh(ports=(harness.free_port(), API_PORT)) as broker:
             yield broker
 
 
 def main() -> int:
     """In a network of our own, where it takes one; what comes from outside is fetched before."""
     go, elsewhere = shutil.which("go"), any(a.startswith("--amqp-url") for a in sys.argv)
-    if elsewhere or go is None or own_network.port_is_free(API_PORT) or own_network.why_not():
+    if elsewhere or go is None or own_network.why_not():
         return harness.main(Path(__file__).parent, run, ABOUT)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--work-dir", type=Path)
