@@ -30,6 +30,6 @@ def issue(work_dir: Path) -> Path:
     if not (out / "ca.pem").exists():
         python = python_client.environment(work_dir, REQUIREMENTS)
         out.mkdir(exist_ok=True)
-        made = harness.command([python, "-c", SCRIPT, out], timeout=60)
+        made = harness.command([python, "-c", SCRIPT, out], timeout=300)
         harness.must(made, "certificates")
     return out

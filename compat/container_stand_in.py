@@ -29,8 +29,8 @@ docker_client: Any = importlib.import_module("tests.docker_client")  # the suite
 yarl: Any = importlib.import_module("yarl")
 
 RUNNING = "the broker that runs already"
-START_SECONDS = 20.0
-STOP_SECONDS = 20.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 
 
 class OwnBroker:

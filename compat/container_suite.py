@@ -110,6 +110,6 @@ def make_certificates(python: Path, work_dir: Path) -> Path:
     """For a package that brings none."""
     out = work_dir / "certificates"
     out.mkdir(exist_ok=True)
-    made = harness.command([python, "-c", MAKE_CERTIFICATES, out], timeout=60)
+    made = harness.command([python, "-c", MAKE_CERTIFICATES, out], timeout=300)
     harness.must(made, "certificates")
     return out

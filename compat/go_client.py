@@ -28,8 +28,9 @@ def source(go: str, work_dir: Path, module: str) -> Path:
         return folder
     scratch = work_dir / "go-download"
     scratch.mkdir(exist_ok=True)
-    done = harness.command([go, "mod", "download", "-json", module], timeout=300, cwd=scratch)
-    found = harness.json_in(harness.must(done, f"go mod download {module}"))["Dir"]
+    line = [go, "mod", "download", "-json", module]
+    done = harness.fetched(line, f"go mod download {module}", timeout=300, cwd=scratch)
+    found = harness.json_in(done)["Dir"]
     shutil.copytree(found, folder, copy_function=shutil.copyfile)
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755)

@@ -23,7 +23,7 @@ DEPENDENCY = (
     "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
 )
 FETCH_SECONDS = 600
-COMPILE_SECONDS = 120
+COMPILE_SECONDS = 600
 
 
 def classpath(work_dir: Path, *coordinates: str) -> str:
@@ -36,8 +36,8 @@ def classpath(work_dir: Path, *coordinates: str) -> str:
     if not found.exists() or (scratch / "pom.xml").read_text() != pom:
         (scratch / "pom.xml").write_text(pom)
         line = [maven, "--batch-mode", "--quiet", CLASSPATH_GOAL, f"-Dmdep.outputFile={found}"]
-        done = harness.command(line, timeout=FETCH_SECONDS, cwd=scratch)
-        harness.must(done, f"fetching {' '.join(coordinates)}")
+        what = f"fetching {' '.join(coordinates)}"
+        harness.fetched(line, what, timeout=FETCH_SECONDS, cwd=scratch)
     return found.read_text().strip()
 
 

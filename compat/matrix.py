@@ -32,9 +32,11 @@ not run here is a failure. `known.toml` names the tests that may fail, each with
     make compat ARGS="--broker rabbitmq lapin"   what Debian's rabbitmq-server does
     python compat/lapin/run.py --only TEST       one test
 
-A suite whose toolchain is missing is skipped, and says so. How a suite is written stands at the
-head of [harness.py](harness.py); [differential/](differential/README.md) plays random operations on
-both brokers at once. What follows is written by the run.
+A suite whose toolchain is missing is skipped, and says so. Up to ten tests that fail are run once
+more, alone, since clients' tests lose races of their own on a busy machine; what that mended is
+told apart. How a suite is written stands at the head of [harness.py](harness.py);
+[differential/](differential/README.md) plays random operations on both brokers at once. What
+follows is written by the run.
 
 """
 
@@ -95,4 +97,14 @@ def excuses(results: Sequence[dict[str, Any]]) -> list[str]:
             number = f", {known['tests']} tests" if known["tests"] > 1 else ""
             what = f"- `{report['suite']}`: `{known['test']}` ({known['needs']}{number}):"
             lines.append(f"{what} {known['reason']}")
+    again = [(report["suite"], one) for report in results for one in report.get("again", [])]
+    if again:
+        lines += ["", "## What failed, and passed when it was run again, alone", ""]
+        lines += [
+            f"- `{suite}`: `{one['test']}`: {_last_line(one['detail'])}" for suite, one in again
+        ]
     return [*lines, ""]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1].strip()

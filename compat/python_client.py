@@ -16,7 +16,7 @@ from pathlib import Path
 from compat import harness
 
 INSTALL_SECONDS = 600.0
-TEST_SECONDS = 60
+TEST_SECONDS = 180
 
 
 def environment(work_dir: Path, requirements: Sequence[str]) -> Path:
@@ -37,7 +37,7 @@ def environment(work_dir: Path, requirements: Sequence[str]) -> Path:
         "--quiet",
         "--disable-pip-version-check",
     ]
-    harness.must(harness.command([*pip, *requirements], timeout=INSTALL_SECONDS), "pip install")
+    harness.fetched([*pip, *requirements], "pip install", timeout=INSTALL_SECONDS)
     done.touch()
     return python
 
@@ -49,7 +49,7 @@ def source(python: Path, work_dir: Path, project: str, version: str) -> Path:
         return folder
     fetch = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     fetch += ["--no-binary", project, "--dest", str(work_dir), f"{project}=={version}"]
-    harness.must(harness.command([python, *fetch], timeout=INSTALL_SECONDS), "pip download")
+    harness.fetched([python, *fetch], "pip download", timeout=INSTALL_SECONDS)
     with tarfile.open(next(work_dir.glob(f"{project}-{version}.tar.gz"))) as archive:
         archive.extractall(work_dir, filter="data")
     return folder

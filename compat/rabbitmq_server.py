@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from compat import harness
 
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
-START_SECONDS = 90.0
+START_SECONDS = 300.0
 
 
 def _await_amqp(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from compat import harness
 
-BUILD_SECONDS = 1500
-TEST_SECONDS = 600
+BUILD_SECONDS = 3000
+TEST_SECONDS = 1800
 BINARY = re.compile(r"^\s+Running (?:unittests )?(\S+) \(")
 TEST = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)")
 VERDICT = re.compile(r"^(ok|FAILED|ignored)$")
@@ -43,8 +43,8 @@ def source(cargo: str, work_dir: Path, crate: str, version: str) -> Path:
         f'[dependencies]\n{crate} = "={version}"\n'
     )
     line = [cargo, "metadata", "--quiet", "--format-version", "1"]
-    done = harness.command(line, timeout=600, cwd=scratch)
-    packages = harness.json_in(harness.must(done, f"fetching {crate} {version}"))["packages"]
+    done = harness.fetched(line, f"fetching {crate} {version}", timeout=600, cwd=scratch)
+    packages = harness.json_in(done)["packages"]
     manifest = next(p["manifest_path"] for p in packages if p["name"] == crate)
     shutil.copytree(Path(manifest).parent, folder)
     return folder

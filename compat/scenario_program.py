@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compat import certificates, harness
 
-PROGRAM_SECONDS = 300.0
+PROGRAM_SECONDS = 1200.0
 INSTALL_SECONDS = 600.0
 
 
@@ -81,6 +81,7 @@ def debian(program: str, test: Sequence[str], packages: Sequence[str]) -> str:
     if apt is None or os.geteuid() != 0:
         raise harness.Unavailable(f"{program} lacks something: apt-get install {wanted}")
     line = [apt, "install", "--yes", "-qq", "--no-install-recommends", *packages]
+    line += ["-o", f"DPkg::Lock::Timeout={INSTALL_SECONDS / 2:.0f}"]  # another suite may install
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     done = harness.command(line, timeout=INSTALL_SECONDS, env=quiet)
     if done.code != 0 or not _works(program, test):
@@ -91,4 +92,4 @@ def debian(program: str, test: Sequence[str], packages: Sequence[str]) -> str:
 
 def _works(program: str, test: Sequence[str]) -> bool:
     found = shutil.which(program)
-    return found is not None and harness.command([found, *test], timeout=60).code == 0
+    return found is not None and harness.command([found, *test], timeout=300).code == 0

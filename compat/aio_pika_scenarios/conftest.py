@@ -17,7 +17,7 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractQueue
 from yarl import URL
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 class Proxy:
@@ -67,6 +67,8 @@ class Proxy:
 
 class Scene:
     """One scenario's connections and everything it declared."""
+
+    patience = PATIENCE_SECONDS
 
     def __init__(self, url: str) -> None:
         self.url = URL(url)

@@ -22,7 +22,7 @@ REQUIREMENTS = (
     "pytest==8.4.2",
     "pytest-timeout==2.4.0",
 )
-SCENARIO_SECONDS = 20
+SCENARIO_SECONDS = 180
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from compat.aio_pika_scenarios.conftest import Scene
 
 pytestmark = pytest.mark.anyio
+HEARTBEAT_SECONDS = 4
+"""The broker gives a client up after two of them: long enough for a machine that has much to do."""
 
 
 async def test_missing_virtual_host(scene: Scene) -> None:
@@ -35,9 +37,9 @@ async def test_update_secret(scene: Scene, connection: AbstractConnection) -> No
 
 
 async def test_heartbeats(scene: Scene) -> None:
-    connection = await scene.connect(scene.url.update_query(heartbeat="1"))
+    connection = await scene.connect(scene.url.update_query(heartbeat=str(HEARTBEAT_SECONDS)))
     channel = await connection.channel()
-    await asyncio.sleep(3.2)
+    await asyncio.sleep(3.2 * HEARTBEAT_SECONDS)
     await scene.queue(channel)
     assert not connection.is_closed
 
@@ -87,7 +89,7 @@ async def test_a_robust_publisher_comes_back(scene: Scene) -> None:
         reconnected = asyncio.Event()
         robust.reconnect_callbacks.add(lambda *_, e=reconnected: e.set())
         proxy.cut()
-        await asyncio.wait_for(reconnected.wait(), 10)
+        await asyncio.wait_for(reconnected.wait(), scene.patience)
         await channel.ready()
         body = str(round_number).encode()
         await scene.fill(channel, queue, body)

@@ -26,7 +26,7 @@ async def test_publish_and_iterate(scene: Scene, channel: AbstractChannel) -> No
     sent = [f"message {n}".encode() for n in range(100)]
     await scene.fill(channel, queue, *sent)
     received = []
-    async with queue.iterator(timeout=5) as messages:
+    async with queue.iterator(timeout=scene.patience) as messages:
         async for message in messages:
             async with message.process():
                 received.append(message.body)

@@ -21,7 +21,9 @@ from compat import harness
 
 TOOLS = ("amqp-declare-queue", "amqp-publish", "amqp-get", "amqp-consume", "amqp-delete-queue")
 ABOUT = harness.About("rabbitmq-c", "0.11 (amqp-tools)", "C", "scenarios of ours")
-TOOL_SECONDS = 30.0
+TOOL_SECONDS = 120.0
+HEARTBEAT_SECONDS = 4
+"""The broker gives a client up after two of them: long enough for a machine that has much to do."""
 PROBE = "probe"
 EMPTY = 2
 """amqp-get's exit code for an empty queue."""
@@ -113,7 +115,7 @@ class Tools:
             harness.stop_group(process)
 
 
-def eventually(true: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def eventually(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Wait until it is so."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -241,8 +243,8 @@ def a_fanout_reaches_two_queues(t: Tools) -> None:
 
 def heartbeats_keep_an_idle_consumer(t: Tools) -> None:
     t.declare()
-    with t.consuming("--heartbeat=1") as got:
-        time.sleep(4)
+    with t.consuming(f"--heartbeat={HEARTBEAT_SECONDS}") as got:
+        time.sleep(3.2 * HEARTBEAT_SECONDS)
         t.publish("still here")
         eventually(lambda: got() == ["still here"], "the consumer is gone")
 

@@ -50,7 +50,7 @@ def give_account(ctl: str) -> None:
         ["set_user_tags", USER, "administrator"],
         ["set_permissions", "-p", "/", USER, ".*", ".*", ".*"],
     ):
-        harness.must(harness.command([ctl, *line], timeout=60), f"rabbitmqctl {line[0]}")
+        harness.must(harness.command([ctl, *line], timeout=300), f"rabbitmqctl {line[0]}")
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:

@@ -14,7 +14,7 @@ use Net::AMQP::Value;
 use Scalar::Util qw(blessed);
 use Time::HiRes qw(time);
 
-my $PATIENCE = 10;
+my $PATIENCE = 60;
 my @ALL;
 $| = 1;
 
@@ -58,7 +58,7 @@ sub connect_to {
     my $client = AnyEvent::RabbitMQ->new->load_xml_spec;
     my $cv = AnyEvent->condvar;
     $client->connect(
-        address($ENV{AMQP_URL}), timeout => 5, tune => {heartbeat => 0},
+        address($ENV{AMQP_URL}), timeout => $PATIENCE, tune => {heartbeat => 0},
         on_success      => sub { $cv->send($client) },
         on_failure      => sub { $cv->croak('refused: ' . reason(@_)) },
         on_read_failure => sub { $cv->croak("read failure: @_") },

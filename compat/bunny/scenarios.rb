@@ -10,8 +10,9 @@ require "socket"
 require "timeout"
 
 URL = ENV.fetch("AMQP_URL")
-PATIENCE = 10
-SCENARIO_SECONDS = 30
+PATIENCE = 60
+SCENARIO_SECONDS = 180
+HEARTBEAT = 4 # the broker gives a client up after two of them
 ALL = {}
 
 # What one scenario has opened; closed at its end.
@@ -376,8 +377,8 @@ scenario :recovery_after_a_cut do |stage|
 end
 
 scenario :heartbeats_keep_a_quiet_connection do |stage|
-  connection = stage.connect(heartbeat: 1)
-  sleep 3.5
+  connection = stage.connect(heartbeat: HEARTBEAT)
+  sleep 3.2 * HEARTBEAT
   check connection.open?, "it goes on"
   connection.create_channel.queue("", exclusive: true)
 end
@@ -415,7 +416,7 @@ ALL.each do |name, block|
     said = { name: name, outcome: "fail", detail: e.full_message(highlight: false) }
   end
   begin
-    Timeout.timeout(5) { stage.close }
+    Timeout.timeout(PATIENCE) { stage.close }
   rescue Timeout::Error
     nil
   end

@@ -64,9 +64,10 @@ def when() -> float:
 
 
 @app.task
-def wait(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
+def wait_for(mark: str) -> str:
+    while not HOME.joinpath(mark).exists():
+        time.sleep(0.02)
+    return mark
 
 
 @app.task
@@ -88,7 +89,7 @@ def survive(self: Task, mark: str) -> dict[str, Any]:
     path = HOME / mark
     if not path.exists():
         path.touch()
-        time.sleep(60)
+        time.sleep(600)
     return {"redelivered": self.request.delivery_info["redelivered"]}
 
 

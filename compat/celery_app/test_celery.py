@@ -25,7 +25,7 @@ from celery.events.receiver import EventReceiver
 from celery.events.state import State
 from celery.exceptions import TaskRevokedError
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 RUN, HOME = scenario.RUN, scenario.HOME
 
 
@@ -60,7 +60,9 @@ class Worker:
         until(lambda: b" ready." in log.read_bytes(), "the worker")
 
     def inspect(self) -> Any:
-        return scenario.app.control.inspect(destination=[self.name], timeout=5.0, limit=1)
+        return scenario.app.control.inspect(
+            destination=[self.name], timeout=PATIENCE_SECONDS, limit=1
+        )
 
     def kill(self) -> None:
         """At once and with its children: no goodbye to the broker."""
@@ -70,13 +72,13 @@ class Worker:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(PATIENCE_SECONDS)
 
     def stop(self) -> int:
         """Warm shutdown; the exit code."""
         self.process.terminate()
         try:
-            return self.process.wait(20)
+            return self.process.wait(PATIENCE_SECONDS)
         finally:
             self.kill()
 
@@ -118,12 +120,12 @@ def test_a_failure() -> None:
 
 def test_countdown() -> None:
     begun = time.time()
-    assert 1.0 <= result(scenario.when.apply_async(countdown=1)) - begun < 5
+    assert result(scenario.when.apply_async(countdown=1)) - begun >= 1.0
 
 
 def test_eta() -> None:
     eta = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
-    assert 0.0 <= result(scenario.when.apply_async(eta=eta)) - eta.timestamp() < 4
+    assert result(scenario.when.apply_async(eta=eta)) >= eta.timestamp()
 
 
 def test_many_etas_at_once() -> None:
@@ -195,35 +197,40 @@ def test_shutdown_by_remote_control(queue: str) -> None:
     other = Worker(queue, "--concurrency", "1")
     try:
         scenario.app.control.shutdown(destination=[other.name])
-        assert other.process.wait(20) == 0
+        assert other.process.wait(PATIENCE_SECONDS) == 0
     finally:
         other.kill()
 
 
 def test_ping(worker: Worker) -> None:
     assert worker.inspect().ping() == {worker.name: {"ok": "pong"}}
-    assert {worker.name: {"ok": "pong"}} in scenario.app.control.ping(timeout=1.0)
+    pong = {worker.name: {"ok": "pong"}}
+    until(lambda: pong in scenario.app.control.ping(timeout=1.0), "the answer among all workers'")
 
 
 def test_inspect_active(worker: Worker) -> None:
-    pending = scenario.wait.delay(2)
+    mark = uuid.uuid4().hex
+    pending = scenario.wait_for.delay(mark)
     active = until(lambda: worker.inspect().active()[worker.name], "an active task")
     assert [task["id"] for task in active] == [pending.id]
     assert active[0]["delivery_info"]["routing_key"] == RUN
-    assert result(pending) == 2
+    HOME.joinpath(mark).touch()
+    assert result(pending) == mark
 
 
 def test_inspect_scheduled_and_revoke(worker: Worker) -> None:
-    pending = scenario.add.apply_async((1, 1), countdown=30)
+    pending = scenario.add.apply_async((1, 1), countdown=600)
     scheduled = until(lambda: worker.inspect().scheduled()[worker.name], "a scheduled task")
     assert [task["request"]["id"] for task in scheduled] == [pending.id]
-    (answer,) = scenario.app.control.revoke(pending.id, reply=True, timeout=5, limit=1)
+    (answer,) = scenario.app.control.revoke(
+        pending.id, reply=True, timeout=PATIENCE_SECONDS, limit=1
+    )
     assert "ok" in answer[worker.name]
     assert pending.id in worker.inspect().revoked()[worker.name]
 
 
 def test_terminate(worker: Worker) -> None:
-    pending = scenario.wait.delay(30)
+    pending = scenario.wait_for.delay("what never comes")
     until(lambda: worker.inspect().active()[worker.name], "an active task")
     pending.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
@@ -243,21 +250,23 @@ def test_inspect_the_rest(worker: Worker) -> None:
 
 def test_rate_limit(worker: Worker) -> None:
     control = scenario.app.control
-    (answer,) = control.rate_limit("app.limited", "2/s", reply=True, timeout=5, limit=1)
+    (answer,) = control.rate_limit(
+        "app.limited", "1/s", reply=True, timeout=PATIENCE_SECONDS, limit=1
+    )
     assert "ok" in answer[worker.name]
     try:
         times = sorted(result(p) for p in [scenario.limited.delay() for _ in range(4)])
         assert times[-1] - times[0] > 1.0
     finally:
-        control.rate_limit("app.limited", "0", reply=True, timeout=5, limit=1)
+        control.rate_limit("app.limited", "0", reply=True, timeout=PATIENCE_SECONDS, limit=1)
 
 
 def test_add_and_cancel_a_consumer(worker: Worker, queue: str) -> None:
     control = scenario.app.control
-    answers = control.add_consumer(queue, reply=True, timeout=5, limit=1)
+    answers = control.add_consumer(queue, reply=True, timeout=PATIENCE_SECONDS, limit=1)
     assert "ok" in answers[0][worker.name]
     assert result(scenario.add.apply_async((2, 3), queue=queue)) == 5
-    control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
+    control.cancel_consumer(queue, reply=True, timeout=PATIENCE_SECONDS, limit=1)
     wait_without_consumers(queue)
     pending = scenario.add.apply_async((3, 3), queue=queue)
     time.sleep(0.5)
@@ -266,7 +275,7 @@ def test_add_and_cancel_a_consumer(worker: Worker, queue: str) -> None:
 
 def wait_without_consumers(queue: str) -> None:
     """The worker answers before it has cancelled: ask the broker."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_SECONDS
     with scenario.app.connection_for_read() as connection:
         channel = connection.channel()
         while channel.queue_declare(queue, passive=True).consumer_count:

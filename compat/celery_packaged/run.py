@@ -33,7 +33,7 @@ FILES = (
     "t/integration/test_inspect.py",
     "t/integration/test_canvas.py",
 )
-REDIS_START_SECONDS = 10.0
+REDIS_START_SECONDS = 120.0
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:

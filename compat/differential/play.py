@@ -45,7 +45,7 @@ from compat.differential.operations import (
 from compat.differential.policies import PolicyClient
 from compat.differential.wire import Event, Wire, content, frame, method
 
-WAIT_SECONDS: Final = 10.0
+WAIT_SECONDS: Final = 60.0
 ROUNDS_MAX: Final = 20
 PROBES: Final = 1000
 """Channels from here on ask for queues, one each."""
@@ -453,8 +453,10 @@ class _Game:
         fields = operation.fields
         queues = {queue for queue, _ in channel.consumers.values()}
         if operation.verb == "basic.qos" and fields["global_"] and fields["prefetch_count"]:
-            # With settlements that wait for their commit: see rules.LEFT_OUT, "global qos".
-            return len(queues) > 1 or bool(channel.settled)
+            # See rules.LEFT_OUT, "global qos".
+            got = any(not channel.tags[one] for one in channel.deliveries)
+            unfair = bool(channel.settled) or (got and not channel.global_prefetch)
+            return len(queues) > 1 or unfair
         if operation.verb in ("basic.recover", "basic.recover_async") and fields["requeue"]:
             return bool(channel.global_prefetch) or _of_several(channel, channel.deliveries)
         if operation.verb == "settle" and fields["requeue"] and channel.global_prefetch:

@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Final
 
-HTTP_SECONDS: Final = 30.0
+HTTP_SECONDS: Final = 120.0
 AUTHORIZATION: Final = "Basic " + base64.b64encode(b"guest:guest").decode()
 
 

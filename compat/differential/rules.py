@@ -69,6 +69,11 @@ LEFT_OUT: Final[dict[str, str]] = {
         "RabbitMQ begins to count without them, and lets as many more through than the window has;"
         " amqpd counts what is not committed as outstanding (docs/compatibility.md)"
     ),
+    "global qos while a message of basic.get is outstanding": (
+        "rabbit_channel.erl, basic.qos: `not strictly right since that counts unacked messages from"
+        " basic.get too`, and notify_limiter gives no place back for them; amqpd counts what"
+        " consumers have (§5.6: `shared limit over all the channel's consumers`)"
+    ),
     "global qos over two queues": (
         "which of the queues gets the credit is a race between processes in RabbitMQ"
     ),

@@ -44,7 +44,7 @@ LENGTH = 120
 """Operations of a sequence."""
 SHRINK_SECONDS = 25.0
 FINDINGS_MAX = 30
-RABBITMQCTL_SECONDS = 60.0
+RABBITMQCTL_SECONDS = 300.0
 Addresses = tuple[tuple[str, str], tuple[str, str]]
 """RabbitMQ's and the other broker's."""
 

@@ -17,7 +17,7 @@ from amqpd.protocol.methods import decode_method, encode_method, method_name
 GREETING: Final = b"AMQP\x00\x00\x09\x01"
 FRAME_MAX: Final = 131072
 BUFFER_OCTETS: Final = 4_000_000
-HANDSHAKE_SECONDS: Final = 20.0
+HANDSHAKE_SECONDS: Final = 120.0
 CAPABILITIES: Final[Arguments] = dict.fromkeys(
     (
         *("publisher_confirms", "exchange_exchange_bindings", "basic.nack"),

@@ -15,7 +15,7 @@ import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.middleware import CurrentMessage
 
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 
 
 class Stage:
@@ -177,7 +177,12 @@ def test_messages_under_way_at_the_end_come_again(stage: Stage) -> None:
         actor.send(number)
     worker = stage.work(threads=1)
     assert begun.wait(PATIENCE_SECONDS)
-    threading.Timer(0.2, go.set).start()
+
+    def go_on() -> None:
+        until(lambda: not any(thread.running for thread in worker.workers), "the stop")
+        go.set()
+
+    threading.Thread(target=go_on).start()
     worker.stop()
     stage.workers.clear()
     left = 4 - len(seen)

@@ -22,7 +22,7 @@ from faststream.rabbit import (
 )
 from pamqp.commands import Basic
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 URL = os.environ.get("AMQP_URL", "")
 
 
@@ -310,4 +310,4 @@ async def test_two_subscribers_share_a_durable_queue(broker: RabbitBroker) -> No
 @scenario
 async def test_ping(broker: RabbitBroker) -> None:
     await broker.start()
-    assert await broker.ping(timeout=5.0)
+    assert await broker.ping(timeout=PATIENCE_SECONDS)

@@ -2,9 +2,9 @@
 
 A program for each client publishes one message with all the header fields and properties that the
 client can write to the queue `fidelity`, takes it (basic.get), rejects it, and takes it again from
-`fidelity.dead`. A recorder between client and broker keeps what went by; a result says what became
-of one type: `pika::t through a queue`. Federation links
-are held to the same by `tests/links`.
+`fidelity.dead`. A recorder between client and broker keeps what went by. What the client wrote goes
+to a second broker, too: over federation links and through a shovel (`links.py`). A result says what
+became of one type: `pika::t through a queue`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from amqpd.commands import Arguments, Channel, Queue
 from compat import harness, java_program, python_client, scenario_program
 from compat.differential.wire import Wire, method
-from compat.header_fidelity import recorder
+from compat.header_fidelity import links, recorder
 from compat.node_clients import run as node_clients
 
 PYTHON = {
@@ -40,9 +40,18 @@ BUNNY = "2.19.0"
 PHP_AMQPLIB = "3.5.3"
 ANYEVENT = "1.22"
 QUEUE, DEAD = "fidelity", "fidelity.dead"
-DEATH_PREFIXES = (b"x-death", b"x-first-death-", b"x-last-death-")
-"""What dead-lettering adds."""
-PROGRAM_SECONDS = 60.0
+OF_A_CLIENT = ("a queue", "a dead letter")
+"""The ways that a client's program goes by itself, in this order."""
+ADDED = {
+    "a queue": (),
+    "a dead letter": (b"x-death", b"x-first-death-", b"x-last-death-"),
+    "a federated exchange": (b"x-received-from",),
+    "a federated queue": (b"x-received-from", b"x-original-"),
+    "a shovel": (),
+}
+"""The ways, and what the names of the header fields begin with that the broker adds on them."""
+FAIL = harness.Outcome.FAIL
+PROGRAM_SECONDS = 300.0
 BUILD_SECONDS = 900.0
 Command = list[str | Path]
 
@@ -165,34 +174,41 @@ ABOUT = tuple(
 )
 
 
-def judge(client: str, kept: recorder.Recorder) -> list[harness.Result]:
-    """A result for each type octet that was sent, for both ways."""
-    sent = recorder.parse(kept.published[0])
-    octets = sorted(set().union(*(recorder.types(value) for _, value in sent.fields)))
+def judge(client: str, octets: bytes, came: Mapping[str, bytes]) -> list[harness.Result]:
+    """A result for each type octet that was sent and each way; and for each way as a whole."""
+    sent = recorder.parse(octets)
+    kinds = sorted(set().union(*(recorder.types(value) for _, value in sent.fields)))
     results = []
-    for way, got in zip(("a queue", "a dead letter"), kept.delivered, strict=True):
-        found = recorder.parse(got)
+    for way, added in ADDED.items():
+        if way not in came:
+            results.append(harness.Result(f"{client}::all through {way}", FAIL, "did not come"))
+            continue
+        found = recorder.parse(came[way])
         fields = dict(found.fields)
-        for octet in octets:
+        for kind in kinds:
             wrong = [
                 f"{name!r}: sent {value!r}, found {fields.get(name)!r}"
                 for name, value in sent.fields
-                if octet in recorder.types(value) and fields.get(name) != value
+                if kind in recorder.types(value) and fields.get(name) != value
             ]
-            outcome = harness.Outcome.FAIL if wrong else harness.Outcome.PASS
-            name = f"{client}::{octet} through {way}"
-            results.append(harness.Result(name, outcome, "\n".join(wrong)))
-        if way == "a queue":
-            same = got == kept.published[0]
-        else:
-            kept_fields = [f for f in found.fields if not f[0].startswith(DEATH_PREFIXES)]
-            around = (found.flags, found.before, found.after)
-            same = around == (sent.flags, sent.before, sent.after)
-            same = same and sorted(kept_fields) == sorted(sent.fields)
-        outcome = harness.Outcome.PASS if same else harness.Outcome.FAIL
-        detail = "" if same else f"sent {kept.published[0]!r}\nfound {got!r}"
+            outcome = FAIL if wrong else harness.Outcome.PASS
+            results.append(
+                harness.Result(f"{client}::{kind} through {way}", outcome, "\n".join(wrong))
+            )
+        same = came[way] == octets if not added else _same_without(added, sent, found)
+        detail = "" if same else f"sent {octets!r}\nfound {came[way]!r}"
+        outcome = harness.Outcome.PASS if same else FAIL
         results.append(harness.Result(f"{client}::all through {way}", outcome, detail))
     return results
+
+
+def _same_without(
+    added: tuple[bytes, ...], sent: recorder.PropertyList, found: recorder.PropertyList
+) -> bool:
+    """Whether nothing else was added, nothing is missing, and no octet around changed."""
+    kept = [field for field in found.fields if not field[0].startswith(added)]
+    around = (found.flags, found.before, found.after) == (sent.flags, sent.before, sent.after)
+    return around and sorted(kept) == sorted(sent.fields)
 
 
 def empty_queues(url: str) -> None:
@@ -215,25 +231,27 @@ def empty_queues(url: str) -> None:
     wire.shut()
 
 
-def of_client(ctx: harness.Context, client: Client) -> list[harness.Result]:
-    """Run its program through a recorder."""
+def of_client(
+    ctx: harness.Context, broker: harness.Broker, joined: links.Links, client: Client
+) -> list[harness.Result]:
+    """Run its program through a recorder, and send on what it wrote."""
     try:
         line = client.command(ctx)
     except harness.Unavailable as reason:
         print(f"{client.name}: skipped: {reason}", flush=True)
         return [harness.Result(f"{client.name}::*", harness.Outcome.SKIP, str(reason))]
-    broker = ctx.broker
-    empty_queues(ctx.url)
+    empty_queues(broker.url)
     with recorder.recorder(broker.host, broker.port) as (kept, port):
         url = f"amqp://{broker.user}:{broker.password}@127.0.0.1:{port}"
         path = os.pathsep.join([str(harness.ROOT), os.environ.get("PYTHONPATH", "")])
         env = {"AMQP_URL": url, "PYTHONPATH": path}
         done = harness.command(line, timeout=PROGRAM_SECONDS, env=env)
-        if done.code != 0 or (len(kept.published), len(kept.delivered)) != (1, 2):
-            went = f"{len(kept.published)} published, {len(kept.delivered)} delivered"
-            name = f"{client.name}::the program"
-            return [harness.Result(name, harness.Outcome.FAIL, f"{went}\n{done.tail}")]
-        return judge(client.name, kept)
+    if done.code != 0 or (len(kept.published), len(kept.delivered)) != (1, len(OF_A_CLIENT)):
+        went = f"{len(kept.published)} published, {len(kept.delivered)} delivered"
+        return [harness.Result(f"{client.name}::the program", FAIL, f"{went}\n{done.tail}")]
+    octets = kept.published[0]
+    came = dict(zip(OF_A_CLIENT, kept.delivered, strict=True)) | joined.carry(octets)
+    return judge(client.name, octets, came)
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:
@@ -241,7 +259,12 @@ def run(ctx: harness.Context) -> list[harness.Result]:
     chosen: Sequence[Client] = CLIENTS
     if ctx.only:
         chosen = [c for c in CLIENTS if any(o.startswith(f"{c.name}::") for o in ctx.only)]
-    return [result for client in chosen for result in of_client(ctx, client)]
+    with (
+        ctx.fresh(links=True) as first,
+        ctx.fresh(links=True) as second,
+        links.Links(first, second) as joined,
+    ):
+        return [result for client in chosen for result in of_client(ctx, first, joined, client)]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ public class Scenarios {
   }
 
   static final String URL = System.getenv("AMQP_URL");
-  static final long PATIENCE_MS = 10_000;
+  static final long PATIENCE_MS = 60_000;
+  /** The broker gives a client up after two of them. */
+  static final int HEARTBEAT_S = 4;
   static final Map<String, Scenario> ALL = new LinkedHashMap<>();
 
   /** What one scenario has opened; closed at its end. */
@@ -33,6 +35,7 @@ public class Scenarios {
     ConnectionFactory factory() throws Exception {
       ConnectionFactory factory = new ConnectionFactory();
       factory.setUri(URL);
+      factory.setHandshakeTimeout((int) PATIENCE_MS);
       factory.setAutomaticRecoveryEnabled(false);
       return factory;
     }
@@ -548,10 +551,10 @@ public class Scenarios {
 
     ALL.put("heartbeats_keep_a_quiet_connection", stage -> {
       ConnectionFactory factory = stage.factory();
-      factory.setRequestedHeartbeat(1);
+      factory.setRequestedHeartbeat(HEARTBEAT_S);
       Connection connection = stage.connect(factory);
-      same(1, connection.getHeartbeat());
-      Thread.sleep(3_500);
+      same(HEARTBEAT_S, connection.getHeartbeat());
+      Thread.sleep(3_200 * HEARTBEAT_S);
       check(connection.isOpen(), "it goes on");
       connection.createChannel().queueDeclare();
     });

@@ -27,7 +27,7 @@ from nameko.standalone.events import event_dispatcher  # noqa: E402
 from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
 
 CONFIG = {"AMQP_URI": os.environ.get("AMQP_URL", ""), "heartbeat": 5, "max_workers": 10}
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 Start = Callable[[type], ServiceContainer]
 
 

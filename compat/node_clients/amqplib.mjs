@@ -533,9 +533,9 @@ scenario("an_exclusive_queue_goes_with_its_connection", async (undo) => {
 });
 
 scenario("heartbeats_keep_a_quiet_connection", async (undo) => {
-  const { channel } = await open(undo, { at: `${url}?heartbeat=1` });
+  const { channel } = await open(undo, { at: `${url}?heartbeat=4` });
   const queue = await queueFor(channel);
-  await sleep(3_500);
+  await sleep(12_800); // the broker gives a client up after eight seconds
   assert.equal((await channel.checkQueue(queue)).consumerCount, 0);
 });
 

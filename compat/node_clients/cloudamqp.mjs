@@ -290,7 +290,7 @@ scenario("session_rpc", async (undo) => {
   const queue = unique("rpc");
   await made.rpcServer(queue, async (message) => `re: ${message.bodyString()}`);
   undo(async () => (await made.queue(queue)).delete());
-  const reply = await made.rpcCall(queue, "hello", { timeout: 5_000 });
+  const reply = await made.rpcCall(queue, "hello", { timeout: 60_000 });
   assert.equal(reply.bodyString(), "re: hello");
   const client = await made.rpcClient();
   const replies = await Promise.all([...Array(20).keys()].map((n) => client.call(queue, `${n}`)));

@@ -6,7 +6,7 @@ import { Mailbox, Proxy, main, scenario, sleep, unique, until, url, within } fro
 
 function open(undo, at = [url]) {
   const connection = manager.connect(at, {
-    heartbeatIntervalInSeconds: 1,
+    heartbeatIntervalInSeconds: 4,
     reconnectTimeInSeconds: 0.1,
   });
   undo(() => connection.close());
@@ -68,7 +68,7 @@ scenario("published_while_there_is_no_connection", async (undo) => {
   await sleep(300);
   assert.equal(channel.queueLength(), 20);
   proxy.refusing = false;
-  await within(10_000, Promise.all(sent), "the confirms");
+  await within(60_000, Promise.all(sent), "the confirms");
   undo(() => channel.deleteQueue(queue));
   assert.equal((await channel.checkQueue(queue)).messageCount, 20);
 });

@@ -280,7 +280,7 @@ scenario("a_consumer_survives_its_deleted_queue", async (undo) => {
   );
   const ready = new Promise((resolve) => made.on("ready", resolve));
   await open(undo).queueDelete({ queue });
-  await within(10_000, ready, "the consumer's return");
+  await within(60_000, ready, "the consumer's return");
   const publisher = rabbit.createPublisher({ confirm: true });
   undo(() => publisher.close());
   await publisher.send(queue, "back");

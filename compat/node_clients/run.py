@@ -46,7 +46,7 @@ def install(ctx: harness.Context) -> Path:
     if not done.exists() or done.read_text() != manifest:
         package.write_text(manifest)
         line = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        harness.must(harness.command(line, timeout=INSTALL_SECONDS, cwd=folder), "npm install")
+        harness.fetched(line, "npm install", timeout=INSTALL_SECONDS, cwd=folder)
         done.write_text(manifest)
     for program in ctx.suite_dir.glob("*.mjs"):
         shutil.copyfile(program, folder / program.name)

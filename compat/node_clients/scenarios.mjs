@@ -7,7 +7,7 @@
 import net from "node:net";
 
 export const url = process.env.AMQP_URL;
-const SCENARIO_MS = 20_000;
+const SCENARIO_MS = 180_000;
 const scenarios = [];
 let counter = 0;
 
@@ -36,7 +36,7 @@ export function within(ms, promise, what) {
 }
 
 /** Wait until `check` returns something true, and return that. */
-export async function until(check, what, ms = 10_000) {
+export async function until(check, what, ms = 60_000) {
   const end = Date.now() + ms;
   while (Date.now() < end) {
     const found = await check();
@@ -54,7 +54,7 @@ export class Mailbox {
     this.items.push(item);
   };
 
-  async take(count, ms = 10_000) {
+  async take(count, ms = 60_000) {
     try {
       await until(() => this.items.length >= count, "messages", ms);
     } catch {

@@ -36,7 +36,7 @@ POM = f"""\
 </project>
 """
 FETCH_SECONDS = 600
-WORKLOAD_SECONDS = 90
+WORKLOAD_SECONDS = 600
 TROUBLE = re.compile(r"\b(WARN|ERROR|Exception|Error)\b")
 CAPTURE_ERRORS = 'errors=$1; shift; exec "$@" 2>"$errors"'
 
@@ -96,8 +96,8 @@ def classpath(ctx: harness.Context) -> str:
     if not found.exists():
         (scratch / "pom.xml").write_text(POM)
         line = [maven, "--batch-mode", "--quiet", CLASSPATH_GOAL, f"-Dmdep.outputFile={found}"]
-        done = harness.command(line, timeout=FETCH_SECONDS, cwd=scratch)
-        harness.must(done, f"fetching perf-test {VERSION}")
+        what = f"fetching perf-test {VERSION}"
+        harness.fetched(line, what, timeout=FETCH_SECONDS, cwd=scratch)
     return found.read_text().strip()
 
 

@@ -20,7 +20,8 @@ use PhpAmqpLib\Exception\AMQPTimeoutException;
 use PhpAmqpLib\Message\AMQPMessage;
 use PhpAmqpLib\Wire\AMQPTable;
 
-const PATIENCE_S = 10;
+const PATIENCE_S = 60;
+const HEARTBEAT_S = 4; // the broker gives a client up after two of them
 $all = [];
 
 /** What one scenario has opened; closed at its end. */
@@ -35,7 +36,7 @@ final class Stage
         $at = array_merge(parse_url((string) getenv('AMQP_URL')), $change);
         $connection = new AMQPStreamConnection(
             $at['host'], $at['port'], $at['user'], $at['pass'], $at['vhost'] ?? '/',
-            false, 'AMQPLAIN', null, 'en_US', 5.0, 5.0, null, false, $at['heartbeat'] ?? 0
+            false, 'AMQPLAIN', null, 'en_US', PATIENCE_S, PATIENCE_S, null, false, $at['heartbeat'] ?? 0
         );
         return $this->opened[] = $connection;
     }
@@ -46,7 +47,7 @@ final class Stage
         $options = ['cafile' => getenv('CERTIFICATES') . "/$authority", 'verify_peer' => true];
         $connection = new AMQPSSLConnection(
             $at['host'], $at['port'], $at['user'], $at['pass'], '/', $options,
-            ['connection_timeout' => 5.0, 'read_write_timeout' => 5.0]
+            ['connection_timeout' => PATIENCE_S, 'read_write_timeout' => PATIENCE_S]
         );
         return $this->opened[] = $connection;
     }
@@ -441,9 +442,9 @@ $all['reconnect_after_a_cut'] = function (Stage $stage): void {
 };
 
 $all['heartbeats_keep_a_quiet_connection'] = function (Stage $stage): void {
-    $connection = $stage->connect(['heartbeat' => 1]);
+    $connection = $stage->connect(['heartbeat' => HEARTBEAT_S]);
     foreach (range(1, 10) as $_) {
-        usleep(350_000);
+        usleep(320_000 * HEARTBEAT_S);
         $connection->checkHeartBeat();
     }
     queue($connection->channel());

@@ -13,14 +13,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pika
 import pika.exceptions
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Message:
 class Scene:
     """One scenario's connections and everything it declared."""
 
+    patience: ClassVar[float] = PATIENCE_SECONDS
     url: str
     connections: list[pika.BlockingConnection] = field(default_factory=list)
     queues: list[str] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Scene:
         """The URL's parameters with these attributes set."""
         parameters = pika.URLParameters(self.url)
         parameters.blocked_connection_timeout = PATIENCE_SECONDS
+        parameters.socket_timeout = parameters.stack_timeout = PATIENCE_SECONDS
         for key, value in changes.items():
             setattr(parameters, key, value)
         return parameters

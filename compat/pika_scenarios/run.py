@@ -15,7 +15,7 @@ from compat import harness, python_client
 
 VERSION = "1.3.2"
 ABOUT = harness.About("pika", VERSION, "Python", "scenarios of ours")
-SCENARIO_SECONDS = 20
+SCENARIO_SECONDS = 180
 
 
 def run(ctx: harness.Context, version: str) -> list[harness.Result]:

@@ -98,7 +98,7 @@ def test_returns_come_with_the_commit(scene: Scene, channel: BlockingChannel) ->
     scene.settle(channel.connection, 0.05)
     assert returned == []
     channel.tx_commit()
-    scene.settle(channel.connection, 0.02)
+    scene.wait(channel.connection, lambda: returned, "what was returned")
     assert returned == [b"back"]
 
 

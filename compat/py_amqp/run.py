@@ -60,7 +60,7 @@ def certificates(python: Path, folder: Path, mine: argparse.Namespace) -> Path:
     """The folder in which the tests look for a client's certificates; a server's is beside them."""
     out = folder / "t" / "certs"
     out.mkdir(exist_ok=True)
-    made = harness.command([python, "-c", MAKE_CERTIFICATES, out], timeout=60)
+    made = harness.command([python, "-c", MAKE_CERTIFICATES, out], timeout=300)
     harness.must(made, "certificates")
     for name, file in GIVEN_FILES.items():
         given: Path | None = getattr(mine, name[2:].replace("-", "_"))

@@ -88,7 +88,7 @@ def run(ctx: harness.Context) -> list[harness.Result]:
     for name, words, wanted in STEPS:
         words = [str(file) if word == "@file" else word for word in words]
         line = [sys.executable, admin, "-H", url.hostname or "", "-P", str(url.port), *words]
-        done = harness.command(line, timeout=60)
+        done = harness.command(line, timeout=300)
         good = re.search(wanted, done.output) is not None
         outcome = harness.Outcome.PASS if good else harness.Outcome.FAIL
         results.append(harness.Result(name, outcome, done.tail, done.seconds))

@@ -28,7 +28,7 @@ public class Scenarios {
     void run(Stage stage) throws Exception;
   }
 
-  static final long PATIENCE_MS = 10_000;
+  static final long PATIENCE_MS = 60_000;
   static final Map<String, Scenario> ALL = new LinkedHashMap<>();
 
   /** A connection factory, an admin, and what is to be undone at the end. */

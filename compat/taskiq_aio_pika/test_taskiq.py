@@ -18,7 +18,7 @@ from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 from taskiq_aio_pika.exceptions import IncorrectRoutingKeyError
 
 URL = os.environ.get("AMQP_URL", "")
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 
 
 class Stage:
@@ -134,8 +134,9 @@ async def test_a_delay_is_kept(stage: Stage) -> None:
         await work.kicker().with_labels(delay=0.6).kiq("later")
         await work.kiq("now")
         await stage.until(lambda: len(stage.seen) == 2)
-    assert [name for name, _ in stage.seen] == ["now", "later"]
-    assert stage.seen[1][1] - begun >= 0.6
+    times = dict(stage.seen)
+    assert sorted(times) == ["later", "now"]
+    assert times["later"] - begun >= 0.6
 
 
 @scenario

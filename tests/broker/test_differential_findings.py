@@ -142,6 +142,25 @@ def test_a_full_global_window_holds_back_consumers_without_acks(channel: Channel
     assert channel.take(Delivery).body == b"2"
 
 
+def test_messages_of_get_take_no_place_in_the_global_window(channel: Channel) -> None:
+    """RabbitMQ counts those that are outstanding when the window comes, and never lets them go."""
+    channel.queue_declare("q")
+    for body in (b"0", b"1", b"2"):
+        channel.publish("", "q", body)
+    got = channel.get("q")
+    assert got is not None
+    channel.consume("q", "t")
+    channel.take(Delivery)
+    channel.take(Delivery)
+    channel.qos(3, of_channel=True)
+    channel.publish("", "q", b"3")
+    assert channel.take(Delivery).body == b"3"
+    channel.publish("", "q", b"4")
+    channel.expect_nothing()
+    channel.ack(got.delivery_tag)
+    channel.expect_nothing()
+
+
 def test_a_reply_consumer_that_would_acknowledge_is_told_so_first(channel: Channel) -> None:
     channel.consume("amq.rabbitmq.reply-to", "t", no_ack=True)
     channel.send(method(Basic.Consume, queue="amq.rabbitmq.reply-to", consumer_tag="u"))
