@@ -18,6 +18,7 @@ COMMANDS: Final = (
     "restore",
     "definitions",
     "links",
+    "bench",
 )
 OWN_OPTIONS: Final = ("-h", "--help", "--version")
 EX_USAGE: Final = 64

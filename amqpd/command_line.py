@@ -175,3 +175,15 @@ def links(url: str, user: str, password: str, as_json: bool) -> None:
     from amqpd.runtime.links_command import show
 
     sys.exit(show(url, user, password, as_json=as_json))
+
+
+@command_line.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Put load on any AMQP 0-9-1 broker and say how fast it was.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Its many flags are read where they are needed: no other command pays for them."""
+    from amqpd.bench.command import command
+
+    sys.exit(command(args=list(arguments), prog_name="amqpd bench", standalone_mode=False))

@@ -204,7 +204,15 @@ class LinkClient:
             self._published[channel] = 0
         self._push(method_frame(channel, method, arguments or {}))
 
-    def publish(self, channel: int, envelope: bytes, properties: bytes, body: bytes) -> int:
+    def publish(
+        self,
+        channel: int,
+        envelope: bytes,
+        properties: bytes,
+        body: bytes,
+        *,
+        mandatory: bool = False,
+    ) -> int:
         """basic.publish to exchange and routing key, two short strings; its publish number."""
         number = self._published[channel] = self._published[channel] + 1
         pieces = self._pieces
@@ -213,7 +221,7 @@ class LinkClient:
             FRAME_OPEN.pack(1, channel, len(envelope) + 7),
             PUBLISH_HEAD,
             envelope,
-            b"\x00\xce",
+            b"\x01\xce" if mandatory else b"\x00\xce",
             HEADER_OPEN.pack(2, channel, 12 + len(properties), 60, 0, size),
             properties,
             END,

@@ -63,13 +63,11 @@ async def connect(uri: LinkURI) -> Transport:
         if not uri.tls:
             return StreamTransport(stream)
         try:
-            context = tls_context(uri)
-            name = None if uri.server_name == NO_SERVER_NAME else uri.server_name or uri.host
-            # Without a name to compare there is nothing to compare with.
-            if name is None:
-                context.check_hostname = False
             secured = await TLSStream.wrap(
-                stream, server_side=False, hostname=name, ssl_context=context
+                stream,
+                server_side=False,
+                hostname=server_name_of(uri),
+                ssl_context=tls_context(uri),
             )
         except BaseException:
             await anyio.aclose_forcefully(stream)
@@ -77,13 +75,20 @@ async def connect(uri: LinkURI) -> Transport:
         return StreamTransport(secured)
 
 
+def server_name_of(uri: LinkURI) -> str | None:
+    """For SNI and the certificate's name; None if there is to be no name."""
+    return None if uri.server_name == NO_SERVER_NAME else uri.server_name or uri.host
+
+
 def tls_context(uri: LinkURI) -> ssl.SSLContext:
     """Certificates and their verification. Raises OSError, ssl.SSLError for unusable files."""
     context = ssl.create_default_context(cafile=uri.cacertfile)
     # Brokers hang up without a word of TLS.
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    if uri.verify == "verify_none":
+    # Without a name to compare there is nothing to compare with.
+    if uri.verify == "verify_none" or server_name_of(uri) is None:
         context.check_hostname = False
+    if uri.verify == "verify_none":
         context.verify_mode = ssl.CERT_NONE
     if uri.certfile is not None:
         # Never ask on the terminal.
