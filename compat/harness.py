@@ -104,8 +104,10 @@ class Result:
 
     @property
     def last_words(self) -> str:
-        """The end of its detail, for a line of text."""
-        return (self.detail.strip().splitlines() or ["no reason given"])[-1]
+        """The end of its detail, stack frames of Java aside, for a line of text."""
+        lines = [line.strip() for line in self.detail.strip().splitlines()]
+        said = [line for line in lines if line and not line.startswith("at ")]
+        return said[-1] if said else "no reason given"
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,10 @@ class Report:
             "skipped": self.skipped,
             "seconds": round(self.seconds, 1),
             "failures": [{"test": r.name, "detail": r.detail[-2000:]} for r in self.failed],
-            "again": [{"test": r.name, "detail": r.detail[-2000:]} for r in self.again],
+            "again": [
+                {"test": r.name, "detail": r.detail[-2000:], "why": r.last_words}
+                for r in self.again
+            ],
             "known": [
                 {
                     "test": known.test,

@@ -100,11 +100,5 @@ def excuses(results: Sequence[dict[str, Any]]) -> list[str]:
     again = [(report["suite"], one) for report in results for one in report.get("again", [])]
     if again:
         lines += ["", "## What failed, and passed when it was run again, alone", ""]
-        lines += [
-            f"- `{suite}`: `{one['test']}`: {_last_line(one['detail'])}" for suite, one in again
-        ]
+        lines += [f"- `{suite}`: `{one['test']}`: {one['why']}" for suite, one in again]
     return [*lines, ""]
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no reason given"])[-1].strip()

@@ -7,13 +7,14 @@ of them), and prints a line of JSON for each: {"name", "outcome", "detail", "sec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from compat import certificates, harness
+from compat import certificates, harness, python_client
 
 PROGRAM_SECONDS = 1200.0
 INSTALL_SECONDS = 600.0
@@ -63,13 +64,37 @@ def run_with_tls(
     env: Mapping[str, str] | None = None,
 ) -> list[harness.Result]:
     """The same against a broker that listens for TLS, too."""
+    with with_tls(ctx) as given:
+        given |= env or {}
+        return run(ctx, argv, cwd=cwd, env=given, log=ctx.work_dir / "program.log")
+
+
+@contextlib.contextmanager
+def with_tls(ctx: harness.Context) -> Iterator[dict[str, str]]:
+    """A broker that listens for TLS, too; what programs and test files find it by."""
     folder = certificates.issue(ctx.work_dir)
     with ctx.fresh(tls=folder) as broker:
-        given = {"AMQP_URL": broker.url.rstrip("/"), "CERTIFICATES": str(folder), **(env or {})}
+        given = {"AMQP_URL": broker.url.rstrip("/"), "CERTIFICATES": str(folder)}
         if tls := broker.addresses.get("amqps"):
             account = f"{broker.user}:{broker.password}"
             given["AMQPS_URL"] = f"amqps://{account}@localhost:{tls[0].rpartition(':')[2]}"
-        return run(ctx, argv, cwd=cwd, env=given, log=ctx.work_dir / "program.log")
+        yield given
+
+
+def run_tests(
+    ctx: harness.Context,
+    requirements: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+) -> list[harness.Result]:
+    """The suite's test files, plain pytest, which take the broker from the environment as programs
+    do; they may import from this package what needs nothing but the standard library."""
+    python = python_client.environment(ctx.work_dir, requirements)
+    files = sorted(path.name for path in ctx.suite_dir.glob("test_*.py"))
+    path = os.pathsep.join([str(ctx.suite_dir), str(harness.ROOT)])
+    with with_tls(ctx) as given:
+        given |= {"PYTHONPATH": path, **(env or {})}
+        return python_client.pytest(ctx, python, ctx.suite_dir, files, env=given)
 
 
 def debian(program: str, test: Sequence[str], packages: Sequence[str]) -> str:

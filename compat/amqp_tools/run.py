@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness
+from compat import certificates, harness
 
 TOOLS = ("amqp-declare-queue", "amqp-publish", "amqp-get", "amqp-consume", "amqp-delete-queue")
 ABOUT = harness.About("rabbitmq-c", "0.11 (amqp-tools)", "C", "scenarios of ours")
@@ -52,9 +52,19 @@ class Tools:
         assert done.code is not None, f"amqp-{name} did not end: {done.output}"
         return done
 
-    def ok(self, name: str, *args: str, stdin: bytes = b"") -> str:
+    @property
+    def tls_url(self) -> str:
+        """The broker's other port."""
+        port = self.broker.addresses["amqps"][0].rpartition(":")[2]
+        return f"amqps://{self.broker.user}:{self.broker.password}@localhost:{port}/%2F"
+
+    def authority(self, name: str = "ca.pem") -> str:
+        """A certificate to trust: the broker's authority, or another one."""
+        return str(self.work_dir / "certificates" / name)
+
+    def ok(self, name: str, *args: str, stdin: bytes = b"", url: str = "") -> str:
         """Run it; what it printed, stripped."""
-        done = self.tool(name, *args, stdin=stdin)
+        done = self.tool(name, *args, stdin=stdin, url=url)
         assert done.code == 0, f"amqp-{name} {args}: exit code {done.code}: {done.output}"
         return done.output.strip()
 
@@ -271,6 +281,20 @@ def delete_of_an_unknown_queue_is_no_error(t: Tools) -> None:
     assert t.ok("delete-queue", "-q", t.queue) == "0"
 
 
+def over_tls(t: Tools) -> None:
+    t.declare()
+    t.ok("publish", "-r", t.queue, "--cacert", t.authority(), stdin=MEGABYTE, url=t.tls_url)
+    out = t.work_dir / "megabyte-over-tls"
+    line = ["-q", t.queue, "--cacert", t.authority(), "-c", "1"]
+    t.ok("consume", *line, "--", "sh", "-c", 'cat > "$0"', str(out), url=t.tls_url)
+    assert out.read_bytes() == MEGABYTE, "the body differs"
+
+
+def tls_with_an_authority_that_is_not_trusted(t: Tools) -> None:
+    line = ["-q", t.queue, "--cacert", t.authority("other-ca.pem")]
+    t.refused("opening socket", "get", *line, url=t.tls_url)
+
+
 def refuses_a_wrong_password_403(t: Tools) -> None:
     t.refused("ACCESS_REFUSED", "declare-queue", "-q", t.queue, url=t.url(password="wrong"))
 
@@ -335,6 +359,8 @@ CHECKS: tuple[Callable[[Tools], None], ...] = (
     an_exclusive_queue_ends_with_its_connection,
     delete_says_how_many_messages,
     delete_of_an_unknown_queue_is_no_error,
+    over_tls,
+    tls_with_an_authority_that_is_not_trusted,
     refuses_a_wrong_password_403,
     refuses_a_reserved_name_403,
     refuses_get_of_an_unknown_queue_404,
@@ -352,22 +378,23 @@ def run(ctx: harness.Context) -> list[harness.Result]:
     for tool in TOOLS:
         harness.need(tool)
     results = []
-    for number, check in enumerate(CHECKS):
-        if ctx.only and check.__name__ not in ctx.only:
-            continue
-        tools = Tools(ctx.broker, ctx.work_dir, f"compat-{os.getpid()}-{number}")
-        begun = time.monotonic()
-        outcome, detail = harness.Outcome.PASS, ""
-        try:
-            check(tools)
-        except AssertionError as failure:
-            outcome, detail = harness.Outcome.FAIL, str(failure) or "not as expected"
-        finally:
-            for queue in set(tools.made):
-                with contextlib.suppress(AssertionError):
-                    tools.tool("delete-queue", "-q", queue)
-        seconds = time.monotonic() - begun
-        results.append(harness.Result(check.__name__, outcome, detail, seconds))
+    with ctx.fresh(tls=certificates.issue(ctx.work_dir)) as broker:
+        for number, check in enumerate(CHECKS):
+            if ctx.only and check.__name__ not in ctx.only:
+                continue
+            tools = Tools(broker, ctx.work_dir, f"compat-{os.getpid()}-{number}")
+            begun = time.monotonic()
+            outcome, detail = harness.Outcome.PASS, ""
+            try:
+                check(tools)
+            except AssertionError as failure:
+                outcome, detail = harness.Outcome.FAIL, str(failure) or "not as expected"
+            finally:
+                for queue in set(tools.made):
+                    with contextlib.suppress(AssertionError):
+                        tools.tool("delete-queue", "-q", queue)
+            seconds = time.monotonic() - begun
+            results.append(harness.Result(check.__name__, outcome, detail, seconds))
     return results
 
 

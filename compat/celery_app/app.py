@@ -7,6 +7,7 @@ countdown. The queues have names of the run, so that a broker may be used again.
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ app.conf.update(
     broker_transport_options={"confirm_publish": True},
     result_chord_retry_interval=0.2,
 )
+if authority := os.environ.get("CELERY_AUTHORITY"):
+    app.conf.broker_use_ssl = {"ca_certs": authority, "cert_reqs": ssl.CERT_REQUIRED}
 
 
 @app.task

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness, python_client
+from compat import harness, scenario_program
 
 VERSION = "5.7.0"
 ABOUT = harness.About("Celery", VERSION, "Python", "an application of ours, with workers")
@@ -25,13 +25,11 @@ CLIENT = (
 
 def run(ctx: harness.Context) -> list[harness.Result]:
     """The scenarios of this folder; what their workers say is in the work dir, too."""
-    python = python_client.environment(ctx.work_dir, CLIENT)
     run_id = f"celery-{uuid.uuid4().hex[:8]}"
     home = ctx.work_dir / run_id
     home.joinpath("results").mkdir(parents=True)
-    env = {"AMQP_URL": ctx.url, "CELERY_RUN": run_id, "CELERY_HOME": str(home)}
-    files = ["test_celery.py"]
-    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env)
+    env = {"CELERY_RUN": run_id, "CELERY_HOME": str(home)}
+    return scenario_program.run_tests(ctx, CLIENT, env=env)
 
 
 if __name__ == "__main__":

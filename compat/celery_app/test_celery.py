@@ -24,13 +24,22 @@ from celery import chain, chord, group
 from celery.events.receiver import EventReceiver
 from celery.events.state import State
 from celery.exceptions import TaskRevokedError
+from kombu.exceptions import DecodeError
+
+from compat.cutting_proxy import CuttingProxy
 
 PATIENCE_SECONDS = 60.0
 RUN, HOME = scenario.RUN, scenario.HOME
 
 
 def result(asynchronous: Any) -> Any:
-    return asynchronous.get(timeout=PATIENCE_SECONDS, interval=0.02)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return asynchronous.get(timeout=PATIENCE_SECONDS, interval=0.02)
+        except DecodeError:  # The file is written where it is read.
+            if time.monotonic() > deadline:
+                raise
 
 
 def until(done: Callable[[], Any], what: str) -> Any:
@@ -44,7 +53,7 @@ def until(done: Callable[[], Any], what: str) -> Any:
 class Worker:
     """A worker process, in this one's process group: what stops a run stops its workers, too."""
 
-    def __init__(self, queues: str, *options: str) -> None:
+    def __init__(self, queues: str, *options: str, **env: str) -> None:
         self.name = f"{uuid.uuid4().hex[:8]}@scenario"
         log = HOME / f"worker-{self.name}.log"
         line = [sys.executable, "-m", "celery", "-A", "app", "worker", "-n", self.name]
@@ -53,6 +62,7 @@ class Worker:
             self.process = subprocess.Popen(
                 line,
                 cwd=Path(__file__).parent,
+                env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -200,6 +210,27 @@ def test_shutdown_by_remote_control(queue: str) -> None:
         assert other.process.wait(PATIENCE_SECONDS) == 0
     finally:
         other.kill()
+
+
+def test_a_worker_comes_back_after_cuts(queue: str) -> None:
+    with CuttingProxy(os.environ["AMQP_URL"]) as proxy:
+        other = Worker(queue, "--concurrency", "1", AMQP_URL=proxy.url)
+        try:
+            for number in range(3):
+                assert result(scenario.add.apply_async((number, 1), queue=queue)) == number + 1
+                proxy.cut()
+        finally:
+            other.kill()
+
+
+def test_a_worker_over_tls(queue: str) -> None:
+    authority = os.environ["CERTIFICATES"] + "/ca.pem"
+    url = os.environ["AMQPS_URL"]
+    other = Worker(queue, "--concurrency", "1", AMQP_URL=url, CELERY_AUTHORITY=authority)
+    try:
+        assert result(scenario.add.apply_async((1, 2), queue=queue)) == 3
+    finally:
+        assert other.stop() == 0
 
 
 def test_ping(worker: Worker) -> None:

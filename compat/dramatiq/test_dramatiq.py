@@ -15,18 +15,20 @@ import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.middleware import CurrentMessage
 
+from compat.cutting_proxy import CuttingProxy
+
 PATIENCE_SECONDS = 60.0
 
 
 class Stage:
     """A broker client, its worker, and queues that nobody else has."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, queue: str = "") -> None:
         self.url = url
         self.broker = RabbitmqBroker(url=url, confirm_delivery=True, max_priority=10)
         self.broker.add_middleware(CurrentMessage())
         self.workers: list[dramatiq.Worker] = []
-        self.queue = f"dramatiq-{uuid.uuid4().hex}"
+        self.queue = queue or f"dramatiq-{uuid.uuid4().hex}"
 
     def actor(self, run: Callable[..., Any], **options: Any) -> Any:
         """Declare an actor on this stage's queue."""
@@ -161,6 +163,25 @@ def test_a_connection_that_was_closed_is_opened_again(stage: Stage) -> None:
     stage.broker.connection.close()
     actor.send()
     assert stage.counts()[0] == 2
+
+
+def test_a_worker_comes_back_after_a_cut(stage: Stage) -> None:
+    with CuttingProxy(stage.url) as proxy:
+        far = Stage(proxy.url, stage.queue)
+        seen: list[str] = []
+        far.actor(seen.append, actor_name="take")
+        near = stage.actor(seen.append, actor_name="take")
+        far.work()
+        for number in range(2):
+            text = str(number) * 1_000_000
+            near.send(text)
+            until(lambda text=text: text in seen, "the message")
+            proxy.cut()
+        near.send("last")
+        until(lambda: "last" in seen, "the message after the cut")
+        for worker in far.workers:
+            worker.stop()
+        far.broker.close()
 
 
 def test_messages_under_way_at_the_end_come_again(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,7 +21,10 @@ from faststream.rabbit import (
     RabbitQueue,
     RabbitResponse,
 )
+from faststream.security import BaseSecurity
 from pamqp.commands import Basic
+
+from compat.cutting_proxy import CuttingProxy
 
 PATIENCE_SECONDS = 60.0
 URL = os.environ.get("AMQP_URL", "")
@@ -305,6 +309,51 @@ async def test_two_subscribers_share_a_durable_queue(broker: RabbitBroker) -> No
     await other.stop()
     declared = await broker.declare_queue(queue)
     await declared.delete(if_unused=False, if_empty=False)
+
+
+@scenario
+async def test_a_subscriber_comes_back_after_cuts(broker: RabbitBroker) -> None:
+    name, seen = unique(), set()
+    queue = RabbitQueue(name, durable=True, queue_type=QueueType.CLASSIC)
+    await broker.start()
+    with CuttingProxy(URL) as proxy:
+        other = RabbitBroker(f"{proxy.url}?reconnect_interval=0.1")
+
+        @other.subscriber(queue)
+        async def take(body: str) -> None:
+            seen.add(body)
+
+        await other.start()
+        for number in range(3):
+            await broker.publish(str(number), queue, persist=True)
+            await until(lambda body=str(number): body in seen, "the message")
+            proxy.cut()
+        await broker.publish("last", queue, persist=True)
+        await until(lambda: "last" in seen, "the message after the last cut")
+        await other.stop()
+    assert seen == {"0", "1", "2", "last"}
+    declared = await broker.declare_queue(queue)
+    await declared.delete(if_unused=False, if_empty=False)
+
+
+@scenario
+async def test_over_tls(broker: RabbitBroker) -> None:
+    authority = os.environ["CERTIFICATES"] + "/ca.pem"
+    security = BaseSecurity(ssl.create_default_context(cafile=authority))
+    queue, seen = brief(), []
+    await broker.start()
+    other = RabbitBroker(os.environ["AMQPS_URL"], security=security)
+
+    @other.subscriber(queue)
+    async def take(body: bytes) -> None:
+        seen.append(body)
+
+    await other.start()
+    body = os.urandom(1 << 20)
+    await other.publish(body, queue)
+    await until(lambda: seen, "the message")
+    await other.stop()
+    assert seen == [body]
 
 
 @scenario

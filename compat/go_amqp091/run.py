@@ -53,13 +53,15 @@ def broker_at_the_port(ctx: harness.Context) -> Iterator[harness.Broker]:
 
 
 def main() -> int:
-    """In a network of our own, where it takes one; what comes from outside is fetched before."""
-    go, elsewhere = shutil.which("go"), any(a.startswith("--amqp-url") for a in sys.argv)
-    if elsewhere or go is None or own_network.why_not():
-        return harness.main(Path(__file__).parent, run, ABOUT)
+    """In a network of our own, if there can be one; what comes from outside is fetched before."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--work-dir", type=Path)
+    parser.add_argument("--in-own-network", action="store_true")
     given, rest = parser.parse_known_args()
+    go, elsewhere = shutil.which("go"), any(a.startswith("--amqp-url") for a in rest)
+    if given.in_own_network or elsewhere or go is None or own_network.why_not():
+        kept = ["--work-dir", str(given.work_dir)] if given.work_dir else []
+        return harness.main(Path(__file__).parent, run, ABOUT, [*rest, *kept])
     with tempfile.TemporaryDirectory(prefix="compat-") as scratch:
         work_dir = (given.work_dir or Path(scratch)).resolve()
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,8 @@ def main() -> int:
         except harness.SuiteError as error:
             print(f"go_amqp091: {error}")
             return 1
-        return own_network.run([sys.argv[0], *rest, "--work-dir", str(work_dir)])
+        inside = ["--in-own-network", "--work-dir", str(work_dir)]
+        return own_network.run([sys.argv[0], *rest, *inside])
 
 
 if __name__ == "__main__":

@@ -63,56 +63,6 @@ public class Scenarios {
     }
   }
 
-  /** A TCP proxy in front of the broker whose connections can be cut. */
-  static class Proxy implements AutoCloseable {
-    final ServerSocket listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
-    final Set<Socket> sockets = ConcurrentHashMap.newKeySet();
-    final AtomicInteger accepted = new AtomicInteger();
-
-    Proxy(URI broker) throws IOException {
-      start(() -> {
-        while (true) {
-          Socket near = listener.accept();
-          Socket far = new Socket(broker.getHost(), broker.getPort());
-          accepted.incrementAndGet();
-          sockets.addAll(List.of(near, far));
-          start(() -> pump(near, far));
-          start(() -> pump(far, near));
-        }
-      });
-    }
-
-    static void start(Callable<?> work) {
-      Thread thread = new Thread(() -> {
-        try {
-          work.call();
-        } catch (Exception closed) {
-          // The end of a connection, or of the proxy.
-        }
-      });
-      thread.setDaemon(true);
-      thread.start();
-    }
-
-    Object pump(Socket from, Socket to) throws IOException {
-      try (from; to) {
-        from.getInputStream().transferTo(to.getOutputStream());
-      }
-      return null;
-    }
-
-    void cut() throws IOException {
-      for (Socket socket : sockets) socket.close();
-      sockets.clear();
-    }
-
-    @Override
-    public void close() throws IOException {
-      listener.close();
-      cut();
-    }
-  }
-
   static byte[] bytes(String text) {
     return text.getBytes(StandardCharsets.UTF_8);
   }

@@ -3,7 +3,19 @@
 import assert from "node:assert/strict";
 import crypto from "node:crypto";
 import amqp from "amqplib";
-import { Mailbox, Proxy, main, scenario, sleep, unique, until, url, within } from "./scenarios.mjs";
+import {
+  Mailbox,
+  Proxy,
+  authority,
+  main,
+  scenario,
+  sleep,
+  tlsUrl,
+  unique,
+  until,
+  url,
+  within,
+} from "./scenarios.mjs";
 
 async function open(undo, { confirm = false, at = url, options = {} } = {}) {
   const connection = await amqp.connect(at, options);
@@ -23,7 +35,7 @@ async function channelError(connection, provoke) {
   const channel = await connection.createChannel();
   const error = new Promise((resolve) => channel.on("error", resolve));
   await Promise.resolve(provoke(channel)).catch(() => {});
-  return within(5_000, error, "the channel's error");
+  return within(60_000, error, "the channel's error");
 }
 
 const text = (message) => message.content.toString();
@@ -309,7 +321,7 @@ scenario("an_error_of_the_connection", async (undo) => {
   const queue = await queueFor(channel);
   await channel.consume(queue, () => {}, { consumerTag: "twice" });
   channel.consume(queue, () => {}, { consumerTag: "twice" }).catch(() => {});
-  assert.equal((await within(5_000, error, "the connection's error")).code, 530);
+  assert.equal((await within(60_000, error, "the connection's error")).code, 530);
 });
 
 scenario("logins_that_are_refused", async () => {
@@ -506,7 +518,7 @@ scenario("a_cut_connection_gives_messages_back", async (undo) => {
   channel.ack((await box.take(3))[0]);
   await sleep(100);
   proxy.cut();
-  await within(5_000, closed, "the close");
+  await within(60_000, closed, "the close");
   const { channel: again } = await open(undo, { at: proxy.url });
   await again.consume(queue, box.put);
   const messages = await box.take(2);
@@ -590,6 +602,20 @@ scenario("what_the_broker_says_of_itself", async (undo) => {
   for (const name of ["publisher_confirms", "basic.nack", "consumer_cancel_notify"]) {
     assert.equal(serverProperties.capabilities[name], true, name);
   }
+});
+
+scenario("tls", async (undo) => {
+  const { channel } = await open(undo, { at: tlsUrl, options: { ca: authority() } });
+  const queue = await queueFor(channel);
+  const body = crypto.randomBytes(1 << 20);
+  channel.sendToQueue(queue, body);
+  const found = await until(() => channel.get(queue, { noAck: true }), "the message");
+  assert.ok(found.content.equals(body));
+});
+
+scenario("tls_with_an_authority_that_is_not_trusted", async (undo) => {
+  const options = { ca: authority("other-ca.pem") };
+  await assert.rejects(open(undo, { at: tlsUrl, options }), /certificate/);
 });
 
 await main();

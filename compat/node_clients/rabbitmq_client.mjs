@@ -3,12 +3,23 @@
 import assert from "node:assert/strict";
 import crypto from "node:crypto";
 import rabbitmq from "rabbitmq-client";
-import { Mailbox, Proxy, main, scenario, unique, until, url, within } from "./scenarios.mjs";
+import {
+  Mailbox,
+  Proxy,
+  authority,
+  main,
+  scenario,
+  tlsUrl,
+  unique,
+  until,
+  url,
+  within,
+} from "./scenarios.mjs";
 
 const { Connection, ConsumerStatus } = rabbitmq;
 
-function open(undo, at = url) {
-  const connection = new Connection({ url: at, retryLow: 50, retryHigh: 200 });
+function open(undo, at = url, options = {}) {
+  const connection = new Connection({ url: at, retryLow: 50, retryHigh: 200, ...options });
   connection.on("error", () => {});
   undo(() => connection.close());
   return connection;
@@ -19,7 +30,7 @@ function consumer(undo, connection, options, handler) {
   made.on("error", () => {});
   undo(() => made.close());
   return within(
-    5_000,
+    60_000,
     new Promise((resolve) => made.on("ready", () => resolve(made))),
     "the consumer",
   );
@@ -312,8 +323,24 @@ scenario("it_comes_back_when_it_is_cut", async (undo) => {
     await publisher.send(queue, `outside ${round}`);
     await until(() => box.items.includes(`outside ${round}`), "the message after the cut");
     box.items = [];
-    await rabbit.onConnect(5_000);
+    await rabbit.onConnect(60_000);
   }
+});
+
+scenario("tls", async (undo) => {
+  const rabbit = open(undo, tlsUrl, { tls: { ca: authority() } });
+  const channel = await channelFor(undo, rabbit);
+  const queue = await queueFor(channel);
+  const body = crypto.randomBytes(1 << 20);
+  await channel.basicPublish(queue, body);
+  const found = await until(() => channel.basicGet(queue), "the message");
+  assert.ok(found.body.equals(body));
+});
+
+scenario("tls_with_an_authority_that_is_not_trusted", async (undo) => {
+  const rabbit = open(undo, tlsUrl, { tls: { ca: authority("other-ca.pem") } });
+  const refused = new Promise((resolve) => rabbit.on("error", resolve));
+  assert.match((await within(60_000, refused, "the refusal")).message, /certificate/);
 });
 
 await main();

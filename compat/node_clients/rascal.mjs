@@ -1,18 +1,36 @@
 // rascal: everything from a configuration, and recovery strategies for what fails.
 
 import assert from "node:assert/strict";
+import crypto from "node:crypto";
 import rascal from "rascal";
-import { Mailbox, Proxy, main, scenario, sleep, unique, until, url } from "./scenarios.mjs";
+import {
+  Mailbox,
+  Proxy,
+  authority,
+  main,
+  scenario,
+  sleep,
+  tlsUrl,
+  unique,
+  until,
+  url,
+} from "./scenarios.mjs";
 
 const { BrokerAsPromised, withDefaultConfig } = rascal;
 
 /** A broker with a topic exchange, a queue bound to it, a publication and a subscription. */
-async function open(undo, { at = url, queue = unique(), queueOptions = {} } = {}) {
+async function open(undo, given = {}) {
+  const { at = url, queue = unique(), queueOptions = {}, socketOptions = {} } = given;
   const exchange = unique("x");
   const config = {
     vhosts: {
       "/": {
-        connection: { url: at, retry: { min: 50, max: 200 }, options: { heartbeat: 5 } },
+        connection: {
+          url: at,
+          retry: { min: 50, max: 200 },
+          options: { heartbeat: 5 },
+          socketOptions,
+        },
         exchanges: { [exchange]: { type: "topic", options: { durable: false } } },
         queues: { [queue]: { options: { durable: true, ...queueOptions } } },
         bindings: [`${exchange}[a.#] -> ${queue}`],
@@ -245,8 +263,25 @@ scenario("it_comes_back_when_it_is_cut", async (undo) => {
       await sleep(100);
       return seen.has(`after ${round}`);
     };
-    await until(attempt, `the message after cut ${round} by ${exchange}`, 15_000);
+    await until(attempt, `the message after cut ${round} by ${exchange}`);
   }
+});
+
+scenario("tls", async (undo) => {
+  const { broker } = await open(undo, { at: tlsUrl, socketOptions: { ca: authority() } });
+  const box = new Mailbox();
+  await subscribe(broker, (_, content, ackOrNack) => {
+    box.put(content);
+    ackOrNack();
+  });
+  const body = crypto.randomBytes(1 << 20);
+  await publish(broker, "out", body);
+  assert.ok((await box.take(1))[0].equals(body));
+});
+
+scenario("tls_with_an_authority_that_is_not_trusted", async (undo) => {
+  const socketOptions = { ca: authority("other-ca.pem") };
+  await assert.rejects(open(undo, { at: tlsUrl, socketOptions }), /certificate/);
 });
 
 await main();

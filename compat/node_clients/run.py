@@ -58,10 +58,12 @@ def run(ctx: harness.Context) -> list[harness.Result]:
     node = harness.need("node")
     folder = install(ctx)
     results = []
-    for client in CLIENTS:
-        line = [node, f"{client}.mjs"]
-        log = folder / f"{client}.log"
-        results += scenario_program.run(ctx, line, prefix=f"{client}::", cwd=folder, log=log)
+    with scenario_program.with_tls(ctx) as env:
+        for client in CLIENTS:
+            line, log = [node, f"{client}.mjs"], folder / f"{client}.log"
+            results += scenario_program.run(
+                ctx, line, prefix=f"{client}::", cwd=folder, env=env, log=log
+            )
     return results
 
 

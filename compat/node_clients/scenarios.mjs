@@ -1,12 +1,15 @@
 // What the scenarios of every client share: how they are declared and run, a TCP proxy that can be
 // cut, and a mailbox for what arrives.
 //
-// Each file of a client is a program: AMQP_URL says where the broker is, arguments name scenarios
-// (none: all of them). It prints one JSON object a line: {"name", "outcome", "detail", "seconds"}.
+// Each file of a client is a program: AMQP_URL says where the broker is (AMQPS_URL and CERTIFICATES
+// for TLS), arguments name scenarios (none: all of them). It prints one JSON object a line: {"name",
+// "outcome", "detail", "seconds"}.
 
+import fs from "node:fs";
 import net from "node:net";
 
 export const url = process.env.AMQP_URL;
+export const tlsUrl = process.env.AMQPS_URL;
 const SCENARIO_MS = 180_000;
 const scenarios = [];
 let counter = 0;
@@ -14,6 +17,11 @@ let counter = 0;
 /** Declare a scenario; `run` gets a function that takes what is to be undone at its end. */
 export function scenario(name, run) {
   scenarios.push([name, run]);
+}
+
+/** The broker's authority; `other-ca.pem` has signed nothing. */
+export function authority(name = "ca.pem") {
+  return [fs.readFileSync(`${process.env.CERTIFICATES}/${name}`)];
 }
 
 /** A name nobody else uses. */

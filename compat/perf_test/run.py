@@ -8,13 +8,14 @@ received all that was meant for it, and nothing was said on stderr. Rates and la
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness
+from compat import certificates, harness
 
 VERSION = "2.22.1"
 ABOUT = harness.About("PerfTest", VERSION, "Java", "workloads to their end")
@@ -37,6 +38,7 @@ POM = f"""\
 """
 FETCH_SECONDS = 600
 WORKLOAD_SECONDS = 600
+STORE_PASSWORD = "changeit"
 TROUBLE = re.compile(r"\b(WARN|ERROR|Exception|Error)\b")
 CAPTURE_ERRORS = 'errors=$1; shift; exec "$@" 2>"$errors"'
 
@@ -84,7 +86,29 @@ WORKLOADS = {
     "a_rate_kept": Workload("-x 1 -y 1 -r 500", 1_000, 1_000),
     "mandatory": Workload("-x 1 -y 1 -f mandatory -c 100", 5_000, 5_000),
     "mandatory_unroutable": Workload("-x 1 -y 0 -f mandatory -c 100 -r 500", 1_000, 0, r"returned"),
+    "nack_with_requeue": Workload("-x 1 -y 1 -q 50 -na -re true", 1_000, 3_000),
+    "rates_of_both": Workload("-x 1 -y 1 -r 1000 -R 1000", 1_000, 1_000),
+    "rates_that_change": Workload("-x 1 -y 1 -vr 200:1 -vr 600:1", 600, 600),
+    "sizes_that_change": Workload("-x 1 -y 1 -r 2000 -vs 100:1 -vs 20000:1", 4_000, 4_000),
+    "latencies_that_change": Workload("-x 1 -y 1 -q 10 -vl 500:1 -vl 1000:1", 1_000, 1_000),
+    "a_consumer_that_takes_its_time": Workload("-x 1 -y 1 -q 10 -L 1000", 1_000, 1_000),
+    "one_each_second": Workload("-x 1 -y 1 -P 1", 3, 3),
+    "until_the_time_is_over": Workload("-x 1 -y 1 -r 200 -z 3", 0, 0, r"Reached time limit"),
+    "bodies_in_json": Workload("-x 1 -y 1 -jb -s 1000 -bc 10 -bfc 20", 2_000, 2_000),
+    "bodies_of_files": Workload("-x 1 -y 1 -B {file},{file} -T text/plain", 2_000, 2_000),
+    "routing_keys_at_random": Workload("-x 1 -y 1 -t fanout -e any -K -rkcs 50", 2_000, 2_000),
+    "exclusive_queues": Workload("-x 1 -y 2 -E", 1_000, 1_000),
+    "a_queue_that_is_there": Workload("-x 1 -y 1 -p -u d -sb -e '' -k d", 1_000, 1_000),
+    "consumer_arguments": Workload("-x 1 -y 2 -ca x-priority=10", 2_000, 1_000),
+    "polling_with_pauses": Workload("-x 1 -y 1 -po -pi 1", 300, 300),
+    "starts_in_turn": Workload("-x 1 -y 3 -S -csd 1 -prsd 1 -q 1", 3_000, 500),
+    "few_threads_for_many": Workload("-x 10 -y 10 -niot 2 -ctp 2 -pst 2 -hst 1 -b 4", 200, 100),
+    "options_of_sockets": Workload("-x 1 -y 1 -tnd false -trbs 32768 -tsbs 32768", 2_000, 2_000),
+    "two_addresses": Workload("-x 2 -y 2 -H {uri},{uri} -dcr -ms -mf compact", 1_000, 500),
+    "tls": Workload("-x 1 -y 1 -h {tls_uri} -s 10000 -c 100", 2_000, 2_000),
+    "tls_with_a_known_authority": Workload("-x 1 -y 1 -h {tls_uri} -udsc", 2_000, 2_000),
 }
+"""What is left out: streams, OAuth 2, SASL EXTERNAL, instances that are run by Kubernetes."""
 
 
 def classpath(ctx: harness.Context) -> str:
@@ -116,35 +140,76 @@ def verdict(workload: Workload, done: harness.Completed, errors: str) -> str:
     return f"does not say: {', '.join(missing)}" if missing else ""
 
 
+@dataclass(frozen=True)
+class Places:
+    """What stands for the braces in the options of workloads."""
+
+    uri: str
+    tls_uri: str
+    file: Path
+
+    def options(self, workload: Workload) -> list[str]:
+        """The workload's, with the broker's address unless they have one."""
+        text = workload.options.format(uri=self.uri, tls_uri=self.tls_uri, file=self.file)
+        options = shlex.split(text)
+        return options if {"-h", "-H"} & set(options) else ["--uri", self.uri, *options]
+
+
+def trust_store(authority: Path, out: Path) -> Path:
+    """The authority in the form in which a JVM trusts it."""
+    store = out / "authority.p12"
+    if not store.exists():
+        line: list[str | Path] = [harness.need("keytool"), "-importcert", "-noprompt"]
+        line += ["-file", authority, "-keystore", store, "-storetype", "PKCS12"]
+        line += ["-storepass", STORE_PASSWORD]
+        harness.must(harness.command(line, timeout=FETCH_SECONDS), "keytool")
+    return store
+
+
 def run(ctx: harness.Context) -> list[harness.Result]:
     """One JVM for each workload, all against one broker."""
     java, shell = harness.need("java"), harness.need("sh")
     jars = classpath(ctx)
     out = ctx.work_dir / "perf-test"
+    file = out / "body.txt"
+    file.write_text("a body\n" * 100)
+    authorities = certificates.issue(ctx.work_dir)
+    store = trust_store(authorities / "ca.pem", out)
+    trusting = [f"-Djavax.net.ssl.trustStore={store}"]
+    trusting += [f"-Djavax.net.ssl.trustStorePassword={STORE_PASSWORD}"]
     deadline = time.monotonic() + ctx.timeout
     results = []
     left_out = {known.test for known in ctx.left_out}
-    for name, workload in WORKLOADS.items():
-        left = min(WORKLOAD_SECONDS, deadline - time.monotonic())
-        if name in left_out or (ctx.only and name not in ctx.only) or left < 1:
-            continue
-        errors = out / f"{name}.stderr.txt"
-        line: list[str | Path] = [shell, "-c", CAPTURE_ERRORS, "sh", errors]
-        line += [java, "-Xmx512m", "-cp", jars, MAIN, "--uri", ctx.url.rstrip("/"), "--id", name]
-        line += [*workload.options.split(), "--pmessages", str(workload.published)]
-        if workload.consumed:
-            line += ["--cmessages", str(workload.consumed)]
-        done = harness.command(line, timeout=left, cwd=out, log=out / f"{name}.txt")
-        said = errors.read_text(errors="replace")
-        wrong = verdict(workload, done, said)
-        results.append(
-            harness.Result(
-                name,
-                harness.Outcome.FAIL if wrong else harness.Outcome.PASS,
-                "\n".join([done.tail, said[-2000:], wrong]) if wrong else "",
-                done.seconds,
+    with ctx.fresh(tls=authorities) as broker:
+        tls = next(iter(broker.addresses.get("amqps", ())), "127.0.0.1:1")
+        account = f"{broker.user}:{broker.password}"
+        tls_uri = f"amqps://{account}@localhost:{tls.rpartition(':')[2]}"
+        places = Places(broker.url.rstrip("/"), tls_uri, file)
+        for name, workload in WORKLOADS.items():
+            left = min(WORKLOAD_SECONDS, deadline - time.monotonic())
+            if name in left_out or (ctx.only and name not in ctx.only) or left < 1:
+                continue
+            errors = out / f"{name}.stderr.txt"
+            line: list[str | Path] = [shell, "-c", CAPTURE_ERRORS, "sh", errors]
+            options = places.options(workload)
+            # With a trust store the program speaks TLS wherever it connects to.
+            settings = trusting if "-udsc" in options else []
+            line += [java, "-Xmx512m", *settings, "-cp", jars, MAIN, "--id", name, *options]
+            if workload.published:
+                line += ["--pmessages", str(workload.published)]
+            if workload.consumed:
+                line += ["--cmessages", str(workload.consumed)]
+            done = harness.command(line, timeout=left, cwd=out, log=out / f"{name}.txt")
+            said = errors.read_text(errors="replace")
+            wrong = verdict(workload, done, said)
+            results.append(
+                harness.Result(
+                    name,
+                    harness.Outcome.FAIL if wrong else harness.Outcome.PASS,
+                    "\n".join([done.tail, said[-2000:], wrong]) if wrong else "",
+                    done.seconds,
+                )
             )
-        )
     return results
 
 

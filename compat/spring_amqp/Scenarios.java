@@ -3,11 +3,26 @@
 // AMQP_URL says where the broker is; arguments name scenarios, none means all. It prints a line of
 // JSON for each: name, outcome, detail, seconds.
 
+import com.rabbitmq.client.AMQP;
+import com.rabbitmq.client.Channel;
+import com.rabbitmq.client.ConnectionFactory;
+import com.rabbitmq.client.ShutdownSignalException;
+import java.io.InputStream;
 import java.net.URI;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
 import java.util.*;
 import java.util.concurrent.*;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicReference;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLHandshakeException;
+import javax.net.ssl.TrustManagerFactory;
+import org.springframework.amqp.AmqpException;
+import org.springframework.amqp.AmqpIOException;
 import org.springframework.amqp.AmqpRejectAndDontRequeueException;
 import org.springframework.amqp.core.*;
 import org.springframework.amqp.core.Queue;
@@ -75,6 +90,7 @@ public class Scenarios {
 
     <T extends AbstractMessageListenerContainer> T started(T container) {
       container.setRecoveryInterval(200);
+      container.setShutdownTimeout(PATIENCE_MS);
       container.afterPropertiesSet();
       container.start();
       undo.add(container::stop);
@@ -218,7 +234,6 @@ public class Scenarios {
         } else {
           SimpleMessageListenerContainer made = new SimpleMessageListenerContainer();
           made.setConcurrentConsumers(3);
-          made.setBatchSize(10);
           container = made;
         }
         container.setPrefetchCount(20);
@@ -339,6 +354,151 @@ public class Scenarios {
         stage.template().convertAndSend(queue.getName(), "x");
         return seen.get() >= 2;
       }, "the container to be back");
+    });
+  }
+
+  /** A template over TLS that trusts this authority. */
+  static RabbitTemplate overTls(Stage stage, String authority) throws Exception {
+    KeyStore store = KeyStore.getInstance(KeyStore.getDefaultType());
+    store.load(null, null);
+    Path file = Path.of(System.getenv("CERTIFICATES"), authority);
+    try (InputStream in = Files.newInputStream(file)) {
+      store.setCertificateEntry("ca",
+          CertificateFactory.getInstance("X.509").generateCertificate(in));
+    }
+    TrustManagerFactory trust =
+        TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+    trust.init(store);
+    SSLContext context = SSLContext.getInstance("TLS");
+    context.init(null, trust.getTrustManagers(), null);
+    ConnectionFactory plain = new ConnectionFactory();
+    plain.setUri(System.getenv("AMQPS_URL"));
+    plain.useSslProtocol(context);
+    plain.enableHostnameVerification();
+    CachingConnectionFactory factory = new CachingConnectionFactory(plain);
+    stage.undo.add(factory::destroy);
+    return new RabbitTemplate(factory);
+  }
+
+  /** What the broker said when it closed the channel. */
+  static String refused(Callable<?> call) throws Exception {
+    try {
+      call.call();
+    } catch (AmqpException refusal) {
+      for (Throwable cause = refusal; cause != null; cause = cause.getCause()) {
+        if (cause instanceof ShutdownSignalException signal
+            && signal.getReason() instanceof AMQP.Channel.Close close) {
+          return close.getReplyCode() + " " + close.getReplyText();
+        }
+      }
+      throw refusal;
+    }
+    throw new AssertionError("it was not refused");
+  }
+
+  static {
+    ALL.put("bodies_of_all_sizes", stage -> {
+      Queue queue = stage.queue();
+      RabbitTemplate template = stage.template();
+      for (int size : new int[] {0, 1, 131_064, 131_065, 5_000_000}) {
+        byte[] body = new byte[size];
+        new Random(size).nextBytes(body);
+        template.send(queue.getName(), MessageBuilder.withBody(body).build());
+        Message found = template.receive(queue.getName());
+        if (!Arrays.equals(body, found.getBody())) throw new AssertionError(size + " octets");
+      }
+    });
+
+    ALL.put("a_container_acknowledges_in_batches", stage -> {
+      Queue queue = stage.queue();
+      Set<String> seen = ConcurrentHashMap.newKeySet();
+      SimpleMessageListenerContainer container = new SimpleMessageListenerContainer();
+      container.setBatchSize(10);
+      container.setPrefetchCount(20);
+      stage.listen(container, queue, (MessageListener) message -> seen.add(text(message)));
+      // Full batches: what is in a part of one when the container stops may come again.
+      for (int n = 0; n < 200; n++) stage.template().convertAndSend(queue.getName(), "" + n);
+      until(() -> seen.size() == 200, "all messages");
+      container.stop();
+      same(0, stage.count(queue));
+    });
+
+    ALL.put("prefetch_bounds_a_container", stage -> {
+      Queue queue = stage.queue();
+      BlockingQueue<Long> held = new LinkedBlockingQueue<>();
+      AtomicReference<Channel> channel = new AtomicReference<>();
+      for (int n = 0; n < 10; n++) stage.template().convertAndSend(queue.getName(), "x");
+      DirectMessageListenerContainer container = new DirectMessageListenerContainer();
+      container.setPrefetchCount(3);
+      container.setAcknowledgeMode(AcknowledgeMode.MANUAL);
+      stage.listen(container, queue, (ChannelAwareMessageListener) (message, from) -> {
+        channel.set(from);
+        held.add(message.getMessageProperties().getDeliveryTag());
+      });
+      until(() -> held.size() == 3, "the window");
+      Thread.sleep(200);
+      same(3, held.size());
+      channel.get().basicAck(3, true);
+      until(() -> held.size() == 6, "the next window");
+    });
+
+    ALL.put("what_the_broker_refuses", stage -> {
+      Queue queue = stage.queue();
+      RabbitTemplate template = stage.template();
+      String name = queue.getName();
+      same("404 NOT_FOUND - no queue '" + name + "-' in vhost '/'",
+          refused(() -> template.execute(channel -> channel.queueDeclarePassive(name + "-"))));
+      same("406 PRECONDITION_FAILED - inequivalent arg 'durable' for queue '" + name
+              + "' in vhost '/': received 'false' but current is 'true'",
+          refused(() -> stage.admin.declareQueue(new Queue(name, false))));
+      same("403 ACCESS_REFUSED - queue name 'amq.x' contains reserved prefix 'amq.*'",
+          refused(() -> template.execute(
+              channel -> channel.queueDeclare("amq.x", true, false, false, Map.of()))));
+      template.convertAndSend(name, "it goes on");
+      same("it goes on", template.receiveAndConvert(name));
+    });
+
+    ALL.put("a_container_comes_back_after_cuts", stage -> {
+      Queue queue = stage.queue();
+      Set<String> seen = ConcurrentHashMap.newKeySet();
+      URI broker = URI.create(System.getenv("AMQP_URL"));
+      try (Proxy proxy = new Proxy(broker)) {
+        CachingConnectionFactory through =
+            new CachingConnectionFactory("127.0.0.1", proxy.listener.getLocalPort());
+        stage.undo.add(through::destroy);
+        SimpleMessageListenerContainer container = new SimpleMessageListenerContainer(through);
+        container.setQueues(queue);
+        container.setMessageListener(message -> seen.add(text(message)));
+        stage.started(container);
+        for (int n = 0; n < 3; n++) {
+          String body = "message " + n;
+          stage.template().convertAndSend(queue.getName(), body);
+          until(() -> seen.contains(body), body);
+          proxy.cut();
+        }
+        stage.template().convertAndSend(queue.getName(), "last");
+        until(() -> seen.contains("last"), "the message after the last cut");
+        container.stop();
+      }
+    });
+
+    ALL.put("tls", stage -> {
+      Queue queue = stage.queue();
+      RabbitTemplate template = overTls(stage, "ca.pem");
+      template.convertAndSend(queue.getName(), "secret");
+      template.setReceiveTimeout(PATIENCE_MS);
+      same("secret", template.receiveAndConvert(queue.getName()));
+    });
+
+    ALL.put("tls_with_an_authority_that_is_not_trusted", stage -> {
+      RabbitTemplate template = overTls(stage, "other-ca.pem");
+      try {
+        template.convertAndSend("nowhere", "secret");
+      } catch (AmqpIOException expected) {
+        if (expected.getCause() instanceof SSLHandshakeException) return;
+        throw expected;
+      }
+      throw new AssertionError("it was trusted");
     });
   }
 

@@ -17,11 +17,12 @@ JARS = (
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:
-    """One program; Report.java is that of the Java client's scenarios."""
+    """One program; report and proxy are those of the Java client's scenarios."""
     jars = java_program.classpath(ctx.work_dir, *JARS)
-    sources = [ctx.suite_dir / "Scenarios.java", ctx.suite_dir.parent / "java_client/Report.java"]
+    shared = ctx.suite_dir.parent / "java_client"
+    sources = [ctx.suite_dir / "Scenarios.java", shared / "Report.java", shared / "Proxy.java"]
     line = [*java_program.compiled(ctx.work_dir, jars, *sources), "Scenarios"]
-    return scenario_program.run(ctx, line, log=ctx.work_dir / "program.log")
+    return scenario_program.run_with_tls(ctx, line)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from taskiq.message import TaskiqMessage
 from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 from taskiq_aio_pika.exceptions import IncorrectRoutingKeyError
 
+from compat.cutting_proxy import CuttingProxy
+
 URL = os.environ.get("AMQP_URL", "")
 PATIENCE_SECONDS = 60.0
 
@@ -34,10 +36,10 @@ class Stage:
         """A queue of this scenario."""
         return Queue(name=f"{self.prefix}.{name}", type=QueueType.CLASSIC, **options)
 
-    def broker(self, *queues: Queue, **options: Any) -> AioPikaBroker:
+    def broker(self, *queues: Queue, url: str = URL, **options: Any) -> AioPikaBroker:
         """A client with its own exchange."""
         return AioPikaBroker(
-            URL,
+            url,
             exchange=Exchange(name=f"{self.prefix}.exchange", type=aio_pika.ExchangeType.DIRECT),
             task_queues=list(queues) or [self.queue()],
             dead_letter_queue=self.dead,
@@ -183,6 +185,30 @@ async def test_higher_priorities_first(stage: Stage) -> None:
         await stage.until(lambda: len(stage.seen) == 5)
     assert sorted(stage.seen) == [0, 1, 2, 3, 4]
     assert stage.seen[0] == 4
+
+
+@scenario
+async def test_a_worker_comes_back_after_cuts(stage: Stage) -> None:
+    sender = stage.broker()
+    await sender.startup()
+    with CuttingProxy(URL) as proxy:
+        broker = stage.broker(url=f"{proxy.url}?reconnect_interval=0.1")
+
+        async def work(text: str) -> None:
+            stage.seen.append(text)
+
+        there = broker.task(work, task_name="work")
+        here = sender.task(work, task_name="work")
+        assert there.task_name == here.task_name
+        async with stage.working(broker):
+            for number in range(3):
+                text = str(number) * 500_000
+                await here.kiq(text)
+                await stage.until(lambda text=text: text in stage.seen)
+                proxy.cut()
+            await here.kiq("last")
+            await stage.until(lambda: "last" in stage.seen)
+    await sender.shutdown()
 
 
 @scenario
