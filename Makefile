@@ -41,7 +41,7 @@ bench: $(INSTALLED)  ## Measure: make bench ARGS="--quick --json figures.json"
 bench-peers: $(INSTALLED)  ## Beside RabbitMQ, in turns, with the goals: ARGS="--quick --json peers.json"
 	@$(BIN)/python -m tests.bench --peers $(ARGS)
 
-sim: $(INSTALLED)  ## Simulate new seeds: make sim ARGS="--seconds 300", or --seed 17 --trace
+sim: $(INSTALLED)  ## Simulate new seeds: make sim ARGS="--seconds 300", --seed 17 --trace, or --links
 	@$(BIN)/python -m tests.simulation $(ARGS)
 
 sim-campaign: $(INSTALLED)  ## Simulate until there were 1,000,000 power cuts

@@ -11,7 +11,7 @@ whether it ever connected or not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
@@ -147,12 +147,17 @@ class Shovels:
         again = ShovelKeeper(vhost, name, keeper.definition, self._epoch_s, static=True)
         self._tending.put((STATIC, name), again)
 
+    @property
+    def keepers(self) -> Iterator[ShovelKeeper]:
+        """Of all shovels that there are to be."""
+        return iter(self._tending)
+
     def statuses(self, vhost: str | None = None) -> list[dict[str, Any]]:
         """Of the shovels of a virtual host, or of all: what /api/shovels tells."""
         node = self._broker.node
         return [
             _status(keeper, node)
-            for keeper in self._tending
+            for keeper in self.keepers
             if vhost is None or keeper.vhost == vhost
         ]
 

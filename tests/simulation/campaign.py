@@ -9,11 +9,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing import get_context
 from typing import Final, NamedTuple
 
-from tests.simulation.mutations import BUGS
-from tests.simulation.world import Figures, World
+from tests.simulation import mutations, world
+from tests.simulation.links import mutations as link_mutations
+from tests.simulation.links import world as links
+
+Figures = world.Figures | links.Figures
 
 LIVES: Final = 20
 """Lives of a broker per seed."""
+PHASES: Final = 2
+"""Times of trouble of a network per seed."""
 
 
 FAILURES_MAX: Final = 10
@@ -30,13 +35,23 @@ class Plan(NamedTuple):
     cuts: int | None = None
     seconds: float | None = None
     bug: str | None = None
+    networked: bool = False
+    """Several brokers with links between them; `lives` are phases."""
 
 
-def run_seed(seed: int, lives: int, bug: str | None) -> tuple[int, Figures | str]:
+def make_world(seed: int, bug: str | None, networked: bool) -> world.World | links.World:
+    """What a seed is run in."""
+    if networked:
+        return links.World(seed, None if bug is None else link_mutations.BUGS[bug]())
+    return world.World(seed, None if bug is None else mutations.BUGS[bug]())
+
+
+def run_seed(
+    seed: int, lives: int, bug: str | None, networked: bool = False
+) -> tuple[int, Figures | str]:
     """Figures, or what went wrong."""
-    world = World(seed, None if bug is None else BUGS[bug]())
     try:
-        return seed, world.run(lives)
+        return seed, make_world(seed, bug, networked).run(lives)
     except Exception:
         return seed, traceback.format_exc()
 
@@ -47,7 +62,9 @@ def campaign(plan: Plan) -> int:
         f"seeds from {plan.first_seed}, {plan.lives} lives each, {plan.jobs} processes", flush=True
     )
     began = last_report = time.monotonic()
-    total = Figures._make(0 for _ in Figures._fields)
+    figures_type = links.Figures if plan.networked else world.Figures
+    total: Figures = figures_type._make(0 for _ in figures_type._fields)
+    option = " --links" if plan.networked else ""
     count = failures = 0
     seeds = itertools.count(plan.first_seed)
     with ProcessPoolExecutor(plan.jobs, get_context("spawn")) as pool:
@@ -55,7 +72,8 @@ def campaign(plan: Plan) -> int:
         enough = False
         while True:
             while not enough and len(running) < plan.jobs * 2:
-                running.add(pool.submit(run_seed, next(seeds), plan.lives, plan.bug))
+                what = next(seeds), plan.lives, plan.bug, plan.networked
+                running.add(pool.submit(run_seed, *what))
             if not running:
                 break
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -65,9 +83,10 @@ def campaign(plan: Plan) -> int:
                 if isinstance(result, str):
                     failures += 1
                     print(f"SEED {seed} FAILED\n{result}")
-                    print(f"replay: python -m tests.simulation --seed {seed} --trace", flush=True)
+                    replay = f"python -m tests.simulation{option} --seed {seed} --trace"
+                    print(f"replay: {replay}", flush=True)
                 else:
-                    total = Figures._make(a + b for a, b in zip(total, result, strict=True))
+                    total = figures_type._make(a + b for a, b in zip(total, result, strict=True))
             elapsed = time.monotonic() - began
             enough = (
                 failures >= FAILURES_MAX
@@ -84,6 +103,8 @@ def campaign(plan: Plan) -> int:
 
 def summary(seeds: int, total: Figures, elapsed_s: float) -> str:
     """One line."""
+    if isinstance(total, links.Figures):
+        return total.summary(seeds, elapsed_s)
     minutes = elapsed_s / 60
     return (
         f"{elapsed_s:.0f} s: {seeds} seeds, {total.power_cuts} power cuts, {total.kills} kills,"

@@ -1,0 +1,1 @@
+"""Several simulated brokers with links between them, under one seed: see `world`."""
