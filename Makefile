@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run example several-brokers test check lint types imports bench bench-peers sim sim-campaign kill-campaign compat compat-quick clean
+.PHONY: help run example several-brokers test check lint types imports bench bench-peers bench-curves sim sim-campaign kill-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ bench: $(INSTALLED)  ## Measure: make bench ARGS="--quick --json figures.json"
 
 bench-peers: $(INSTALLED)  ## Beside RabbitMQ, in turns, with the goals: ARGS="--quick --json peers.json"
 	@$(BIN)/python -m tests.bench --peers $(ARGS)
+
+bench-curves: $(INSTALLED)  ## Throughput against queue length, bindings, connections, queues, size: docs/curves
+	@$(BIN)/python -m tests.bench.curves --write docs/curves $(ARGS)
 
 sim: $(INSTALLED)  ## Simulate new seeds: make sim ARGS="--seconds 300", --seed 17 --trace, or --links
 	@$(BIN)/python -m tests.simulation $(ARGS)

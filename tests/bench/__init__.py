@@ -18,5 +18,7 @@ the machine of the next hour is a different machine.
   `http_api`; `site` is what they are given
 - `brokers`: starts and stops what is measured; `peers`: what it is compared with; `process`: reads
   /proc about it
+- `perftest`: RabbitMQ's own generator in place of ours
+- `curves`: throughput against size, and `plot`: as pictures
 - `report`: the table and the JSON; `goals`: what is to be reached
 """

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.bench import brokers, load, peers, process, wire, workloads
+from tests.bench import brokers, load, peers, perftest, process, wire, workloads
 from tests.bench.brokers import Broker, BrokerError, Starter
 from tests.bench.delayed import DELAYED
 from tests.bench.goals import GOALS, core_goals
@@ -25,7 +26,7 @@ from tests.bench.links import LINKS
 from tests.bench.report import Figure, Report, number
 from tests.bench.scenarios import SCENARIOS as OTHER_SCENARIOS
 from tests.bench.scenarios import Scenario
-from tests.bench.site import SAMPLE_SECONDS, Site
+from tests.bench.site import Site
 from tests.bench.workloads import Workload
 
 SCENARIOS: Final = (*OTHER_SCENARIOS, DELAYED, LINKS)
@@ -41,14 +42,17 @@ QUICK_START: Final = 2.0
 """A broker that was ready within this is started again, for a median; a slow one is not."""
 
 
+Measurement = Callable[[Broker], list[Figure]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the options amount to."""
 
     starters: tuple[Starter, ...]
-    workloads: tuple[Workload, ...]
+    measurements: tuple[tuple[str, Measurement], ...]
+    """By the name of the workload."""
     rounds: int
-    quick: bool
     work_dir: Path
     with_start: bool
     with_core: bool
@@ -101,6 +105,12 @@ def options() -> argparse.Namespace:
         action="store_true",
         help="every broker there is to compare with, in three rounds, and the goals; see peers.py",
     )
+    parser.add_argument(
+        "--generator",
+        choices=["ours", "perftest"],
+        default="ours",
+        help="who makes the load: see load.py, and perftest.py for RabbitMQ's own",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
         "--work-dir", type=Path, default=Path(tempfile.gettempdir()), help="data goes below it"
@@ -118,24 +128,39 @@ def plan_of(args: argparse.Namespace) -> Plan:
         first = brokers.amqpd(args.python, args.option)
     others = [_other(name) for name in args.against]
     others += peers.beside(args.python) if args.peers else []
-    chosen = [
-        workload
-        for workload in workloads.WORKLOADS
-        if (workload.name in args.only if args.only else workload.in_run(args.quick))
-    ]
+    ours = args.generator == "ours"
+    own_core = ours and not (args.url or args.rabbitmq or args.python)
     return Plan(
         (first, *others),
-        tuple(chosen),
+        _ours(args) if ours else _neutral(args),
         args.rounds or (PEER_ROUNDS if args.peers else 1),
-        args.quick,
         args.work_dir,
-        with_start=not args.only or START in args.only,
-        with_core=not (args.url or args.rabbitmq or args.python)
-        and (not args.only or CORE in args.only),
-        with_goals=not (args.url or args.rabbitmq),
+        with_start=ours and (not args.only or START in args.only),
+        with_core=own_core and (not args.only or CORE in args.only),
+        with_goals=ours and not (args.url or args.rabbitmq),
         scenarios=tuple(scenario for scenario in SCENARIOS if scenario.name in args.only),
         messages=args.messages,
         seconds=args.seconds,
+    )
+
+
+def _ours(args: argparse.Namespace) -> tuple[tuple[str, Measurement], ...]:
+    """Workloads of our own generator. With --peers, --quick halves them and leaves none out."""
+    only_quick = args.quick and not args.peers
+    return tuple(
+        (workload.name, partial(measure, workload, args.quick))
+        for workload in workloads.WORKLOADS
+        if (workload.name in args.only if args.only else workload.in_run(only_quick))
+    )
+
+
+def _neutral(args: argparse.Namespace) -> tuple[tuple[str, Measurement], ...]:
+    """Those that PerfTest can do, too. Raises BrokerError without Java."""
+    generator = perftest.PerfTest()
+    return tuple(
+        (workload.name, partial(generator.measure, workload, args.quick))
+        for workload in perftest.WORKLOADS
+        if not args.only or workload.name in args.only
     )
 
 
@@ -147,7 +172,7 @@ def _other(name: str) -> Starter:
     return brokers.amqpd(Path(name), label=name)
 
 
-def measure(workload: Workload, broker: Broker, quick: bool) -> list[Figure]:
+def measure(workload: Workload, quick: bool, broker: Broker) -> list[Figure]:
     """One workload in a process of its own, so that nothing of it is left for the next one.
 
     Meanwhile the broker's memory is looked at: the most of it stands beside each rate.
@@ -159,7 +184,7 @@ def measure(workload: Workload, broker: Broker, quick: bool) -> list[Figure]:
             argv, cwd=brokers.ROOT, stdout=out, stderr=err, start_new_session=True
         )
         try:
-            code, memory = _watched(child, broker.pids)
+            code, memory = process.watched(child, broker.pids, WORKLOAD_SECONDS)
         finally:
             brokers.stop_session(child, 5)
         out.seek(0)
@@ -171,16 +196,6 @@ def measure(workload: Workload, broker: Broker, quick: bool) -> list[Figure]:
     if not memory:
         return figures
     return [replace(figure, memory_mb=memory / 1e6) for figure in figures]
-
-
-def _watched(child: subprocess.Popen[bytes], pids: Sequence[int]) -> tuple[int | None, int]:
-    """Its exit code (None: it took too long), and the most resident memory of `pids` meanwhile."""
-    deadline, most = time.monotonic() + WORKLOAD_SECONDS, 0
-    while time.monotonic() < deadline:
-        most = max(most, process.resident_bytes(pids))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.wait(SAMPLE_SECONDS), most
-    return None, most
 
 
 def start_figure(first: Broker, start: Starter, work_dir: Path) -> list[Figure]:
@@ -220,10 +235,10 @@ def run(plan: Plan, progress: bool) -> Report:
         if plan.with_start:
             for broker, starter in zip(started, plan.starters, strict=True):
                 report.add(broker.label, start_figure(broker, starter, plan.work_dir))
-        for workload in plan.workloads:
+        for name, measurement in plan.measurements:
             for _ in range(plan.rounds):
                 for broker in started:
-                    _one(report, workload, broker, plan.quick, progress)
+                    _one(report, name, measurement, broker, progress)
         labels = [broker.label for broker in started]
     for scenario in plan.scenarios:
         for label, starter in zip(labels, plan.starters, strict=True):
@@ -249,16 +264,18 @@ def _distinct(broker: Broker, others: list[Broker]) -> Broker:
     return replace(broker, label=f"{broker.label}#{same + 1}") if same else broker
 
 
-def _one(report: Report, workload: Workload, broker: Broker, quick: bool, progress: bool) -> None:
+def _one(
+    report: Report, name: str, measurement: Measurement, broker: Broker, progress: bool
+) -> None:
     try:
-        figures = measure(workload, broker, quick)
+        figures = measurement(broker)
     except BrokerError as error:
-        report.failures.append(f"{workload.name}, {broker.label}: {error}")
+        report.failures.append(f"{name}, {broker.label}: {error}")
         figures = []
     report.add(broker.label, figures)
     if progress:
         said = ", ".join(f"{number(figure)} {figure.unit}" for figure in figures)
-        print(f"{workload.name}, {broker.label}: {said or 'no figure'}", file=sys.stderr)
+        print(f"{name}, {broker.label}: {said or 'no figure'}", file=sys.stderr)
 
 
 def _list_workloads() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 FSYNC_SAMPLES: Final = 200
+SAMPLE_SECONDS: Final = 0.1
+"""Between two looks at the memory of a process."""
 
 
 def _stat(pid: int) -> list[str]:
@@ -51,6 +54,18 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def resident_bytes(pids: Iterable[int]) -> int:
     """Resident memory."""
     return sum(int(stat[21]) for stat in _stats(pids)) * PAGE_BYTES
+
+
+def watched(
+    child: subprocess.Popen[bytes], pids: Sequence[int], seconds: float
+) -> tuple[int | None, int]:
+    """Its exit code (None: it took longer), and the most resident memory of `pids` meanwhile."""
+    deadline, most = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline:
+        most = max(most, resident_bytes(pids))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(SAMPLE_SECONDS), most
+    return None, most
 
 
 def flush_seconds(directory: Path) -> float:

@@ -13,13 +13,12 @@ from tests.bench import load, process
 from tests.bench.brokers import Broker, Starter
 from tests.bench.client import Address
 from tests.bench.load import Role
+from tests.bench.process import SAMPLE_SECONDS
 from tests.bench.report import Figure
 
 T = TypeVar("T")
 
 QUEUE: Final = "bench-q"
-SAMPLE_SECONDS: Final = 0.1
-"""Between two looks at the memory."""
 SETTLE_SECONDS: Final = 8.0
 """Before memory at rest is read: brokers tidy up on their own time, amqpd after some seconds."""
 PHASE_SECONDS: Final = 3600.0

@@ -15,8 +15,9 @@ from typing import Final
 from tests.bench import load, wire
 from tests.bench.client import Address, Connection, declare_arguments, delete_arguments
 from tests.bench.load import Gate, Limit, Progress, Role
+from tests.bench.process import SAMPLE_SECONDS
 from tests.bench.report import Figure
-from tests.bench.site import QUEUE, SAMPLE_SECONDS, Site, megabytes
+from tests.bench.site import QUEUE, Site, megabytes
 
 MIB: Final = 1 << 20
 OTHER: Final = "bench-other"
