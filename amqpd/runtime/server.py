@@ -14,8 +14,10 @@ import math
 import os
 import platform
 import secrets
+import socket
 import ssl
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -296,6 +298,7 @@ class Server:
             while True:
                 try:
                     accepted, _ = await loop.sock_accept(listening)
+                    _send_at_once(accepted)
                     await loop.connect_accepted_socket(partial(self._client, context), accepted)
                 except OSError as error:
                     if not failing:
@@ -318,6 +321,14 @@ class Server:
         unfinished = path.with_name(path.name + ".new")
         unfinished.write_text(json.dumps(content) + "\n")
         unfinished.replace(path)
+
+
+def _send_at_once(sock: socket.socket) -> None:
+    """What is written goes out, and does not wait for the peer to acknowledge what went before
+    (Nagle). uvloop sees to that; asyncio only where the socket says that it is TCP's, and one that
+    was accepted does not. Without it, 10,000 deliveries a second were 3 ms late each."""
+    with suppress(OSError):  # it may be gone already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def make_broker(config: Config, clock: Clock, *, journaling: bool) -> Broker:
