@@ -3,7 +3,7 @@ takes it (rabbit_shovel_parameters), checked in its words, and read into a `Shov
 
 Older names (`prefetch-count`, `delete-after`, `add-forward-headers`, `publish-properties`, ...)
 count where the newer one is not given. The protocol is AMQP 0-9-1 at both ends; `local` (4.2) is
-the same over `amqp://`.
+the same over `amqp://`, and AMQP 1.0 is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from amqpd.links.parameter_checks import (
     check_prefetch,
     check_text,
     check_uris,
+    integer_within,
     one_of,
 )
 from amqpd.links.uri import LinkURI, parse_uri
@@ -34,6 +35,9 @@ PREFETCH_COUNT: Final = 1000
 RECONNECT_DELAY_S: Final = 5
 ACK_MODES: Final = ("no-ack", "on-publish", "on-confirm")
 PROTOCOLS: Final = ("amqp091", "local")
+AMQP_1_0: Final = "amqp10"
+DURATION_MIN_S: Final = 60
+DURATION_MAX_S: Final = 100 * 365 * 86400
 
 DeleteAfter = Literal["never", "queue-length"] | int
 
@@ -69,6 +73,8 @@ class ShovelDefinition(Struct, frozen=True):
     src_protocol: str = "amqp091"
     prefetch_count: int = PREFETCH_COUNT
     delete_after: DeleteAfter = "never"
+    delete_after_duration_s: int | None = None
+    """The shovel is deleted when it has been there so long; None for never."""
     dest_queue: str | None = None
     dest_queue_args: dict[str, Any] = {}
     dest_exchange: str | None = None
@@ -120,6 +126,7 @@ def read_definition(value: Mapping[str, Any]) -> ShovelDefinition:
         src_protocol=value.get("src-protocol", "amqp091"),
         prefetch_count=newest("src-prefetch-count", "prefetch-count", default=PREFETCH_COUNT),
         delete_after=delete_after,
+        delete_after_duration_s=value.get("src-delete-after-duration"),
         dest_queue=value.get("dest-queue"),
         dest_queue_args=dict(value.get("dest-queue-args") or {}),
         dest_exchange=value.get("dest-exchange"),
@@ -159,6 +166,10 @@ def check_definition(name: str, value: Any) -> list[str]:
     """What is wrong with the value of a shovel's parameter; nothing if all is well."""
     problems: list[str] = []
     if isinstance(value, dict):
+        protocols = [key for key in ("src-protocol", "dest-protocol") if value.get(key) == AMQP_1_0]
+        if protocols:
+            # Its ends have keys of their own, of which nothing needs to be said.
+            return [f"{key}: {AMQP_1_0} is not spoken here, only amqp091" for key in protocols]
         if "src-exchange" in value and "src-queue" in value:
             problems.append("Cannot specify 'src-exchange' and 'src-queue'")
         elif "src-exchange" not in value and "src-queue" not in value:
@@ -228,6 +239,7 @@ FIELDS: Final = (
     _field("src-prefetch-count", check_prefetch),
     _field("delete-after", _check_delete_after),
     _field("src-delete-after", _check_delete_after),
+    _field("src-delete-after-duration", integer_within(DURATION_MIN_S, DURATION_MAX_S)),
     _field("src-predeclared", check_boolean),
     _field("dest-uri", check_uris, mandatory=True),
     _field("dest-exchange", check_name),

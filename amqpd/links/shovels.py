@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
+import anyio
+
 from amqpd.commands import Arguments
 from amqpd.links.keeper import Keeper, hang_up
-from amqpd.links.runner import Side, Surroundings
+from amqpd.links.runner import GOODBYE_S, Side, Surroundings
 from amqpd.links.shovel import Shovel
 from amqpd.links.shovel_definition import (
     COMPONENT,
@@ -70,6 +72,28 @@ class ShovelKeeper(Keeper):
         if self.state == "running" and shovel is not None and shovel.blocked:
             return "blocked"
         return self.state
+
+    async def run(self, around: Surroundings) -> bool:
+        """As for any link, but no longer than `src-delete-after-duration`: what was taken by then
+        is settled first."""
+        seconds = self.definition.delete_after_duration_s
+        if seconds is None:
+            return await super().run(around)
+        finished = expired = False
+        async with anyio.create_task_group() as tasks:
+
+            async def expire() -> None:
+                nonlocal expired
+                await around.sleep(seconds)
+                expired = True
+                if self.retire():
+                    await around.sleep(GOODBYE_S)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(expire)
+            finished = await super().run(around)
+            tasks.cancel_scope.cancel()
+        return finished or expired
 
     async def _connect_both(self, around: Surroundings, attempt: int) -> tuple[Side, Side]:
         definition, name = self.definition, f"Shovel {self.name}"
@@ -176,11 +200,11 @@ class Shovels:
         return self._broker.effects.epoch_ms() / 1000
 
     def _finished(self, keeper: ShovelKeeper) -> None:
-        """delete-after was reached."""
+        """delete-after or its duration was reached."""
         details = {"shovel": keeper.name, "vhost": keeper.vhost}
         if keeper.static:
             logger.info("shovel finished", extra=details)
-            keeper.fail("it has moved all that it was to move")
+            keeper.fail("it has done all that it was to do")
             return
         logger.info("shovel finished: deleted", extra=details)
         self._broker.parameters.clear(keeper.vhost, COMPONENT, keeper.name)

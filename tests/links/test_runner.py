@@ -14,7 +14,8 @@ from amqpd.links.shovel_definition import check_definition, read_definition
 from amqpd.links.shovels import ShovelKeeper, Shovels, shovel_statuses
 from amqpd.links.transport import Transport
 from amqpd.links.uri import LinkURI
-from tests.conversation import BrokerUnderTest
+from tests.conversation import PERSISTENT, BrokerUnderTest
+from tests.links.network import network
 from tests.links.wire import Wire
 
 
@@ -134,6 +135,37 @@ async def test_zero_delay_is_no_reconnection() -> None:
     assert not await shovel.run(world.surroundings)
     assert (shovel.state, world.slept) == ("terminated", [])
     assert shovel.reason == "source: cannot connect to amqp://a: Connection refused"
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_shovel_that_has_been_there_long_enough_is_deleted(away: bool) -> None:
+    """With what it has taken settled, and whether it ever connected or not."""
+    async with network("here", "there", journaling=True) as net:
+        here, there = net["here"], net["there"]
+        here.channel.queue_declare("from", durable=True)
+        there.away = away
+        fields = {"src-uri": "amqp://", "dest-uri": "amqp://there?heartbeat=0"}
+        fields |= {"src-queue": "from", "dest-queue": "to"}
+        said = {**fields, "src-delete-after-duration": 60, "src-prefetch-count": 10}
+        here.core.parameters.set("/", "shovel", "s", said)
+        here.turn()
+        for number in range(100):
+            here.channel.publish("", "from", b"%d" % number, PERSISTENT)
+        await net.pass_time(59)
+        assert len(shovel_statuses(here.core)) == 1
+        net.commits = False
+        here.channel.publish("", "from", b"100", PERSISTENT)
+        await net.pass_time(1.5)
+        assert len(shovel_statuses(here.core)) == (0 if away else 1)
+        net.commits = True
+        there.journal.commit()
+        here.journal.commit()
+        await net.pass_time(3)
+        assert shovel_statuses(here.core) == []
+        assert here.core.parameters.value("/", "shovel", "s") is None
+        left = here.channel.drain("from")
+        moved = [] if away else there.channel.drain("to")
+        assert moved + left == [b"%d" % number for number in range(101)]
 
 
 async def test_a_cut_link_begins_again_and_loses_nothing() -> None:

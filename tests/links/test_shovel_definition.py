@@ -51,6 +51,16 @@ RIGHT: dict[str, Any] = {"src-uri": "amqp://", "dest-uri": "amqp://", "src-queue
         ({"publish-properties": {"colour": "red"}}, "Unrecognised terms"),
         ({"publish-properties": {"priority": 256}}, "priority cannot be a property"),
         ({"publish-properties": {"app_id": 5}}, "app_id should be binary, actually was 5"),
+        (
+            {"src-delete-after-duration": 59},
+            "src-delete-after-duration should be a number from 60 to",
+        ),
+        (
+            {"src-protocol": "amqp10", "src-address": "/queues/q", "src-queue": None},
+            "src-protocol: amqp10 is not spoken here, only amqp091",
+        ),
+        ({"dest-protocol": "amqp10"}, "dest-protocol: amqp10 is not spoken here"),
+        ({"src-protocol": "mqtt"}, 'src-protocol should be one of [<<"amqp091">>,<<"local">>]'),
         ({"src-colour": "red"}, 'Unrecognised terms [{<<"src-colour">>,<<"red">>}] in s'),
     ],
 )

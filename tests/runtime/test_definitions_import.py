@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions_export import export_definitions, export_vhost_definitions
 from amqpd.broker.limits import set_vhost_limit
-from amqpd.broker.parameters import NoSuchVhost
+from amqpd.broker.parameters import Component, NoSuchVhost
 from amqpd.config import Config, Limits
-from amqpd.links.shovels import Shovels
+from amqpd.links.federation import Federation, federation_statuses
+from amqpd.links.shovels import Shovels, shovel_statuses
 from amqpd.runtime.definitions_file import DefinitionsError, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from tests.conversation import BrokerUnderTest, Channel
@@ -53,8 +54,21 @@ def channel(broker: BrokerUnderTest) -> Channel:
 
 def empty(**how: Any) -> Broker:
     broker = Broker(Config(**how), journaling=False, entropy=lambda count: b"x" * count)
-    broker.parameters.register(Shovels(broker))
+    for component in with_links(broker):
+        broker.parameters.register(component)
     return broker
+
+
+def with_links(broker: Broker) -> list[Component]:
+    """The broker has federation; and its other components."""
+    broker.federation = Federation(broker)
+    return [Shovels(broker)]
+
+
+def links(broker: Broker) -> list[str]:
+    """All links that there are to be: of what, from where, and how."""
+    said = [*federation_statuses(broker), *shovel_statuses(broker)]
+    return sorted(json.dumps(row | {"timestamp": ""}, sort_keys=True) for row in said)
 
 
 def importing(broker: Broker, value: Any, into: str | None = None) -> DefinitionsImport:
@@ -161,6 +175,7 @@ def test_out_and_in_again_is_the_same(topology: dict[str, Any]) -> None:
         assert {queue.name: queue.rules for queue in host.queues.values()} == {
             queue.name: queue.rules for queue in other.queues.values()
         }
+    assert links(second) == links(first)
     assert importing(first, topology).check() == []
 
 
@@ -346,7 +361,7 @@ def test_an_import_is_one_transaction_and_is_there_after_a_crash(
 @given(topologies())
 def test_every_kind_of_definition_survives_a_crash(topology: dict[str, Any]) -> None:
     """Of queues and exchanges those that are durable do, with their bindings to one another."""
-    broker = BrokerUnderTest(journaling=True, components=lambda core: [Shovels(core)])
+    broker = BrokerUnderTest(journaling=True, components=with_links)
     importing(broker.core, topology).apply()
     broker.turn()
     broker.journal.commit()
@@ -363,10 +378,13 @@ def test_every_kind_of_definition_survives_a_crash(topology: dict[str, Any]) -> 
         said[kind] = [row for row in said[kind] if row["durable"]]
     said["bindings"] = [row for row in said["bindings"] if survives(row)]
     assert comparable(export_definitions(broker.core)) == comparable(said)
+    again = empty()
+    importing(again, said).apply()
+    assert links(broker.core) == links(again)
 
 
 def test_components_that_may_come_later_are_left_out_with_a_warning() -> None:
-    broker = empty()
+    broker = Broker(Config(), journaling=False, entropy=lambda count: b"x" * count)
     broker.add_defaults()
     row = {"vhost": "/", "component": "federation-upstream", "name": "s", "value": {}}
     file = importing(broker, {"parameters": [row]})

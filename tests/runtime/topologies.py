@@ -165,13 +165,24 @@ settings_of_queues = some(
     overflow=st.sampled_from(["drop-head", "reject-publish"]),
     delivery_limit=st.integers(0, 9),
 ).filter(bool)
-settings_of_all = settings_of_queues | some(
-    alternate_exchange=names,
-    dead_letter_exchange=names,
-    dead_letter_routing_key=names,
-    queue_mode=st.just("lazy"),
-    max_age=st.just("1D"),
-).filter(bool)
+upstream_names = st.sampled_from(["up", "other", "é"])
+links = st.one_of(
+    st.just({"federation-upstream-set": "all"}),
+    st.fixed_dictionaries({"federation-upstream": upstream_names}),
+    st.fixed_dictionaries({"federation-upstream-set": upstream_names}),
+    st.fixed_dictionaries({"federation-upstream-pattern": patterns}),
+)
+settings_of_all = st.one_of(
+    settings_of_queues,
+    links,
+    some(
+        alternate_exchange=names,
+        dead_letter_exchange=names,
+        dead_letter_routing_key=names,
+        queue_mode=st.just("lazy"),
+        max_age=st.just("1D"),
+    ).filter(bool),
+)
 
 
 def rule(definition: st.SearchStrategy[Row]) -> dict[str, st.SearchStrategy[Any]]:
@@ -186,7 +197,7 @@ def rule(definition: st.SearchStrategy[Row]) -> dict[str, st.SearchStrategy[Any]
     }
 
 
-def parameter(component: str, name: st.SearchStrategy[str], value: st.SearchStrategy[Row]) -> Rows:
+def parameter(component: str, name: st.SearchStrategy[str], value: st.SearchStrategy[Any]) -> Rows:
     """Parameters of one component."""
     fields = {"vhost": hosts, "component": st.just(component), "name": name, "value": value}
     return rows(fields, "vhost", "name")
@@ -204,17 +215,48 @@ virtual_host_limits = parameter(
         max_connections=st.integers(-1, 9), max_queues=st.sampled_from([-1, PLENTY, 1 << 40])
     ).filter(bool),
 )
+uris = st.sampled_from(["amqp://", ["amqp://one", "amqps://u:p@two:5673/v?verify=verify_none"]])
+ack_modes = st.sampled_from(["on-confirm", "on-publish", "no-ack"])
 shovels = parameter(
     "shovel",
     names,
     st.fixed_dictionaries(
-        {
-            "src-uri": st.just("amqp://"),
-            "src-queue": names,
-            "dest-uri": st.sampled_from(["amqp://", ["amqp://one", "amqp://two"]]),
-            "dest-queue": names,
+        {"src-uri": uris, "src-queue": names, "dest-uri": uris, "dest-queue": names},
+        optional={
+            "ack-mode": ack_modes,
+            "src-delete-after": st.sampled_from(["never", "queue-length"]),
+            "src-delete-after-duration": st.integers(60, 9000),
+            "dest-publish-properties": st.just({"delivery_mode": 2}),
+            "dest-add-forward-headers": st.booleans(),
         },
-        optional={"ack-mode": st.sampled_from(["on-confirm", "no-ack"])},
+    ),
+)
+of_upstreams = {
+    "exchange": names,
+    "queue": names,
+    "max-hops": st.integers(1, 9),
+    "prefetch-count": st.integers(0, 1000),
+    "reconnect-delay": st.integers(1, 60) | st.just(0.5),
+    "expires": milliseconds,
+    "message-ttl": milliseconds,
+    "ack-mode": ack_modes,
+    "trust-user-id": st.booleans(),
+    "queue-type": st.sampled_from(["classic", "quorum"]),
+    "resource-cleanup-mode": st.sampled_from(["default", "never"]),
+    "bind-nowait": st.booleans(),
+    "channel-use-mode": st.sampled_from(["single", "multiple"]),
+    "consumer-tag": names,
+}
+upstreams = parameter(
+    "federation-upstream",
+    upstream_names,
+    st.fixed_dictionaries({"uri": uris}, optional=of_upstreams),
+)
+upstream_sets = parameter(
+    "federation-upstream-set",
+    upstream_names,
+    st.lists(
+        st.fixed_dictionaries({"upstream": upstream_names}, optional=of_upstreams), max_size=2
     ),
 )
 
@@ -264,7 +306,13 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
                 *("vhost", "exchange"),
             )
         ),
-        "parameters": [*draw(operator_policies), *draw(virtual_host_limits), *draw(shovels)],
+        "parameters": [
+            *draw(operator_policies),
+            *draw(virtual_host_limits),
+            *draw(shovels),
+            *draw(upstreams),
+            *draw(upstream_sets),
+        ],
         "global_parameters": draw(rows({"name": names, "value": values}, "name")),
         "policies": draw(
             rows({"vhost": hosts, "name": names, **rule(settings_of_all)}, "vhost", "name")
