@@ -8,12 +8,18 @@ run before, if there was one.
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
+COVERAGE = HERE / "coverage.toml"
+TOPICS = (
+    *("publish and consume", "confirms", "returns", "nack", "qos", "RPC", "reconnect", "TLS"),
+    *("large bodies", "header types", "errors"),
+)
 README = HERE / "README.md"
 PAGE = HERE.parent / "docs" / "compatibility.md"
 BEGIN = "<!-- written by python -m compat.run: begin -->"
@@ -61,7 +67,7 @@ def record(reports: Iterable[dict[str, Any]]) -> None:
 
 def readme(results: Sequence[dict[str, Any]]) -> str:
     """The page of this folder."""
-    return "\n".join([HEAD + table(results), "", *excuses(results)])
+    return "\n".join([HEAD + table(results), "", *scenarios(), *excuses(results)])
 
 
 def page(text: str, results: Sequence[dict[str, Any]]) -> str:
@@ -87,6 +93,23 @@ def _row(report: dict[str, Any], client: dict[str, Any]) -> list[str]:
         return [*first, "", "", "", f"not run: {reason}"]
     figures = [client[key] for key in ("on_rabbitmq", "passed", "failed", "skipped")]
     return [*first, *(f"{figure:,}" for figure in figures)]
+
+
+def scenarios() -> list[str]:
+    """Which of our scenarios there are for each client; `coverage.toml` names them."""
+    rows = [["client", *TOPICS], ["---"] * (len(TOPICS) + 1)]
+    for client, shown in coverage().items():
+        rows.append([client, *("yes" if topic in shown else "" for topic in TOPICS)])
+    lines = ["## What our scenarios show", ""]
+    lines += [
+        "By name in [coverage.toml](coverage.toml); a client that has no such thing has no yes."
+    ]
+    return [*lines, "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def coverage() -> dict[str, dict[str, str]]:
+    """For each client its suite, and the test that shows each topic."""
+    return tomllib.loads(COVERAGE.read_text())
 
 
 def excuses(results: Sequence[dict[str, Any]]) -> list[str]:

@@ -52,7 +52,7 @@ ADDED = {
 """The ways, and what the names of the header fields begin with that the broker adds on them."""
 FAIL = harness.Outcome.FAIL
 PROGRAM_SECONDS = 300.0
-BUILD_SECONDS = 900.0
+BUILD_SECONDS = 3000.0
 Command = list[str | Path]
 
 

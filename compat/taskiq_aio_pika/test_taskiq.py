@@ -197,9 +197,8 @@ async def test_a_worker_comes_back_after_cuts(stage: Stage) -> None:
         async def work(text: str) -> None:
             stage.seen.append(text)
 
-        there = broker.task(work, task_name="work")
-        here = sender.task(work, task_name="work")
-        assert there.task_name == here.task_name
+        broker.task(task_name="work")(work)
+        here = sender.task(task_name="work")(work)
         async with stage.working(broker):
             for number in range(3):
                 text = str(number) * 500_000

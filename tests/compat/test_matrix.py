@@ -45,6 +45,15 @@ def test_a_row_names_the_pinned_version(suite: str) -> None:
     assert rows == [(a.client, a.version, a.language) for a in about(suite)]
 
 
+@pytest.mark.parametrize("client", matrix.coverage())
+def test_scenarios_that_are_told_of_pass_on_rabbitmq(client: str) -> None:
+    shown = dict(matrix.coverage()[client])
+    suite = shown.pop("suite")
+    assert shown.keys() <= set(matrix.TOPICS)
+    assert client in {one.client for one in about(suite)}
+    assert set(shown.values()) <= set(harness.load_expected(ROOT / "compat" / suite).passed)
+
+
 def test_a_skipped_suite_keeps_the_row_of_the_run_before() -> None:
     before = [{"suite": "a", "passed": 3}, {"suite": "b", "passed": 5}]
     now = [{"suite": "b", "skipped_because": "no b"}, {"suite": "c", "skipped_because": "no c"}]
