@@ -78,6 +78,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """A commit that takes longer raises the disk alarm, until one takes less or none is due."""
     disk_full_retry_s: float = 1.0
     """Between two attempts to write the journal to a full disk."""
+    disk_error_retry_max_s: float = 30.0
+    """Longest pause between two attempts to use a disk that fails; `disk_full_retry_s` is the first
+    one, and each is twice as long as the one before."""
     turn_s: float = 0.01
     """Longest that one peer is served at a time while others wait; one command may take longer."""
     authentication_failure_delay_s: float = 3.0

@@ -88,7 +88,7 @@ class CommitMetrics:
         self.elided = 0
         """Batches of which nothing was left to be written."""
         self.retries = 0
-        """Attempts that found the disk full."""
+        """Attempts that found the disk full or failing."""
         self.waiting_bytes_max = 0
         """The most that waited when a batch was taken."""
 

@@ -108,9 +108,10 @@ async def _keep(broker: Broker, store: SQLiteStore) -> None:
         broker,
         store,
         finish_turn=lambda: None,
-        on_disk_full=lambda full: None,
+        on_trouble=lambda error: None,
         bytes_max=broker.limits.unwritten_bytes_max,
         retry_s=broker.limits.disk_full_retry_s,
+        retry_max_s=broker.limits.disk_error_retry_max_s,
     )
     writer.append(broker.finish_turn())
     await writer.settle()

@@ -14,8 +14,10 @@ from typing import Protocol
 import anyio
 
 from amqpd.broker.waiting_room import DelayRead
+from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.recovery import restored_delays
 from amqpd_storage.entries import StoredDelay
+from amqpd_storage.errors import ReadFailed
 
 
 class DelayStore(Protocol):
@@ -26,16 +28,25 @@ class DelayStore(Protocol):
     ) -> tuple[list[StoredDelay], bool]:
         """The next rows after a due time and sequence, and whether these are the last.
 
-        Raises StoreError.
+        Raises StoreError. After a ReadFailed they may be asked for again.
         """
 
 
 class DelayReader:
     """Feeds the waiting rooms of a broker from its store, one read at a time."""
 
-    def __init__(self, store: DelayStore, finish_turn: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: DelayStore,
+        finish_turn: Callable[[], None],
+        on_trouble: Callable[[ReadFailed | None], None],
+        backoff: Backoff,
+    ) -> None:
+        """`on_trouble` hears what kept a read from being one, None if nothing did."""
         self._store = store
         self._finish_turn = finish_turn
+        self._on_trouble = on_trouble
+        self._backoff = backoff
         self._reads: deque[DelayRead] = deque()
         self._wake = anyio.Event()
 
@@ -45,14 +56,25 @@ class DelayReader:
         self._wake.set()
 
     async def run(self) -> None:
-        """Answer for ever. Raises StoreError for what cannot be read."""
+        """Answer for ever. Raises StoreError for what is damaged or gone."""
         while True:
             await self._wake.wait()
             self._wake = anyio.Event()
             while self._reads:
-                read = self._reads.popleft()
+                await self._answer(self._reads.popleft())
+
+    async def _answer(self, read: DelayRead) -> None:
+        """However long the disk lets that take."""
+        while True:
+            try:
                 rows, at_end = await self._store.read_delays(
                     read.exchange_id, read.after, read.rows_max
                 )
-                read.room.fill(restored_delays(read.room, rows), at_end=at_end)
-                self._finish_turn()
+                break
+            except ReadFailed as error:
+                self._on_trouble(error)
+                await anyio.sleep(self._backoff.pause_s())
+        self._backoff.succeeded()
+        self._on_trouble(None)
+        read.room.fill(restored_delays(read.room, rows), at_end=at_end)
+        self._finish_turn()

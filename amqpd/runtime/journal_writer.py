@@ -5,9 +5,9 @@
     outlets <──confirms, held replies── Broker.committed
 
 Nobody waits for it but those that asked for safety. If a commit fails, nothing of it is confirmed.
-A full disk is waited for: publishers are blocked, consumers go on, and the same batch is tried
-again. After any other failure the broker stops: it must not go on promising what it could not
-write.
+A disk that is full or fails is waited for: publishers are blocked, consumers go on, and the same
+batch is given to the store again, which finds out what became of it. After any other failure the
+broker stops: it must not go on promising what it could not write.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Final, Protocol
 import anyio
 
 from amqpd.broker.broker import Broker
+from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.commit_metrics import CommitMetrics, Waiting
 from amqpd_storage.entries import Entry
-from amqpd_storage.errors import JournalFailed
+from amqpd_storage.errors import JournalFailed, StoreError
 from amqpd_storage.journal import Batch, Journal
 
 logger: Final = logging.getLogger("amqpd.journal")
@@ -37,13 +38,14 @@ class Store(Protocol):
     """Where batches go. `write` returns when the batch is flushed."""
 
     async def write(self, batch: Batch) -> None:
-        """Write one batch in one transaction. Raises JournalFailed, with nothing written.
+        """Write one batch in one transaction.
 
-        Where `JournalFailed.disk_full` is set, the same batch may be written again.
+        Raises StoreError. If that is a JournalFailed that is `passing`, the same batch may be given
+        to this again.
         """
 
     async def tidy(self) -> bool:
-        """Do a step of what can wait; whether there is more. Raises JournalFailed."""
+        """Do a step of what can wait; whether there is more. Raises StoreError."""
 
 
 class JournalWriter:
@@ -55,13 +57,17 @@ class JournalWriter:
         store: Store,
         *,
         finish_turn: Callable[[], None],
-        on_disk_full: Callable[[bool], None],
+        on_trouble: Callable[[JournalFailed | None], None],
         bytes_max: int,
         retry_s: float,
+        retry_max_s: float,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`on_disk_full` hears True after each attempt that found the disk full, and False after
-        each that did not. `clock` measures how long commits take."""
+        """`on_trouble` hears after each attempt what kept it from being one, None if nothing did.
+
+        A disk that is full is tried again each `retry_s`, one that fails more and more seldom, up
+        to `retry_max_s`. `clock` measures how long commits take.
+        """
         self.metrics = CommitMetrics()
         self._clock = clock
         self._broker = broker
@@ -70,7 +76,8 @@ class JournalWriter:
         self._bytes_max = bytes_max
         self._journal = Journal()
         self._retry_s = retry_s
-        self._on_disk_full = on_disk_full
+        self._backoff = Backoff(retry_s, retry_max_s)
+        self._on_trouble = on_trouble
         self._wake = anyio.Event()
         self._unwritten: Batch | None = None
         """Taken from the journal, and not written yet."""
@@ -118,25 +125,30 @@ class JournalWriter:
                 patience = TIDY_AFTER_S
                 if anyio.current_time() < self._tidied_at + TIDY_EVERY_S:
                     continue
-            patience = 0.0 if await self._tidy() else None
+            patience = await self._tidy()
 
-    async def _tidy(self) -> bool:
-        """A step; whether there is more to do, and it is worth trying."""
+    async def _tidy(self) -> float | None:
+        """A step; how long to wait for the next one, None if there is nothing more to do."""
         self._tidied_at = anyio.current_time()
-        more = False
         with anyio.CancelScope(shield=True):
             try:
                 more = await self._store.tidy()
-            except JournalFailed as error:
-                if not error.disk_full:  # it makes room, but takes some
+            except StoreError as error:
+                if not isinstance(error, JournalFailed) or not error.passing:
                     self._failed = True
                     raise
-        return more
+                if error.disk_full:  # it makes room, but takes some
+                    return None
+                self._on_trouble(error)
+                return self._backoff.pause_s()
+        self._succeeded()
+        return 0.0 if more else None
 
     async def settle(self) -> None:
         """The broker stops: let a write under way finish, then write what is left.
 
-        Raises JournalFailed if the disk is still full; does nothing after any other failure.
+        Raises JournalFailed if the disk is still full, or fails; does nothing after a failure for
+        good.
         """
         self._stopping = True
         if not self._failed:
@@ -144,20 +156,21 @@ class JournalWriter:
         logger.debug("journal written", extra=self.metrics.summary())
 
     async def flush(self) -> None:
-        """Write until nothing is left. Raises JournalFailed."""
+        """Write until nothing is left. Raises StoreError, for good."""
         async with self._writing:
             while (batch := self._unwritten or self._journal.take()) is not None:
                 self._unwritten = batch
                 await self._write(batch)
 
     async def _write(self, batch: Batch) -> None:
-        """Write one batch, for as long as a full disk lets it take."""
-        while not await self._try(batch):
-            # Nothing of the batch was written, so nothing of it is confirmed; nothing overtakes it.
-            self._on_disk_full(True)
-            await anyio.sleep(self._retry_s)
+        """Write one batch, however long the disk lets that take."""
+        while (error := await self._try(batch)) is not None:
+            # Nothing of the batch is safe, so nothing of it is confirmed; and nothing overtakes it.
+            self._on_trouble(error)
+            await anyio.sleep(self._retry_s if error.disk_full else self._backoff.pause_s())
 
-    async def _try(self, batch: Batch) -> bool:
+    async def _try(self, batch: Batch) -> JournalFailed | None:
+        """What kept it from being written, and may pass; None if it was."""
         # Cancelling cannot stop the thread: wait for it, to know what became of the batch.
         with anyio.CancelScope(shield=True):
             if batch.is_empty:
@@ -166,19 +179,23 @@ class JournalWriter:
                 self._began = began = self._clock()
                 try:
                     await self._store.write(batch)
-                except JournalFailed as error:
-                    if error.disk_full and not self._stopping:
+                except StoreError as error:
+                    if isinstance(error, JournalFailed) and error.passing and not self._stopping:
                         self.metrics.retries += 1
-                        return False
+                        return error
                     self._failed = True
                     raise
                 finally:
                     self._began = None
                     self._took_s = self._clock() - began
                 self.metrics.observe(batch, self._took_s)
-                self._on_disk_full(False)
+                self._succeeded()
             self._unwritten = None
             self._journal.committed(batch)
             self._broker.committed(batch.enqueues, batch.barriers, batch.delays)
             self._finish_turn()
-        return True
+        return None
+
+    def _succeeded(self) -> None:
+        self._backoff.succeeded()
+        self._on_trouble(None)

@@ -70,8 +70,11 @@ class ResourceMonitor:
         slow_s = 0.0 if journal is None else journal.slow_for(self._server.limits.slow_commit_s)
         if slow_s:
             detail = f"a commit to {directory} takes {slow_s:.1f} s"
-        short = free < self._disk_limit_bytes or self._server.disk_full
-        self._set(Alarm.DISK, short or slow_s > 0, detail)
+        troubles = self._server.disk_troubles
+        if troubles:
+            detail = f"{directory}: {', '.join(troubles.values())}"
+        short = free < self._disk_limit_bytes
+        self._set(Alarm.DISK, short or slow_s > 0 or bool(troubles), detail)
 
     def _set(self, alarm: Alarm, raised: bool, detail: str) -> None:
         if self._server.set_alarm(alarm, raised):

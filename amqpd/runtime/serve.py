@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import VhostRecord
 from amqpd.config import Config
 from amqpd.runtime import http_listener
+from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.delay_reader import DelayReader
@@ -214,17 +216,30 @@ async def journaling(
     if store is None:
         yield
         return
+    limits = server.limits
+    pauses = limits.disk_full_retry_s, limits.disk_error_retry_max_s
     writer = JournalWriter(
         server.broker,
         store,
         finish_turn=server.finish_turn,
-        on_disk_full=server.set_disk_full,
-        bytes_max=server.limits.unwritten_bytes_max,
-        retry_s=server.limits.disk_full_retry_s,
+        on_trouble=partial(server.set_disk_trouble, "the journal can be written"),
+        bytes_max=limits.unwritten_bytes_max,
+        retry_s=limits.disk_full_retry_s,
+        retry_max_s=limits.disk_error_retry_max_s,
     )
-    reader = DelayReader(store, server.finish_turn)
+    reader = DelayReader(
+        store,
+        server.finish_turn,
+        partial(server.set_disk_trouble, "delayed messages can be read"),
+        Backoff(*pauses),
+    )
     server.attach_journal(writer)
-    pager = Pager(store, server.finish_turn)
+    pager = Pager(
+        store,
+        server.finish_turn,
+        partial(server.set_disk_trouble, "messages can be read"),
+        Backoff(*pauses),
+    )
     server.attach_pager(pager)
     server.attach_delay_reader(reader)
     # What was made before anybody could connect (defaults, definitions) is safe before they can.
@@ -239,14 +254,14 @@ async def journaling(
         finally:
             with anyio.CancelScope(shield=True):
                 await writer.settle()
-    except JournalFailed as error:
+    except StoreError as error:
         raise _refusal(error) from error
 
 
 async def _run_writer(writer: JournalWriter) -> None:
     try:
         await writer.run()
-    except JournalFailed as error:
+    except StoreError as error:
         logger.critical("the journal cannot be written: stopping", extra={"reason": str(error)})
         raise _refusal(error) from error
 

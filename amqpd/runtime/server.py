@@ -44,6 +44,7 @@ from amqpd.runtime.peer import Peer
 from amqpd.runtime.settings import parse_address, show_address
 from amqpd.runtime.tls import server_context
 from amqpd.runtime.tls_layer import TLSLayer
+from amqpd_storage.errors import JournalFailed, ReadFailed
 
 logger = logging.getLogger("amqpd.server")
 
@@ -81,8 +82,8 @@ class Server:
         self._delay_reader: DelayReader | None = None
         self.journaled = False
         """The turn that ended last had something for the journal."""
-        self.disk_full = False
-        """The journal cannot be written for want of room."""
+        self.disk_troubles: dict[str, str] = {}
+        """Who cannot do without the disk, and what keeps it from what it wants of it."""
 
     # -- turns
 
@@ -164,17 +165,22 @@ class Server:
         self._waiting_for_journal[client] = None
         return True
 
-    def set_disk_full(self, full: bool) -> None:
-        """The journal found no room, or found room again."""
-        if full == self.disk_full:
-            return
-        self.disk_full = full
-        if full:
-            logger.error("the disk is full: nothing is confirmed until the journal can be written")
+    def set_disk_trouble(self, whose: str, error: JournalFailed | ReadFailed | None) -> None:
+        """Somebody found the disk full or failing, or it did what it was asked to."""
+        troubles = self.disk_troubles
+        if error is None:
+            if troubles.pop(whose, None) is not None:
+                # Whether all is well then is for the resource monitor to say.
+                logger.warning(f"{whose} again")
+        elif troubles.get(whose) != error.reason:
+            troubles[whose] = error.reason
+            full = isinstance(error, JournalFailed) and error.disk_full
+            state = "is full" if full else "fails"
+            logger.error(
+                f"the disk {state}: publishers are blocked until {whose}",
+                extra={"reason": error.reason, "path": error.path},
+            )
             self.set_alarm(Alarm.DISK, True)
-        else:
-            # Whether enough is free again is for the resource monitor to say.
-            logger.warning("the journal can be written again")
 
     def set_alarm(self, alarm: Alarm, raised: bool) -> bool:
         """Raise or clear an alarm; True if that changed something."""

@@ -36,6 +36,8 @@ class StoreUnwritable(StoreError):
             todo = "free some space"
         super().__init__(f"can not write to {path} ({reason}): {todo}")
         self.path = path
+        self.reason = reason
+        self.disk_full = disk_full
 
 
 class DamagedStore(StoreError):
@@ -90,7 +92,7 @@ class StoreTooNew(StoreError):
 
 
 class ReadFailed(StoreError):
-    """What lies in the store could not be read. The caller cannot go on without it."""
+    """What lies in the store could not be read. It is still there, and may be asked for again."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
@@ -98,18 +100,21 @@ class ReadFailed(StoreError):
             "check the disk, and the store with `amqpd doctor`; then start the broker again"
         )
         self.path = path
+        self.reason = reason
 
 
 class JournalFailed(StoreError):
-    """A batch was not written, and nothing of it is in the store.
+    """A batch was not written, as far as anybody can tell. Nothing of it may be confirmed.
 
-    With `disk_full` the same batch may be written again once there is room. Otherwise the store
-    accepts no further batch: after a failed flush the kernel may have dropped pages it reported
-    once, so a second attempt that succeeds proves nothing. The caller must not confirm anything
-    of the batch and should stop; what was committed before is safe.
+    With `passing` the same batch, the very object, may be given to the store again. The store finds
+    out then what became of it, writes it if it is not there, and says once it is surely on the
+    disk; or raises this again. `disk_full` is a kind of that. Otherwise the store takes no further
+    batch, and the caller should stop: what was committed before is safe.
     """
 
-    def __init__(self, path: Path | None, reason: str, *, disk_full: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, reason: str, *, disk_full: bool = False, passing: bool = False
+    ) -> None:
         todo = (
             "free some space"
             if disk_full
@@ -117,4 +122,6 @@ class JournalFailed(StoreError):
         )
         super().__init__(f"could not write to {path or 'the store'} ({reason}): {todo}")
         self.path = path
+        self.reason = reason
         self.disk_full = disk_full
+        self.passing = passing or disk_full

@@ -28,7 +28,7 @@ from typing import NamedTuple, Self, TypeVar, cast
 
 import aiosqlite
 
-from amqpd_storage import sqlite_delays, sqlite_file, sqlite_log, sqlite_reading
+from amqpd_storage import sqlite_delays, sqlite_file, sqlite_reading
 from amqpd_storage.entries import Backlog, StoredDelay, StoredDelays, StoredMessage
 from amqpd_storage.errors import (
     DamagedStore,
@@ -36,13 +36,14 @@ from amqpd_storage.errors import (
     ReadFailed,
     StoreError,
     StoreLocked,
+    StoreMissing,
     StoreTooNew,
     StoreUnwritable,
 )
 from amqpd_storage.journal import Batch
 from amqpd_storage.ownership import DirectoryLock
 from amqpd_storage.sqlite_file import FILE_NAME, Durability
-from amqpd_storage.sqlite_tidying import tidy
+from amqpd_storage.sqlite_owner import OwnersConnection
 from amqpd_storage.sqlite_writing import write_batch
 
 __all__ = [
@@ -62,8 +63,8 @@ __all__ = [
 
 R = TypeVar("R")
 
-TIDIED_PAGES = 256
-"""What a step of tidying adds to the log, roughly."""
+READS_OF_DAMAGE = 3
+"""So often SQLite has to say that the store is damaged, while the system lets all of it be read."""
 
 _ITER_CHUNK_ROWS = 64  # aiosqlite asks for it; used only by its own cursors
 
@@ -103,26 +104,18 @@ class Recovery(NamedTuple):
 class SQLiteStore:
     """An open data directory. Made by `open_store`; `close` it, or use it as `async with`."""
 
-    def __init__(
-        self,
-        path: Path,
-        connection: JournalConnection,
-        checkpoints: sqlite_log.Checkpoints,
-        lock: DirectoryLock,
-        meta: dict[str, str],
-    ) -> None:
-        self.path = path
-        self.broker_id = meta["broker_id"]
-        self.created = meta["created"]
-        self._connection = connection
+    def __init__(self, owner: OwnersConnection, thread: JournalConnection, lock: DirectoryLock):
+        self.path = owner.path
+        self.broker_id = owner.meta["broker_id"]
+        self.created = owner.meta["created"]
+        self._owner = owner
+        self._thread = thread
+        """What writes. Its own connection is the first one that `owner` had."""
         self._lock = lock
         self._reader: JournalConnection | None = None
         """A second connection with a thread of its own, made when somebody reads messages: they
         need not wait for the commit under way."""
         self._opening = asyncio.Lock()
-        self._checkpoints = checkpoints
-        self._failed = False
-        """A write has failed, and not for want of room: nothing more is written."""
 
     async def recover(self) -> Recovery:
         """Definitions and numbers; no messages. What was not worth keeping is dropped."""
@@ -143,7 +136,10 @@ class SQLiteStore:
         last: int = sqlite_reading.LAST_KEY,
         rows_max: int = sqlite_reading.READ_ROWS_MAX,
     ) -> list[StoredMessage]:
-        """The next few messages with a key above `after`, up to `last`, in order; [] at the end."""
+        """The next few messages with a key above `after`, up to `last`, in order; [] at the end.
+
+        Raises ReadFailed, and then they may be asked for again; DamagedStore, or StoreMissing.
+        """
         return await self._read_beside(
             partial(sqlite_reading.read_messages, after=after, last=last, rows_max=rows_max)
         )
@@ -152,7 +148,7 @@ class SQLiteStore:
         self, exchange_id: int, after: tuple[int, int], rows_max: int
     ) -> tuple[list[StoredDelay], bool]:
         """The next messages that wait at an exchange, after a due time and sequence, and whether
-        these are the last."""
+        these are the last. Raises as `read_messages` does."""
         return await self._read_beside(
             partial(
                 sqlite_delays.read_delays, exchange_id=exchange_id, after=after, rows_max=rows_max
@@ -160,65 +156,81 @@ class SQLiteStore:
         )
 
     async def _read_beside(self, function: Callable[[sqlite3.Connection], R]) -> R:
-        """Read while a commit may be under way. Raises DamagedStore or ReadFailed."""
+        """Read while a commit may be under way."""
+        reason = ""
+        for _ in range(READS_OF_DAMAGE):
+            try:
+                return await self._read_with_reader(function)
+            except DamagedStore as error:
+                raise DamagedStore(self.path, error.reason) from error  # a record knows no path
+            except sqlite3.Error as error:
+                await self._leave_reader()
+                reason = str(error)
+                if not sqlite_file.is_damage(error):
+                    raise await asyncio.to_thread(self._read_failure, reason) from error
+                # Or it could not be read: SQLite does not tell the two apart.
+                problem = await asyncio.to_thread(self._owner.unreadable)
+                if problem is not None:
+                    raise ReadFailed(self.path, problem) from error
+        raise DamagedStore(self.path, reason)
+
+    def _read_failure(self, reason: str) -> ReadFailed | StoreMissing:
         try:
-            return await self._read_with_reader(function)
-        except sqlite3.Error as error:
-            if sqlite_file.is_damage(error):
-                raise DamagedStore(self.path, str(error)) from error
-            raise ReadFailed(self.path, str(error)) from error
-        except DamagedStore as error:
-            raise DamagedStore(self.path, error.reason) from error  # a record knows no path
+            there = self.path.exists()
+        except OSError:
+            there = True  # for all one knows
+        if not there:
+            return StoreMissing(self.path, sqlite_file.BRING_IT_BACK)
+        return ReadFailed(self.path, reason)
 
     async def _read_with_reader(self, function: Callable[[sqlite3.Connection], R]) -> R:
         async with self._opening:
             reader = self._reader
             if reader is None:
+                if self._owner.failed:
+                    # What it would find in the log may be there by half, and nobody knows better.
+                    raise ReadFailed(self.path, "the disk failed, and the store is closed")
                 reader = JournalConnection(partial(_open_reader, self.path), _ITER_CHUNK_ROWS)
                 await reader
                 self._reader = reader
         return await reader.run(function)
 
+    async def _leave_reader(self) -> None:
+        """The next one who reads begins anew."""
+        async with self._opening:
+            if self._reader is not None:
+                reader, self._reader = self._reader, None
+                await reader.close()
+
     async def tidy(self) -> bool:
         """Delete some of what is gone, or give some disk space back; whether there is more to do.
 
         One small transaction in the writer's thread: for moments when nothing is to be written.
-        Raises JournalFailed.
+        Raises JournalFailed, DamagedStore or StoreMissing.
         """
-        return await self._try(self._tidy)
+        return await self._in_thread(self._owner.tidy)
 
     async def write(self, batch: Batch) -> None:
         """Commit the batch, whole or not at all; returns when it is on the disk.
 
-        Raises JournalFailed, and then nothing of it is written. A cancelled caller does not stop
-        the writer: the batch may be written nevertheless.
+        Raises JournalFailed, after which the same batch may be given to this again if that is
+        `passing`; DamagedStore or StoreMissing. A cancelled caller does not stop the writer: the
+        batch may be written nevertheless.
         """
-        if not batch.is_empty:
-            await self._try(partial(self._write, batch=batch))
+        if not batch.is_empty:  # needs no disk
+            await self._in_thread(partial(self._owner.write, batch))
 
-    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
-        """In the writer's thread."""
-        self._checkpoints.run_if_due(connection)
-        write_batch(connection, batch)
-        self._checkpoints.wrote(batch)
-
-    def _tidy(self, connection: sqlite3.Connection) -> bool:
-        """In the writer's thread."""
-        self._checkpoints.run_if_due(connection)
-        more = tidy(connection)
-        if more:
-            self._checkpoints.count(TIDIED_PAGES)
-        return more
-
-    async def _try(self, function: Callable[[sqlite3.Connection], R]) -> R:
-        if self._failed:
-            raise JournalFailed(self.path, "an earlier write failed")
-        try:
-            return await self._connection.run(function)
-        except (sqlite3.Error, OSError, MemoryError) as error:
-            disk_full = sqlite_log.is_full(error)
-            self._failed = not disk_full
-            raise JournalFailed(self.path, str(error), disk_full=disk_full) from error
+    async def _in_thread(self, function: Callable[[], R]) -> R:
+        """The writer's. Sees to the disk first, if it has failed."""
+        if self._owner.failed:
+            # Who reads what can be read is not disturbed before there is hope.
+            await self._thread.run(lambda _: self._owner.probe())
+            async with self._opening:
+                if self._reader is not None:
+                    reader, self._reader = self._reader, None
+                    await reader.close()
+                await self._thread.run(lambda _: self._owner.resume())
+        return await self._thread.run(lambda _: function())
 
     async def close(self) -> None:
         """Write the log back into the file, close it, and give the directory up. Idempotent.
@@ -226,16 +238,13 @@ class SQLiteStore:
         After a failed write the log stays as it is, for the next owner.
         """
         try:
-            if self._reader is not None:
-                await self._reader.close()
+            await self._leave_reader()
             # ValueError is what aiosqlite says when the connection is closed already.
             with contextlib.suppress(sqlite3.Error, ValueError):
-                await self._connection.run(
-                    partial(sqlite_log.close_connection, path=self.path, keeping_log=self._failed)
-                )
+                await self._thread.run(lambda _: self._owner.close())
         finally:
             try:
-                await self._connection.close()
+                await self._thread.close()
             finally:
                 self._lock.release()
 
@@ -253,17 +262,17 @@ class SQLiteStore:
     async def _read(self, function: Callable[[sqlite3.Connection], R]) -> R:
         with sqlite_file.explained(self.path):
             try:
-                return await self._connection.run(function)
+                return await self._thread.run(function)
             except sqlite3.Error:
-                self._failed = True
+                self._owner.keep_log()
                 raise
 
 
 async def open_store(directory: Path, durability: Durability = "full") -> SQLiteStore:
     """Own a data directory: create it if needed, lock it, open and check its file.
 
-    Raises StoreLocked, StoreUnwritable, DamagedStore or StoreTooNew. Nothing is repaired, and a
-    file that is refused stays as it is.
+    Raises StoreLocked, StoreUnwritable, ReadFailed, DamagedStore or StoreTooNew. Nothing is
+    repaired, and a file that is refused stays as it is.
     """
     sqlite_file.create_directory(directory)
     path = directory / FILE_NAME
@@ -271,19 +280,17 @@ async def open_store(directory: Path, durability: Durability = "full") -> SQLite
     try:
         # Opened before aiosqlite sees it: when its own opening fails, its thread may outlive the
         # event loop and end in a traceback.
-        raw = await asyncio.to_thread(sqlite_file.open_connection, path, durability)
+        owner = await asyncio.to_thread(OwnersConnection, path, durability)
         try:
-            meta = sqlite_file.read_meta(raw)
-            checkpoints = sqlite_log.Checkpoints(raw)
-            connection = JournalConnection(lambda: raw, _ITER_CHUNK_ROWS)
-            await connection
+            thread = JournalConnection(lambda: owner.raw, _ITER_CHUNK_ROWS)
+            await thread
         except BaseException:
-            raw.close()
+            owner.close()
             raise
     except BaseException:
         lock.release()
         raise
-    return SQLiteStore(path, connection, checkpoints, lock, meta)
+    return SQLiteStore(owner, thread, lock)
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:

@@ -38,7 +38,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from amqpd_storage import sqlite_delays
-from amqpd_storage.errors import DamagedStore, StoreTooNew, StoreUnwritable
+from amqpd_storage.errors import (
+    DamagedStore,
+    ReadFailed,
+    StoreMissing,
+    StoreTooNew,
+    StoreUnwritable,
+)
 from amqpd_storage.sqlite_log import CHECKPOINT_PAGES, close_connection, is_full, log_of, renew_log
 from amqpd_storage.sqlite_reading import fill_backlogs
 from amqpd_storage.sqlite_writing import create_commit_view
@@ -125,16 +131,23 @@ LOG_MAGIC: Final = b"\x37\x7f\x06"
 """How its write-ahead log begins; the next octet tells the byte order of its checksums."""
 
 
-def open_connection(path: Path, durability: Durability) -> sqlite3.Connection:
+def open_connection(
+    path: Path, durability: Durability, *, again: bool = False
+) -> sqlite3.Connection:
     """Open the store's file, or create it, and check it. Raises StoreError.
+
+    `again`: this process had it open before, and the disk failed. There has to be a store then
+    (StoreMissing), and nobody else may have it open.
 
     The connection may be used from any one thread at a time.
     """
     with explained(path):
         if not path.exists():
+            if again:
+                raise StoreMissing(path, BRING_IT_BACK)
             _create(path)
         _check_head(path)
-        if renew_log(path):
+        if renew_log(path, alone=again):
             sync_directory(path.parent)
         connection = sqlite3.connect(
             path,
@@ -294,10 +307,10 @@ def _check_structure(connection: sqlite3.Connection, path: Path) -> None:
         raise DamagedStore(path, f"tables are missing: {', '.join(sorted(TABLES - tables))}")
     # After a crash the end of the database may still lie in the write-ahead log. Once that is
     # written back, the file must be as long as its header says.
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     announced = _pragma(connection, "page_count") * _pragma(connection, "page_size")
     length = path.stat().st_size
-    if length < announced:
+    if length < announced and not busy:
         raise DamagedStore(path, f"it is {length} bytes long and should be {announced}")
     if length <= CHECKED_AT_OPEN_BYTES_MAX:
         ((verdict,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
@@ -317,13 +330,57 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
+BRING_IT_BACK: Final = (
+    "it was there while the broker ran; bring it back with its log (`-wal`), or `amqpd restore` a "
+    "backup, then start the broker again"
+)
+
+READ_BYTES: Final = 1024 * 1024
+"""In one step of reading a file through."""
+
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite says that the file itself is wrong."""
+    """Whether SQLite says that the file itself is wrong.
+
+    It says so, too, of a page that the system could not read (EIO becomes SQLITE_IOERR_CORRUPTFS,
+    and that SQLITE_CORRUPT): `unreadable` tells the two apart.
+    """
     # The low byte is the error, the rest its details. Errors of the module itself have no code. And
     # a schema that names no such table is no schema of ours.
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and (code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_ERROR)
+
+
+def unreadable(fd: int) -> str | None:
+    """What the system says against reading the whole of an open file; None if nothing.
+
+    Not by the name of a database that this process has open: to close any descriptor of a file is
+    to lose all locks on it.
+    """
+    try:
+        offset = 0
+        while chunk := os.pread(fd, READ_BYTES, offset):
+            offset += len(chunk)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _unreadable_store(path: Path) -> str | None:
+    """The same of a store that nobody has open any more."""
+    for each in (path, log_of(path)):
+        try:
+            fd = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return error.strerror or str(error)
+        try:
+            if reason := unreadable(fd):
+                return reason
+        finally:
+            os.close(fd)
+    return None
 
 
 @contextlib.contextmanager
@@ -332,11 +389,15 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except DamagedStore as error:
+        if reason := _unreadable_store(path):
+            raise ReadFailed(path, reason) from error
         if error.path is not None:
             raise
         raise DamagedStore(path, error.reason) from error  # from a record, which knows no path
     except sqlite3.Error as error:
         if is_damage(error):
+            if reason := _unreadable_store(path):
+                raise ReadFailed(path, reason) from error
             raise DamagedStore(path, str(error)) from error
         raise StoreUnwritable(path, str(error), disk_full=is_full(error)) from error
     except OSError as error:

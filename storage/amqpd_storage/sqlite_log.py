@@ -18,6 +18,7 @@ checkpoint that succeeded, and a new owner writes all of them again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -110,12 +111,14 @@ def is_full(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def renew_log(path: Path) -> bool:
+def renew_log(path: Path, *, alone: bool = False) -> bool:
     """See to it that the log of the database is on the disk as it can be read; whether it was
     copied: then its name is still to be made safe. Raises OSError.
 
-    Nobody may open the database meanwhile for writing. While somebody reads it, nothing is done:
-    they share SQLite's index of the log, which knows no frame whose flush failed.
+    Nobody may open the database meanwhile for writing, and this process may have no connection to
+    it. While somebody reads it, nothing is done: they share SQLite's index of the log, which knows
+    no frame whose flush failed. If it has to be `alone` that is an error: such an index may as well
+    have been made of the log after the failure.
     """
     log = log_of(path)
     if not log.exists() or not log.stat().st_size:
@@ -124,6 +127,8 @@ def renew_log(path: Path) -> bool:
         try:
             fcntl.lockf(database, fcntl.LOCK_EX | fcntl.LOCK_NB, SHARED_SIZE, SHARED_FIRST)
         except (BlockingIOError, PermissionError):
+            if alone:
+                raise OSError(errno.EBUSY, "another process has the store open") from None
             return False
         copy = log.with_name(log.name + ".new")
         _copy(log, copy)
@@ -165,16 +170,41 @@ def close_connection(
         connection.close()
 
 
+def open_keeper(connection: Any, path: Path) -> sqlite3.Connection | None:
+    """What has to be open so that the connection may close without writing the log back; None if
+    the connection can do without (Python 3.12 and later). Raises sqlite3.Error.
+
+    Only the last connection writes the log back, and one that may only read cannot. To be had as
+    long as the disk is well: whoever needs it may not be able to open a file any more.
+    """
+    if hasattr(connection, "setconfig"):
+        return None
+    keeper = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        keeper.execute("PRAGMA schema_version").fetchall()  # from here on it counts
+    except BaseException:
+        keeper.close()
+        raise
+    return keeper
+
+
 @contextlib.contextmanager
 def _log_kept(connection: Any, path: Path) -> Iterator[None]:
     """While it lasts, the connection may close without writing the log back."""
-    if hasattr(connection, "setconfig"):  # from Python 3.12 on
+    if hasattr(connection, "setconfig"):
         connection.setconfig(NO_CHECKPOINT_ON_CLOSE, True)
         yield
         return
-    # Only the last connection writes it back, and one that may only read cannot.
-    reader = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    with contextlib.closing(reader):
-        with contextlib.suppress(sqlite3.Error):  # nothing can be written either, then
-            reader.execute("PRAGMA schema_version").fetchall()
+    keeper = None
+    with contextlib.suppress(sqlite3.Error, OSError):  # an owner has one since the disk was well
+        keeper = open_keeper(connection, path)
+    try:
         yield
+    finally:
+        if keeper is not None:
+            keeper.close()

@@ -12,7 +12,8 @@ module this is the file system's own process, which obeys lines on its standard 
     on SEED [KEEP]              unmount, decide by the seed what was kept, and mount again
     slow SECONDS                each fsync takes so long, and other calls go on meanwhile
     fail CALL ERRNO SEED NAME   so do calls of this kind to files whose name ends in NAME; an fsync
-                                forgets then, by the seed, what it should have brought to the disk
+                                forgets then, by the seed, what it should have brought to the disk.
+                                One kind after the other may be made to fail
     well                        nothing is slow and nothing fails any more
 
 and answers each with a line when it is done. It unmounts and ends at the end of its input.
@@ -184,9 +185,8 @@ class Illness:
 
     def __init__(self) -> None:
         self.fsync_s = 0.0
-        self.call = ""
-        self.number = 0
-        self.name = ""
+        self.failing: dict[str, tuple[int, str]] = {}
+        """For each kind of call that fails, its error, and how names end for which it does."""
         self.forgets = Random(0)
 
 
@@ -215,18 +215,20 @@ class Operations:
     def check(self, call: str, arguments: tuple[object, ...]) -> None:
         """Raise OSError if the disk is too ill for this call: a path first, or a handle last."""
         illness = self.illness
-        if not illness.call or CREATING.get(call, call) != illness.call:
+        found = illness.failing.get(CREATING.get(call, call))
+        if found is None:
             return
+        number, ending = found
         path = arguments[0]
         if isinstance(path, str):
             file, names = self.disk.names.get(path[1:]), [path[1:]]
         else:
             file = self._handles[cast(int, arguments[-1])]
-            names = [name for name, found in self.disk.names.items() if found is file]
-        if any(name.endswith(illness.name) for name in names):
+            names = [name for name, held in self.disk.names.items() if held is file]
+        if any(name.endswith(ending) for name in names):
             if call == "fsync" and file is not None:
                 self.disk.forget(file, illness.forgets)
-            raise OSError(illness.number, os.strerror(illness.number))
+            raise OSError(number, os.strerror(number))
 
     def init(self, path: str) -> None:
         """The kernel has said hello."""
@@ -371,13 +373,13 @@ class Mounts:
         if command == "fail":
             call, number, chance, *name = arguments
             with self.lock:
-                self.illness.number, self.illness.forgets = int(number), Random(int(chance))
-                self.illness.name = "".join(name)
-                self.illness.call = call
+                self.illness.forgets = Random(int(chance))
+                self.illness.failing[call] = int(number), "".join(name)
             return "done"
         if command == "well":
             with self.lock:
-                self.illness.call, self.illness.fsync_s = "", 0.0
+                self.illness.failing.clear()
+                self.illness.fsync_s = 0.0
             return "done"
         assert command == "on"
         seed, *keep = arguments

@@ -7,23 +7,28 @@ that was confirmed is there, even if the power goes right then. Needs FUSE, as t
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from random import Random
+from select import select
 
 import pytest
 from pamqp import commands
 
-from tests.runtime.client import Client, Closed, Gone
+from tests.runtime.client import Client
 from tests.runtime.power_cuts import PoweredBroker, powered_broker
 from tests.runtime.process import wait_until
 
 SLOW_S = 1.5
 QUICK_S = 0.75
 """What does not wait for the disk takes less than this, on a busy machine."""
+FAILS = "the disk fails"
 EX_DATAERR = 65
 EX_CANTCREAT = 73
 EX_IOERR = 74
@@ -60,17 +65,23 @@ def contents(broker: PoweredBroker) -> list[bytes]:
     return [delivery.body for delivery in found if delivery is not None]
 
 
-def publish_until_gone(broker: PoweredBroker, body: bytes) -> int:
-    """Publish to `q` until the broker ends; how many of these were confirmed."""
-    with Client(broker.address) as client:
-        client.confirm_select()
-        try:
-            while True:
-                client.publish("", "q", body)
-                client.wait_confirmed(client.published - 20)
-        except (Gone, Closed, OSError):
-            pass
-        return client.confirmed
+def impatient(broker: PoweredBroker, limits: str = "") -> tuple[str, str]:
+    """Arguments for a broker that tries again soon what failed."""
+    settings = broker.directory / "amqpd.toml"
+    pauses = "disk_full_retry_s = 0.02\ndisk_error_retry_max_s = 0.1\n"
+    settings.write_text(f"[limits]\n{pauses}{limits}")
+    return "--config", str(settings)
+
+
+def publish_until_it_fails(broker: PoweredBroker, client: Client, body: bytes) -> None:
+    """Publish to `q` until a commit fails, and the client is told to wait."""
+    while FAILS not in broker.log:
+        client.publish("", "q", body)
+        wait_until(lambda: select([client.sock], (), (), 0)[0] or FAILS in broker.log)
+        if FAILS not in broker.log:
+            client.wait_confirmed()
+    client.publish("", "q", b"held")
+    client.expect(commands.Connection.Blocked)
 
 
 def power_cut(broker: PoweredBroker) -> None:
@@ -167,44 +178,126 @@ def test_publishers_are_told_of_a_disk_that_is_very_slow(broker: PoweredBroker) 
     assert contents(broker) == [b"slow", b"held"]
 
 
-@pytest.mark.parametrize(
-    ("call", "name"), [("fsync", "-wal"), ("write", "-wal"), ("fsync", "amqpd.sqlite3")]
+ILLNESSES = pytest.mark.parametrize(
+    ("call", "number", "name"),
+    [
+        ("fsync", errno.EIO, "-wal"),
+        ("write", errno.EIO, "-wal"),
+        ("fsync", errno.EIO, "amqpd.sqlite3"),
+        ("write", errno.EROFS, ""),
+        ("open", errno.EIO, ""),
+    ],
 )
-def test_an_io_error_stops_the_broker_and_loses_nothing(
-    broker: PoweredBroker, call: str, name: str
-) -> None:
-    """In the log, and in the file when the log is written back."""
-    safe = with_messages(broker, 5)
-    broker.disk.fail(call, errno.EIO, name)
-    confirmed = publish_until_gone(broker, b"x" * 400_000)
-    assert broker.wait() == EX_IOERR
-    assert "the journal cannot be written: stopping" in broker.log
-    assert "check the disk" in broker.log
-    if name == "-wal":
-        assert confirmed == 0
+"""In the log, in the file when the log is written back, or everywhere."""
 
+
+@ILLNESSES
+def test_a_disk_that_fails_blocks_publishers_until_it_is_well(
+    broker: PoweredBroker, call: str, number: int, name: str
+) -> None:
+    safe = with_messages(broker, 5)
+    assert broker.stop() == 0
+    broker.start(*impatient(broker), "--management", "127.0.0.1:0")
+    blockable = {"connection.blocked": True}
+    with (
+        Client(broker.address, capabilities=blockable) as publisher,
+        Client(broker.address) as consumer,
+    ):
+        publisher.confirm_select()
+        if call == "open":
+            broker.disk.fail("write", number, name)
+        broker.disk.fail(call, number, name)
+        body = b"x" * 400_000
+        publish_until_it_fails(broker, publisher, body)
+        count = publisher.published
+        assert publisher.confirmed in (count - 2, 0)  # neither what failed nor what is held
+        assert alarms(broker) == [("disk", 503)]
+        first = consumer.get("q", no_ack=True)
+        assert first is not None
+        assert first.body == safe[0]  # consumers go on
+        with Client(broker.address) as newcomer:
+            assert newcomer.message_count("q") >= 4
+        assert publisher.confirmed in (count - 2, 0)
+
+        broker.disk.heal()
+        publisher.expect(commands.Connection.Unblocked)
+        publisher.publish("", "q", b"later")
+        publisher.wait_confirmed()
+        assert "the journal can be written again" in broker.log
+        assert alarms(broker) == [("", 200)]
+    power_cut(broker)
+    assert contents(broker) == [*safe[1:], *[body] * (count - 1), b"held", b"later"]
+
+
+@ILLNESSES
+def test_a_power_cut_on_a_disk_that_fails(
+    broker: PoweredBroker, call: str, number: int, name: str
+) -> None:
+    safe = with_messages(broker, 5)
+    assert broker.stop() == 0
+    broker.start(*impatient(broker))
+    with Client(broker.address, capabilities={"connection.blocked": True}) as publisher:
+        publisher.confirm_select()
+        if call == "open":
+            broker.disk.fail("write", number, name)
+        broker.disk.fail(call, number, name)
+        body = b"x" * 400_000
+        publish_until_it_fails(broker, publisher, body)
+        power_cut(broker)
+        found = contents(broker)
+        assert found[:5] == safe
+        assert len(found) >= 5 + publisher.confirmed
+        assert set(found[5:]) <= {body}
+
+
+def test_a_disk_that_fails_again_and_again_loses_nothing(broker: PoweredBroker) -> None:
+    """The power goes at any moment after it was well for the last time."""
+    broker.start(*impatient(broker))
+    bodies = [b"%03d" % number for number in range(60)]
+    with Client(broker.address) as publisher:
+        publisher.declare("q")
+        publisher.confirm_select()
+        for number, body in enumerate(bodies):
+            ill = number % 5 == 3
+            if ill:
+                failures = broker.log.count(FAILS)
+                call = ("fsync", "write")[number % 2]
+                broker.disk.fail(call, errno.EIO, "-wal")
+            publisher.publish("", "q", body)
+            if ill:
+                broker.wait_for_log(FAILS, failures + 1)
+                broker.disk.heal()
+            publisher.wait_confirmed()
+    power_cut(broker)
+    assert contents(broker) == bodies
+
+
+def test_a_broker_on_a_disk_that_fails_can_be_stopped(broker: PoweredBroker) -> None:
+    safe = with_messages(broker, 5)
+    assert broker.stop() == 0
+    broker.start(*impatient(broker))
+    with Client(broker.address, capabilities={"connection.blocked": True}) as publisher:
+        publisher.confirm_select()
+        broker.disk.fail("fsync", errno.EIO, "-wal")
+        publish_until_it_fails(broker, publisher, b"never confirmed")
+        publisher.sock.close()
+        assert broker.stop() == EX_IOERR
+    assert "check the disk" in broker.log
     broker.disk.heal()
     broker.start()
-    found = contents(broker)
-    assert found[:5] == safe
-    assert len(found) >= 5 + confirmed
-    with Client(broker.address) as client:
-        client.confirm_select()
-        client.publish("", "q", b"later")
-        client.wait_confirmed()
+    assert contents(broker)[:5] == safe
     power_cut(broker)
-    found = contents(broker)
-    assert found[:5] == safe
-    assert len(found) >= 5 + confirmed + 1
-    assert found[-1] == b"later"
+    assert contents(broker)[:5] == safe
 
 
 def test_a_power_cut_right_after_a_flush_that_failed(broker: PoweredBroker) -> None:
     """The next owner has read what the disk does not have; the power goes while it begins."""
     safe = with_messages(broker, 5)
     broker.disk.fail("fsync", errno.EIO, "-wal")
-    publish_until_gone(broker, b"never confirmed")
-    assert broker.wait() == EX_IOERR
+    with Client(broker.address, capabilities={"connection.blocked": True}) as publisher:
+        publisher.confirm_select()
+        publish_until_it_fails(broker, publisher, b"never confirmed")
+    broker.end()  # by SIGKILL, and the disk stays as it is
     broker.disk.heal()
     for pause_s in (0.1, 0.15, 0.2, 0.3):
         broker.spawn()
@@ -214,14 +307,22 @@ def test_a_power_cut_right_after_a_flush_that_failed(broker: PoweredBroker) -> N
     assert contents(broker)[:5] == safe
 
 
-def test_a_disk_that_becomes_read_only(broker: PoweredBroker) -> None:
-    safe = with_messages(broker, 5)
-    broker.disk.fail("write", errno.EROFS)
-    assert publish_until_gone(broker, b"never confirmed") == 0
-    assert broker.wait() == EX_IOERR
-    broker.disk.heal()
-    broker.start()
-    assert contents(broker)[:5] == safe
+def test_a_store_that_has_vanished_ends_the_broker(broker: PoweredBroker) -> None:
+    with_messages(broker, 5)
+    assert broker.stop() == 0
+    broker.start(*impatient(broker))
+    store = broker.data_directory / "amqpd.sqlite3"
+    with Client(broker.address) as publisher:
+        publisher.confirm_select()
+        broker.disk.fail("write", errno.EIO, "-wal")
+        publisher.publish("", "q", b"never confirmed")
+        broker.wait_for_log(FAILS)
+        store.unlink()
+        broker.disk.heal()
+        assert broker.wait() == EX_IOERR
+        assert publisher.confirmed == 0
+    assert f"{store} does not exist: it was there while the broker ran" in broker.log
+    assert not store.exists(), "no new one was made in its place"
 
 
 def test_a_start_on_a_disk_that_is_read_only(broker: PoweredBroker) -> None:
@@ -237,44 +338,86 @@ def test_a_start_on_a_disk_that_is_read_only(broker: PoweredBroker) -> None:
     assert contents(broker) == safe
 
 
-def test_messages_that_cannot_be_read(broker: PoweredBroker) -> None:
+@pytest.mark.parametrize("call", ["read", "open"])
+def test_messages_that_cannot_be_read(broker: PoweredBroker, call: str) -> None:
     """Of a queue longer than memory. They stay where they are until they can be."""
-    settings = broker.directory / "amqpd.toml"
-    settings.write_text("[limits]\nqueue_memory_messages = 100\n")
-    broker.start("--config", str(settings))
+    settings = impatient(broker, "queue_memory_messages = 100\n")
+    broker.start(*settings)
     bodies = [b"%06d" % number + b"x" * 20_000 for number in range(1500)]
     with Client(broker.address) as client:
         client.declare("q")
+        client.declare("other")
         client.confirm_select()
         for body in bodies:
             client.publish("", "q", body)
         client.wait_confirmed()
         client.close()
     assert broker.stop() == 0
-    broker.start("--config", str(settings))
+    broker.start(*settings)
     forget_cached(broker.data_directory / "amqpd.sqlite3")
-    broker.disk.fail("read", errno.EIO, "amqpd.sqlite3")
-    received: list[bytes] = []
+    with (
+        Client(broker.address) as consumer,
+        Client(broker.address, capabilities={"connection.blocked": True}) as publisher,
+    ):
+        publisher.confirm_select()
+        broker.disk.fail("read", errno.EIO, "amqpd.sqlite3")
+        consumer.consume("q", prefetch=50)
+        broker.wait_for_log(f"{FAILS}: publishers are blocked until messages can be read")
+        if call == "open":  # it was open when this began
+            broker.disk.fail("open", errno.EIO, "amqpd.sqlite3")
+            broker.wait_for_log("unable to open database file")
+        publisher.publish("", "other", b"held")
+        publisher.expect(commands.Connection.Blocked)
+        with Client(broker.address) as newcomer:
+            assert newcomer.message_count("other") <= 1  # who does not publish is answered
+        broker.disk.heal()
+        publisher.expect(commands.Connection.Unblocked)
+        publisher.wait_confirmed()
+        for body in bodies:
+            delivery = consumer.next_delivery()
+            assert delivery.body == body, "nothing is left out"
+            consumer.ack(delivery.delivery_tag)
+        assert "messages can be read again" in broker.log
+    assert broker.stop() == 0
+
+
+def test_damage_is_told_from_a_disk_that_cannot_be_read(broker: PoweredBroker) -> None:
+    """SQLite says the same of both."""
+    settings = impatient(broker, "queue_memory_messages = 100\n")
+    broker.start(*settings)
     with Client(broker.address) as client:
-        try:
-            client.consume("q", prefetch=50)
-            while True:
-                delivery = client.next_delivery()
-                received.append(delivery.body)
-                client.ack(delivery.delivery_tag)
-        except (Gone, Closed, OSError):
-            pass
-    # As damage, where SQLite takes what it could not read for that.
-    assert broker.wait() in (EX_IOERR, EX_DATAERR)
+        client.declare("q")
+        client.confirm_select()
+        for number in range(1500):
+            client.publish("", "q", b"%06d" % number + b"x" * 20_000)
+        client.wait_confirmed()
+        client.close()
+    assert broker.stop() == 0
+    broker.start(*settings)
+    store = broker.data_directory / "amqpd.sqlite3"
+    with store.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        for page in range(200, size // 8192, 3):
+            file.seek(page * 8192)
+            file.write(b"\xff" * 8192)
+    with Client(broker.address) as consumer:
+        consumer.consume("q", no_ack=True)
+        assert broker.wait() == EX_DATAERR
     assert "messages cannot be read: stopping" in broker.log
-    assert received == bodies[: len(received)], "nothing is left out"
-    assert len(received) < len(bodies)
-    broker.disk.heal()
-    broker.start("--config", str(settings))
-    with Client(broker.address) as client:
-        left = client.message_count("q")
-        wait_until(lambda: client.message_count("q") == left)
-        assert left >= len(bodies) - len(received)
+    assert "amqpd doctor" in broker.log
+
+
+def alarms(broker: PoweredBroker) -> list[tuple[str, int]]:
+    """What the HTTP API says: of the node, and of its health."""
+    connection = HTTPConnection(str(broker.ready["management"][0]), timeout=60)
+    head = {"authorization": "Basic " + b64encode(b"guest:guest").decode()}
+    connection.request("GET", "/api/nodes", headers=head)
+    (node,) = json.loads(connection.getresponse().read())
+    connection.request("GET", "/api/health/checks/alarms", headers=head)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return [("disk" if node["disk_free_alarm"] else "", answer.status)]
 
 
 def forget_cached(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The journal's writer against a disk that is full for a while, or that fails for good."""
+"""The journal's writer against a disk that is full or fails for a while, or for good."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from anyio.lowlevel import checkpoint
 
 from amqpd.broker.broker import Broker
 from amqpd.config import Config
+from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.commit_metrics import Histogram
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd_storage.entries import Barrier, PutDefinition
-from amqpd_storage.errors import JournalFailed
+from amqpd_storage.errors import DamagedStore, JournalFailed, StoreError
 from amqpd_storage.journal import ENTRY_OVERHEAD_BYTES, Batch
 
 
 class Disk:
     """A store that fails as often as it is told to."""
 
-    def __init__(self, *failures: JournalFailed) -> None:
+    def __init__(self, *failures: StoreError) -> None:
         self.failures = list(failures)
-        self.tidying: JournalFailed | None = None
+        self.tidying: list[JournalFailed] = []
+        self.tidied = anyio.Event()
         self.attempts: list[Batch] = []
         self.attempted = anyio.Event()
         self.written: list[Batch] = []
@@ -37,8 +39,9 @@ class Disk:
         self.written.append(batch)
 
     async def tidy(self) -> bool:
-        if self.tidying is not None:
-            raise self.tidying
+        if self.tidying:
+            raise self.tidying.pop(0)
+        self.tidied.set()
         return False
 
 
@@ -49,30 +52,32 @@ class Stage:
         self,
         disk: Disk,
         retry_s: float = 0.0,
+        retry_max_s: float = 0.0,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.disk = disk
-        self.full: list[bool] = []
-        self.found_full = anyio.Event()
+        self.troubles: list[str | None] = []
+        self.in_trouble = anyio.Event()
         self.turns = 0
         self.broker = Broker(Config(), journaling=True, entropy=bytes)
         self.writer = JournalWriter(
             self.broker,
             disk,
             finish_turn=self.finish_turn,
-            on_disk_full=self.on_disk_full,
+            on_trouble=self.on_trouble,
             bytes_max=1000,
             retry_s=retry_s,
+            retry_max_s=retry_max_s,
             clock=clock,
         )
 
     def finish_turn(self) -> None:
         self.turns += 1
 
-    def on_disk_full(self, full: bool) -> None:
-        self.full.append(full)
-        if full:
-            self.found_full.set()
+    def on_trouble(self, error: JournalFailed | None) -> None:
+        self.troubles.append(None if error is None else error.reason)
+        if error is not None:
+            self.in_trouble.set()
 
     def append(self, *names: str) -> None:
         self.writer.append([PutDefinition("vhost", name, b"{}") for name in names])
@@ -86,11 +91,15 @@ class Stage:
 
 
 def full() -> JournalFailed:
-    return JournalFailed(None, "database or disk is full", disk_full=True)
+    return JournalFailed(None, "full", disk_full=True)
+
+
+def failing() -> JournalFailed:
+    return JournalFailed(None, "I/O error", passing=True)
 
 
 def broken() -> JournalFailed:
-    return JournalFailed(None, "disk I/O error")
+    return JournalFailed(None, "it has lost something")
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
@@ -107,11 +116,33 @@ def test_a_full_disk_is_waited_for_and_the_same_batch_is_written() -> None:
     play(scene)
     assert stage.written == [["a", "b"]]
     assert stage.disk.attempts == [stage.disk.written[0]] * 3
-    assert stage.full == [True, True, False]
+    assert stage.troubles == ["full", "full", None]
 
 
-def test_what_comes_in_meanwhile_waits_its_turn() -> None:
-    stage = Stage(Disk(full()), retry_s=0.001)
+def test_a_disk_that_fails_is_waited_for_and_asked_what_became_of_the_same_batch() -> None:
+    stage = Stage(Disk(failing(), full(), failing()))
+
+    async def scene() -> None:
+        stage.append("a", "b")
+        await stage.writer.flush()
+
+    play(scene)
+    assert stage.written == [["a", "b"]]
+    assert stage.disk.attempts == [stage.disk.written[0]] * 4
+    assert stage.troubles == ["I/O error", "full", "I/O error", None]
+    assert stage.writer.metrics.retries == 3
+
+
+def test_a_disk_that_fails_is_tried_more_and_more_seldom_until_it_is_well() -> None:
+    backoff = Backoff(1.0, 6.0)
+    assert [backoff.pause_s() for _ in range(5)] == [1.0, 2.0, 4.0, 6.0, 6.0]
+    backoff.succeeded()
+    assert backoff.pause_s() == 1.0
+
+
+@pytest.mark.parametrize("failure", [full(), failing()])
+def test_what_comes_in_meanwhile_waits_its_turn(failure: JournalFailed) -> None:
+    stage = Stage(Disk(failure), retry_s=0.001)
 
     async def scene() -> None:
         async with anyio.create_task_group() as tasks:
@@ -126,14 +157,17 @@ def test_what_comes_in_meanwhile_waits_its_turn() -> None:
     assert stage.written == [["first"], ["second", "third"]]
 
 
-def test_a_disk_still_full_when_the_broker_stops_is_not_waited_for() -> None:
-    stage = Stage(Disk(full(), full()), retry_s=3600)
+@pytest.mark.parametrize("failures", [(full(), full()), (failing(), failing())])
+def test_a_disk_still_ill_when_the_broker_stops_is_not_waited_for(
+    failures: tuple[JournalFailed, ...],
+) -> None:
+    stage = Stage(Disk(*failures), retry_s=3600)
 
     async def scene() -> None:
         async with anyio.create_task_group() as tasks:
             stage.append("never")
             tasks.start_soon(stage.writer.run)
-            await stage.found_full.wait()
+            await stage.in_trouble.wait()
             tasks.cancel_scope.cancel()
         with pytest.raises(JournalFailed):
             await stage.writer.settle()
@@ -150,7 +184,7 @@ def test_a_disk_that_has_room_when_the_broker_stops_gets_the_rest() -> None:
         async with anyio.create_task_group() as tasks:
             stage.append("late")
             tasks.start_soon(stage.writer.run)
-            await stage.found_full.wait()
+            await stage.in_trouble.wait()
             stage.append("later")
             tasks.cancel_scope.cancel()
         await stage.writer.settle()
@@ -159,12 +193,13 @@ def test_a_disk_that_has_room_when_the_broker_stops_gets_the_rest() -> None:
     assert stage.written == [["late"], ["later"]]
 
 
-def test_any_other_failure_is_final() -> None:
-    stage = Stage(Disk(broken()))
+@pytest.mark.parametrize("failure", [broken(), DamagedStore(None, "malformed")])
+def test_any_other_failure_is_final(failure: StoreError) -> None:
+    stage = Stage(Disk(failure))
 
     async def scene() -> None:
         stage.append("lost")
-        with pytest.raises(JournalFailed):
+        with pytest.raises(type(failure)):
             await stage.writer.flush()
         await stage.writer.settle()
 
@@ -174,20 +209,35 @@ def test_any_other_failure_is_final() -> None:
     assert stage.turns == 0
 
 
-def test_a_failure_to_tidy_up_is_final_too() -> None:
+def test_a_failure_to_tidy_up_may_be_final_too() -> None:
     disk = Disk()
-    disk.tidying = broken()
+    disk.tidying = [broken()]
     stage = Stage(disk)
 
     async def scene() -> None:
         stage.append("a")
-        with pytest.raises(JournalFailed, match="disk I/O error"):
+        with pytest.raises(JournalFailed, match="it has lost something"):
             await stage.writer.run()
         stage.append("b")
         await stage.writer.settle()
 
     play(scene)
     assert stage.written == [["a"]]
+
+
+def test_a_disk_that_fails_to_tidy_up_is_tried_again_though_nobody_writes() -> None:
+    disk = Disk()
+    disk.tidying = [failing(), failing()]
+    stage = Stage(disk)
+
+    async def scene() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stage.writer.run)
+            await disk.tidied.wait()
+            tasks.cancel_scope.cancel()
+
+    play(scene)
+    assert stage.troubles == ["I/O error", "I/O error", None]
 
 
 def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:

@@ -108,7 +108,8 @@ def summary(seeds: int, total: Figures, elapsed_s: float) -> str:
     minutes = elapsed_s / 60
     return (
         f"{elapsed_s:.0f} s: {seeds} seeds, {total.power_cuts} power cuts, {total.kills} kills,"
-        f" {total.disk_errors} disk errors, {total.stops} stops, {total.turns} turns,"
+        f" {total.disk_errors} disk errors ({total.recoveries} mended in place),"
+        f" {total.stops} stops, {total.turns} turns,"
         f" {total.batches} batches ({total.forgotten} lost with durability normal),"
         f" {total.pages} pages,"
         f" {total.delivered} deliveries, {total.confirmed} confirms;"

@@ -54,6 +54,8 @@ DELAYS_MS: Final = (None, 1, 40, 800, 30_000)
 ONCE: Final = (None, "one", "two", "three", "four", "five")
 EXPIRATIONS_MS: Final = (0, 3, 50, 1000, 20_000)
 EXCHANGE_NAMES: Final = tuple(EXCHANGES)
+FAVOURED: Final = 0.4
+"""How often it chooses among its favourites."""
 BODY_SIZES: Final = (0, 10, 100, 100, 1000, 5000, 20000)
 
 
@@ -80,8 +82,12 @@ class ClientChannel:
 class Client:
     """Decides what one connection says."""
 
-    def __init__(self, chance: Random, number: int, modes: list[Mode]) -> None:
+    def __init__(
+        self, chance: Random, number: int, modes: list[Mode], favourites: tuple[str, ...] = ()
+    ) -> None:
+        """`favourites` are queues that it has more to do with than with others."""
         self._chance = chance
+        self._favourites = favourites
         self._number = number
         self._modes = modes
         self._tag = 0
@@ -240,7 +246,9 @@ class Client:
     def _publish(self, channel: ClientChannel, uid: int) -> Publish:
         chance = self._chance
         drawn = chance.random()
-        if drawn < 0.5:
+        if self._favourites and channel.mode != "tx" and chance.random() < FAVOURED:
+            exchange, key = "", chance.choice(self._favourites)
+        elif drawn < 0.5:
             names = QUEUE_NAMES if chance.random() < 0.3 else DURABLE_NAMES
             if chance.random() < 0.3:
                 names = RULED
@@ -317,6 +325,8 @@ class Client:
         chance = self._chance
         drawn = chance.random()
         queue = chance.choice(QUEUE_NAMES)
+        if self._favourites and chance.random() < FAVOURED:
+            queue = chance.choice(self._favourites)
         nowait = chance.random() < 0.1
         if drawn < 0.3:
             return DeclareQueue(queue, passive=not nowait and chance.random() < 0.1, nowait=nowait)

@@ -27,6 +27,7 @@ in `failing`, with an I/O error. A call that fails has done nothing, and what a 
 made durable is synced by the next one; or (`forgets`) by none. Linux marks pages clean whose
 writing failed: some of them are on the disk, others never will be, and nobody is told again. What a
 process reads is what was written, or, once the cache has dropped such pages, what the disk has.
+While it is `blind`, nothing can be read.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class Disk:
         """Numbers of the calls that fail."""
         self.forgets: Random | None = None
         """If a sync that fails forgets: by chance, what of it."""
+        self.blind = False
 
     def copy(self) -> Disk:
         """Another one in the same state."""
@@ -209,6 +211,23 @@ class Disk:
                 apply(file.durable, offset, data)
         file.unsynced.clear()
 
+    def read(self, file: File, offset: int, size: int) -> bytes:
+        """pread; short at the end of the file."""
+        if self.blind:
+            raise DiskError
+        return bytes(file.volatile[offset : offset + size])
+
+    @property
+    def is_ill(self) -> bool:
+        """Something may fail."""
+        return self.blind or self.calls < self.failing.stop
+
+    def heal(self) -> None:
+        """Nothing fails any more, but for want of room."""
+        self.failing = range(0)
+        self.forgets = None
+        self.blind = False
+
     # -- what happens to it
 
     def cut(self, chance: Random, keep: float | None = None) -> None:
@@ -251,8 +270,7 @@ class Disk:
         self.powered = True
         self.cut_at = None
         self.full = False
-        self.failing = range(0)
-        self.forgets = None
+        self.heal()
 
     def forget(self, file: File, chance: Random) -> None:
         """A sync fails: some of what it should have brought to the disk is there, and nothing of it

@@ -6,6 +6,8 @@ deserves a bug here that breaks it.
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,8 @@ from amqpd_storage.entries import (
     Settle,
 )
 from amqpd_storage.journal import Batch
+from amqpd_storage.sqlite_log import close_connection
+from amqpd_storage.sqlite_owner import OwnersConnection
 from amqpd_storage.sqlite_writing import write_batch
 from tests.simulation.world import Bug, World
 
@@ -89,24 +93,24 @@ class DropAnEnqueue(Bug):
     def __init__(self) -> None:
         self._enqueues = 0
 
-    def write(self, connection: Any, batch: Batch) -> None:
+    def write(self, connection: Any, batch: Batch, number: int | None) -> None:
         """Write the others."""
         kept: list[Entry] = []
         for entry in batch.entries:
             self._enqueues += isinstance(entry, Enqueue)
             if not isinstance(entry, Enqueue) or self._enqueues % 50:
                 kept.append(entry)
-        write_batch(connection, part_of(batch, kept, first=True))
+        write_batch(connection, part_of(batch, kept, first=True), number)
 
 
 class SplitTransaction(Bug):
     """A batch, and with it a transaction, is written in two."""
 
-    def write(self, connection: Any, batch: Batch) -> None:
+    def write(self, connection: Any, batch: Batch, number: int | None) -> None:
         """The first half, then the second."""
         middle = len(batch.entries) // 2
-        write_batch(connection, part_of(batch, batch.entries[:middle], first=True))
-        write_batch(connection, part_of(batch, batch.entries[middle:], first=False))
+        write_batch(connection, part_of(batch, batch.entries[:middle], first=True), number)
+        write_batch(connection, part_of(batch, batch.entries[middle:], first=False), number)
 
 
 class NoSync(Bug):
@@ -133,17 +137,17 @@ class SkipABatch(Bug):
     def __init__(self) -> None:
         self._batches = 0
 
-    def write(self, connection: Any, batch: Batch) -> None:
+    def write(self, connection: Any, batch: Batch, number: int | None) -> None:
         """Write the others."""
         self._batches += 1
         if self._batches % 30:
-            write_batch(connection, batch)
+            write_batch(connection, batch, number)
 
 
 class ForgetExpiry(Bug):
     """When a message expires is not written."""
 
-    def write(self, connection: Any, batch: Batch) -> None:
+    def write(self, connection: Any, batch: Batch, number: int | None) -> None:
         """Copies that never expire."""
         kept: list[Entry] = []
         for entry in batch.entries:
@@ -153,7 +157,7 @@ class ForgetExpiry(Bug):
                 kept.append(timeless)
             else:
                 kept.append(entry)
-        write_batch(connection, part_of(batch, kept, first=True))
+        write_batch(connection, part_of(batch, kept, first=True), number)
 
 
 class DeadLetterLater(Bug):
@@ -162,7 +166,7 @@ class DeadLetterLater(Bug):
     def __init__(self) -> None:
         self._late: list[Entry] = []
 
-    def connect(self, connection: Any) -> None:
+    def begin(self) -> None:
         """What waited is lost with the process."""
         self._late.clear()
 
@@ -259,7 +263,7 @@ class ReleaseFirst(Bug):
     def __init__(self) -> None:
         self._late: list[Entry] = []
 
-    def connect(self, connection: Any) -> None:
+    def begin(self) -> None:
         """What waited is lost with the process."""
         self._late.clear()
 
@@ -278,9 +282,61 @@ class TrustTheCache(Bug):
     durability = "full"
     disk_errors = 0.3
 
-    def renew_log(self, path: Path) -> bool:
+    def renew_log(self, path: Path, *, alone: bool = False) -> bool:
         """Leave it."""
         return False
+
+
+class WriteBackAfterAFailure(Bug):
+    """The log is written back when the disk has failed: from where a flush has forgotten some."""
+
+    durability = "normal"
+    disk_errors = 0.5
+    forgets = 1.0
+    checkpoint_pages = (5,)
+
+    def close(self, connection: Any, path: Path, *, keeping_log: bool) -> None:
+        """As at any other end."""
+        close_connection(connection, path)
+
+
+class TakeItForWritten(Bug):
+    """A commit that failed is taken for one that did not."""
+
+    durability = "full"
+    disk_errors = 0.3
+
+    def write(self, connection: Any, batch: Batch, number: int | None) -> None:
+        """Without a word."""
+        with suppress(sqlite3.OperationalError):
+            write_batch(connection, batch, number)
+
+
+class WriteItAgain(Bug):
+    """A batch whose commit failed is written again, whether it is there or not."""
+
+    durability = "full"
+    disk_errors = 0.3
+    forgets = 0.0
+
+    def resume(self, owner: OwnersConnection) -> None:
+        """Without looking."""
+        super().resume(owner)
+        owner._found = None
+
+
+class BuryWithoutAPlace(Bug):
+    """A dead letter that has to find a place is gone from its queue though it found none."""
+
+    favourites = ("s0", "l0", "l0")
+    elsewhere = 0.0
+
+    def bury_surely(
+        self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
+    ) -> bool:
+        """Whatever became of it."""
+        super().bury_surely(virtual_host, queue, stored, reason)
+        return True
 
 
 def is_dead_letter(entry: Entry) -> bool:
@@ -319,5 +375,9 @@ BUGS: Final[dict[str, type[Bug]]] = {
         ReleaseFirst,
         ForgetReturns,
         TrustTheCache,
+        WriteBackAfterAFailure,
+        TakeItForWritten,
+        WriteItAgain,
+        BuryWithoutAPlace,
     )
 }

@@ -32,11 +32,13 @@ from unittest.mock import patch
 
 import apsw
 
-from amqpd_storage import sqlite_file, sqlite_log
+from amqpd_storage import sqlite_file, sqlite_log, sqlite_owner
 from tests.simulation.disk import Disk, DiskError, DiskFull, File, PowerCut
 
 VFS_NAME: Final = "amqpd-simulation"
 POWERSAFE_OVERWRITE: Final = apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+EIO_WHILE_READING: Final = apsw.SQLITE_IOERR_CORRUPTFS
+"""What the unix VFS makes of it, and SQLite then takes for damage."""
 SECTOR_BYTES: Final = 4096
 """What SQLite's own unix VFS reports; what really tears is the disk's affair."""
 NO_LOCKS: Final = SimpleNamespace(LOCK_EX=0, LOCK_NB=0, lockf=lambda *about: None)
@@ -59,7 +61,10 @@ class DiskFile:
 
     def xRead(self, amount: int, offset: int) -> bytes:
         """pread; short at the end of the file."""
-        return bytes(self._file.volatile[offset : offset + amount])
+        try:
+            return self._disk.read(self._file, offset, amount)
+        except DiskError:
+            raise apsw.exception_for(EIO_WHILE_READING) from None
 
     def xWrite(self, data: bytes, offset: int) -> None:
         """pwrite."""
@@ -302,8 +307,8 @@ class Connection:
         self._raw.config(option, enable)
 
     def close(self) -> None:
-        """Closes even without power."""
-        with translated(self._disk):
+        """Closes even without power; whether something failed is not said."""
+        with suppress(sqlite3.OperationalError), translated(self._disk):
             self._raw.close()
 
 
@@ -366,7 +371,9 @@ class DiskPath:
     def open(self, mode: str) -> BytesIO:
         """For reading it."""
         self.disk.require_power()
-        return BytesIO(self.disk.names[self.name].volatile)
+        file = self.disk.names[self.name]
+        with told_by_the_system():
+            return BytesIO(self.disk.read(file, 0, len(file.volatile)))
 
     def stat(self) -> Any:
         """Its size."""
@@ -405,9 +412,12 @@ class DiskOS:
         disk = path.disk
         if flags & self.O_DIRECTORY:
             return Descriptor(disk, None)
+        disk.require_power()
         with told_by_the_system():
             file = disk.names.get(path.name)
             if file is None:
+                if not flags & self.O_CREAT:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 file = disk.create(path.name)
             elif flags & self.O_TRUNC:
                 disk.truncate(file, 0)
@@ -420,6 +430,12 @@ class DiskOS:
             descriptor.disk.write(descriptor.file, descriptor.position, bytes(data))
         descriptor.position += len(data)
         return len(data)
+
+    def pread(self, descriptor: Descriptor, size: int, offset: int) -> bytes:
+        """At most so many octets from there."""
+        assert descriptor.file is not None
+        with told_by_the_system():
+            return descriptor.disk.read(descriptor.file, offset, size)
 
     def fsync(self, descriptor: Descriptor) -> None:
         """Of a file, or of the directory."""
@@ -466,6 +482,7 @@ def store_on(disk: Disk, seed: int = 0) -> Iterator[Path]:
         with (
             patch.multiple(sqlite_file, **fixed),
             patch.multiple(sqlite_log, os=fixed["os"], fcntl=NO_LOCKS),
+            patch.object(sqlite_owner, "os", fixed["os"]),
         ):
             yield cast(Path, DiskPath(disk, number, sqlite_file.FILE_NAME))
     finally:

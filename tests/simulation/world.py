@@ -48,15 +48,16 @@ from amqpd.commands import Frame
 from amqpd.config import Config, Limits
 from amqpd.protocol.connection import Connection as ProtocolConnection
 from amqpd.protocol.methods import encode_method
+from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover, restored_delays
-from amqpd_storage import sqlite_delays, sqlite_file, sqlite_reading
+from amqpd_storage import sqlite_delays, sqlite_file, sqlite_log, sqlite_owner, sqlite_reading
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
-from amqpd_storage.errors import StoreUnwritable
+from amqpd_storage.errors import JournalFailed, ReadFailed, StoreUnwritable
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import Durability, Recovery, SQLiteStore
-from amqpd_storage.sqlite_log import Checkpoints, close_connection, renew_log
-from amqpd_storage.sqlite_tidying import tidy
+from amqpd_storage.sqlite_log import close_connection, renew_log
+from amqpd_storage.sqlite_owner import OwnersConnection
 from amqpd_storage.sqlite_writing import UNREFERENCED, write_batch
 from tests.conversation import (
     CAPABILITIES,
@@ -105,7 +106,6 @@ DOWN_S: Final = (0.0, 0.0, 0.3, 5.0)
 EPOCH_S: Final = 1_700_000_000.1
 EXPIRING: Final = tuple(name for name, spec in QUEUES.items() if spec.number("x-expires"))
 ELSEWHERE: Final = 0.5
-"""The share of batches after which the power is cut elsewhere."""
 ELSEWHERE_MAX: Final = 24
 """How often for one batch."""
 POLICY: Final = "rules"
@@ -114,6 +114,11 @@ TIDIES: Final = 0.1
 DISK_FULL: Final = 0.01
 """How often the disk is full for a while when a batch is to be written."""
 RETRY_S: Final = Limits().disk_full_retry_s
+RETRY_MAX_S: Final = Limits().disk_error_retry_max_s
+DISK_ERRORS: Final = (0.003, 0.01, 0.01, 0.2)
+"""How often it fails when a batch is to be written."""
+ILL_S: Final = 20.0
+"""How long a disk is ill, at most."""
 NORMAL: Final = 0.15
 """How often durability is normal."""
 LATENCY_S: Final = (0.0001, 0.001, 0.01, 0.3)
@@ -135,8 +140,20 @@ class Bug:
 
     durability: ClassVar[Durability | None] = None
     """What is promised where it is planted; by the seed if it is None."""
-    disk_errors: ClassVar[float] = 0.01
-    """How often the disk breaks while a batch is written."""
+    disk_errors: ClassVar[float | None] = None
+    """How often the disk fails while a batch is written; by the seed if it is None."""
+
+    forgets: ClassVar[float] = 0.5
+    """How often a flush that fails then forgets what it should have brought to the disk."""
+    checkpoint_pages: ClassVar[tuple[int, ...]] = (5, 40, 2048)
+    """How long the log gets before it is written back, by the life."""
+    elsewhere: ClassVar[float] = ELSEWHERE
+    """The share of batches after which the power is cut elsewhere."""
+    favourites: ClassVar[tuple[str, ...]] = ()
+    """Queues that clients have more to do with than with others."""
+
+    def begin(self) -> None:
+        """A new process."""
 
     def connect(self, connection: Any) -> None:
         """The store was opened."""
@@ -145,17 +162,22 @@ class Bug:
         """A turn ended with these."""
         world.append(entries)
 
-    def write(self, connection: Any, batch: Batch) -> None:
+    def write(self, connection: Any, batch: Batch, number: int | None) -> None:
         """A batch is to be written."""
-        write_batch(connection, batch)
+        write_batch(connection, batch, number)
 
-    def close(self, connection: Any, path: Path, keeping_log: bool) -> None:
-        """The broker ends, after a failed write (`keeping_log`) or because it was asked to."""
+    def close(self, connection: Any, path: Path, *, keeping_log: bool) -> None:
+        """The disk has failed (`keeping_log`), or the broker was asked to end."""
         close_connection(connection, path, keeping_log=keeping_log)
 
-    def renew_log(self, path: Path) -> bool:
-        """The store is about to be opened."""
-        return renew_log(path)
+    def renew_log(self, path: Path, *, alone: bool = False) -> bool:
+        """The store is about to be opened, perhaps again."""
+        return renew_log(path, alone=alone)
+
+    def resume(self, owner: OwnersConnection) -> None:
+        """The disk has failed, and may be well."""
+        owner.probe()
+        owner.resume()
 
     def bury(
         self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
@@ -178,6 +200,8 @@ class Figures(NamedTuple):
     kills: int
     stops: int
     disk_errors: int
+    recoveries: int
+    """Of these, in place: the broker went on."""
     forgotten: int
     """Batches that `--durability normal` lost in power cuts."""
     seconds: float
@@ -381,6 +405,7 @@ class World:
                 "kills",
                 "stops",
                 "disk_errors",
+                "recoveries",
                 "forgotten",
                 "turns",
                 "batches",
@@ -390,6 +415,8 @@ class World:
         )
         durability: Durability = "normal" if self.chance.random() < NORMAL else "full"
         self.durability = self.bug.durability or durability
+        drawn = self.chance.choice(DISK_ERRORS)
+        self._disk_errors = drawn if self.bug.disk_errors is None else self.bug.disk_errors
         self._unflushed: list[State] = []
         """What the store was after each batch since it was surely safe; `--durability normal`."""
         self._may_have_lost = False
@@ -400,7 +427,9 @@ class World:
         self._began = self.now
         self.broker: Broker
         self.journal: Journal
-        self.store: Any = None
+        self.owner: OwnersConnection | None = None
+        """Who has the store open."""
+        self._backoff = Backoff(RETRY_S, RETRY_MAX_S)
 
     # -- lives
 
@@ -414,6 +443,8 @@ class World:
             patch.object(quorum_module, "dead_letter", self._record_sure_death),
             patch.object(DelayedMessages, "_release", self._record_release()),
             patch.object(sqlite_file, "renew_log", self.bug.renew_log),
+            patch.object(sqlite_owner, "write_batch", self.bug.write),
+            patch.object(sqlite_log, "close_connection", self.bug.close),
         ):
             self._path = path
             try:
@@ -495,7 +526,7 @@ class World:
         try:
             self._open()
             self.disk.restart()
-        except (StoreUnwritable, sqlite3.OperationalError) as error:
+        except (StoreUnwritable, ReadFailed, JournalFailed, sqlite3.OperationalError) as error:
             require(bool(self.disk.failing) or self.disk.full, "cannot start", error)
             self.note(f"not started: {error}")
             self._fail()
@@ -508,9 +539,10 @@ class World:
         return True
 
     def _open(self) -> None:
-        self.store = sqlite_file.open_connection(self._path, self.durability)
-        self.bug.connect(self.store)
-        self._checkpoints = Checkpoints(self.store, self.chance.choice((5, 40, 2048)))
+        pages = self.chance.choice(self.bug.checkpoint_pages)
+        self.owner = owner = OwnersConnection(self._path, self.durability, pages)
+        self.bug.begin()
+        self.bug.connect(owner.raw)
         self.broker = Broker(
             Config(
                 limits=Limits(
@@ -533,7 +565,7 @@ class World:
         self._take_scheduled = False
         self.speaking.clear()
         self.connections.clear()
-        recovering = StoreToRecover(self.store)
+        recovering = StoreToRecover(owner.raw)
         finish(recover(self.broker, cast(SQLiteStore, recovering)))
         self._check_recovered()
         if not self.broker.virtual_hosts:
@@ -543,13 +575,14 @@ class World:
             self.journal.append_all(self.broker.finish_turn())
             batch = self.journal.take()
             assert batch is not None
-            self.bug.write(self.store, batch)
+            owner.write(batch)
             self.journal.committed(batch)
         self._had_defaults = True
         self._may_have_lost = False
 
     def _check_recovered(self) -> None:
-        found = found_on(self.store)
+        assert self.owner is not None
+        found = found_on(self.owner.raw)
         state = self._state_of(found)
         for name, uids in found.queues.items():
             queue = self.broker.virtual_hosts["/"].queues[name]
@@ -603,7 +636,22 @@ class World:
         chance = self.chance
         first = self.disk.calls + calls
         self.disk.failing = range(first, first + chance.choice((1, 2, 1 << 40)))
-        self.disk.forgets = Random(chance.random()) if chance.random() < 0.5 else None
+        drawn, seed = chance.random(), chance.random()
+        self.disk.forgets = Random(seed) if drawn < self.bug.forgets else None
+
+    def _fall_ill(self) -> None:
+        """The disk breaks while the broker runs, and is well again some time later."""
+        self._break_disk(self.chance.randint(0, 6))
+        if self.chance.random() < 0.2:
+            self._go_blind()
+        self._schedule(self.chance.random() * ILL_S, self.disk.heal)
+
+    def _go_blind(self) -> None:
+        assert self.owner is not None
+        if not self.owner.failed:
+            # What SQLite has in memory it need not read.
+            self.owner.raw.execute("PRAGMA shrink_memory").fetchall()
+        self.disk.blind = True
 
     def _fail(self) -> None:
         """The broker ends because it could not write, or does not start."""
@@ -611,13 +659,13 @@ class World:
         self._failed = True
         # What is not flushed at each commit may be forgotten by a flush that fails.
         self._may_have_lost = True
-        if self.store is not None:
+        if self.owner is not None:
             try:
-                self.bug.close(self.store, self._path, True)
+                self.owner.keep_log()
+                self.owner.close()
             except PowerCut:
                 self._power_cut()
                 return
-            self.store = None
         self.disk.kill()
         self._end_life()
 
@@ -626,10 +674,55 @@ class World:
         self._close_store()
 
     def _close_store(self) -> None:
-        if self.store is not None:
+        if self.owner is not None:
             with contextlib.suppress(PowerCut):
-                self.store.close()
-            self.store = None
+                self.owner.raw.close()
+            self.owner = None
+
+    def _recover(self, *, calmly: bool = False) -> bool:
+        """The disk has failed: go on in place if it is well again. False if it is not, or if the
+        broker has ended.
+
+        As `SQLiteStore` does before it writes; `calmly`: while nothing else happens.
+        """
+        owner, disk = self.owner, self.disk
+        assert owner is not None
+        cut_at, disk.cut_at = disk.cut_at, None
+        if not calmly and self.chance.random() < 0.2:
+            disk.cut_at = disk.calls + self.chance.randint(0, 45)
+        was_ill = disk.is_ill or disk.full
+        if self.durability == "full" and self._elsewhere.random() < self.bug.elsewhere:
+            disk.states = []
+        try:
+            self.bug.resume(owner)
+        except JournalFailed as error:
+            disk.states, disk.cut_at = None, cut_at
+            self.note(f"not recovered: {error}")
+            if not error.passing:
+                # With durability normal, the flush that failed may have forgotten confirmed ones.
+                require(self.durability == "normal", "cannot go on", error)
+                self._fail()
+                return False
+            require(was_ill, "does not recover", error)
+            return False
+        except PowerCut:
+            disk.states = None
+            self.note("power cut while recovering")
+            self._counts["power_cuts"] += 1
+            self._after_cut()
+            return False
+        self.note("recovered in place")
+        self._counts["recoveries"] += 1
+        self.bug.connect(owner.raw)
+        states, disk.states, disk.cut_at = disk.states, None, cut_at
+        if states is not None:
+            self._cut_elsewhere(states, self._writing or self.safe)
+        if self._unflushed:  # all of the log was written back
+            self.safe = self._unflushed[-1]
+            self._unflushed.clear()
+        self._may_have_lost = False
+        self._backoff.succeeded()
+        return True
 
     def _stop(self) -> None:
         """SIGTERM: the clients go, everything is written, the file is closed."""
@@ -647,18 +740,22 @@ class World:
                         self._write()
                     if self._ended:
                         return
-                    if self._written:
-                        self._commit()
+                    if not self._written:
+                        self._fail()  # what was not confirmed may be gone
+                        return
+                    self._commit()
             self.model.check_quiet()
             newest = self._unflushed[-1] if self._unflushed else self.safe
             require(same_contents(newest, self.model.durable_state()), "not all was written")
             if self.chance.random() < 0.3:
                 self.disk.cut_at = self.disk.calls + self.chance.randint(0, 20)
-            self.bug.close(self.store, self._path, False)
-            self.store = None
+            assert self.owner is not None
+            was_ill = self.owner.failed or self.disk.is_ill
+            self.owner.close()
+            self.owner = None
             self.disk.cut_at = None
             self._ended = True
-            if self.durability == "full" or self.disk.failing.start >= self.disk.calls:
+            if self.durability == "full" or not was_ill:
                 self.safe = newest
                 self._unflushed.clear()
             else:
@@ -718,29 +815,36 @@ class World:
             if self._cut_in_batch <= 0:
                 self.disk.cut_at = self.disk.calls + self._cut_calls
         self._writing = state
+        owner = self.owner
+        assert owner is not None
         drawn = self.chance.random()
-        if drawn < self.bug.disk_errors:
-            self._break_disk(self.chance.randint(0, 6))
-        elif drawn < self.bug.disk_errors + DISK_FULL and not self.disk.full:
+        if owner.failed:
+            if not self._recover():
+                if not self._ended:
+                    self._schedule(self._backoff.pause_s(), self._write_scheduled(batch))
+                return
+        elif drawn < self._disk_errors:
+            self._fall_ill()
+        elif drawn < self._disk_errors + DISK_FULL and not self.disk.full:
             self.disk.full = True
             self._counts["disk_errors"] += 1
             self._schedule(self.chance.random() * 5, self._make_room)
         if self._tries_elsewhere():
             self.disk.states = []
         try:
-            self._checkpoints.run_if_due(self.store)
-            self.bug.write(self.store, batch)
-            self._checkpoints.wrote(batch)
-        except sqlite3.OperationalError as error:
+            owner.write(batch)
+        except JournalFailed as error:
+            # As the journal's writer does: the same batch again.
             self.disk.states = None
             self.note(f"not written: {error}")
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                require(bool(self.disk.failing), "not written", error)
-                self._fail()
-                return
-            # As the journal's writer does: nothing of it is written, and it is tried again.
-            self._writing = None
-            self._schedule(RETRY_S, self._write_scheduled(batch))
+            require(error.passing, "not written", error)
+            pause_s = RETRY_S
+            if error.disk_full:
+                self._writing = None
+            else:
+                self._notice_failure(error)
+                pause_s = self._backoff.pause_s()
+            self._schedule(pause_s, self._write_scheduled(batch))
             return
         except PowerCut:
             self.disk.states = None
@@ -764,8 +868,8 @@ class World:
     def _tries_elsewhere(self) -> bool:
         return (
             self.durability == "full"
-            and not (self.disk.full or self.disk.failing or self.disk.cut_at)
-            and self._elsewhere.random() < ELSEWHERE
+            and not (self.disk.full or self.disk.is_ill or self.disk.cut_at)
+            and self._elsewhere.random() < self.bug.elsewhere
         )
 
     def _cut_elsewhere(self, states: list[Disk], after: State) -> None:
@@ -815,18 +919,31 @@ class World:
         """As the journal's writer does when there is nothing to write."""
         if self._batch is not None:
             return
+        assert self.owner is not None
+        if self.owner.failed and not self._recover():
+            if not self._ended:
+                self._schedule(self._backoff.pause_s(), self._tidy)
+            return
         try:
-            self._checkpoints.run_if_due(self.store)
-            self.note(f"tidied: {tidy(self.store)}")
-        except sqlite3.OperationalError as error:
+            self.note(f"tidied: {self.owner.tidy()}")
+        except JournalFailed as error:
             self.note(f"not tidied: {error}")
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                require(bool(self.disk.failing), "not tidied", error)
-                self._fail()
+            require(error.passing, "not tidied", error)
+            if not error.disk_full:
+                self._notice_failure(error)
+                self._schedule(self._backoff.pause_s(), self._tidy)
         except PowerCut:
             self.note("power cut while tidying")
             self._counts["power_cuts"] += 1
             self._after_cut()
+
+    def _notice_failure(self, error: JournalFailed) -> None:
+        """The disk failed under the broker."""
+        require(
+            bool(self.disk.failing) or self.disk.blind, "it failed on a disk that is well", error
+        )
+        self._counts["disk_errors"] += 1
+        self._may_have_lost = True
 
     # -- time
 
@@ -951,39 +1068,71 @@ class World:
         reads.clear()
 
     def _read_delays(self, read: DelayRead) -> None:
-        self._delay_reads.remove(read)
-        rows, at_end = sqlite_delays.read_delays(
-            self.store, read.exchange_id, read.after, read.rows_max
+        found = self._try_to_read(
+            partial(
+                sqlite_delays.read_delays,
+                exchange_id=read.exchange_id,
+                after=read.after,
+                rows_max=read.rows_max,
+            )
         )
+        if found is None:
+            self._schedule(RETRY_S, partial(self._read_delays, read))
+            return
+        rows, at_end = found
+        self._delay_reads.remove(read)
         self.note(f"read: {len(rows)} that wait")
         read.room.fill(restored_delays(read.room, rows), at_end=at_end)
         self.turn()
 
     def _read_scheduled(self, request: PageRequest) -> None:
         if any(request is asked for asked in self._reading):
-            self._read(request)
-            self.turn()
+            if self._read(request):
+                self.turn()
+            else:
+                self._schedule(RETRY_S, partial(self._read_scheduled, request))
 
     def _read_for(self, peer: Peer) -> None:
         """A command of this peer waits for a page. The model knows it, and all that follows, as
-        received: so the page comes at once."""
+        received: so the page comes at once, and the disk is well."""
         while peer.waiting:
             self.model.postponed = True
             self._take_page_requests()
-            self._read(self._reading[0])
+            self.disk.heal()
+            assert self.owner is not None
+            if self.owner.failed and not self._recover(calmly=True):
+                return  # the broker has ended
+            require(self._read(self._reading[0]), "it cannot be read")
             if peer.may_go_on:
                 peer.go_on(self.now)
 
-    def _read(self, request: PageRequest) -> None:
-        """What a queue asked for comes from the disk."""
+    def _read(self, request: PageRequest) -> bool:
+        """What a queue asked for comes from the disk; whether it can be read."""
+        found = self._try_to_read(
+            lambda connection: [
+                sqlite_reading.read_messages(connection, after, last, request.rows_max)
+                for after, last in request.ranges
+            ]
+        )
+        if found is None:
+            return False
         self._reading.remove(request)
         self._counts["pages"] += 1
-        pages = [
-            sqlite_reading.read_messages(self.store, after, last, request.rows_max)
-            for after, last in request.ranges
-        ]
-        self.note(f"read: {sum(map(len, pages))} messages of {request.queue.name}")
-        request.queue.page_in(request, pages)
+        self.note(f"read: {sum(map(len, found))} messages of {request.queue.name}")
+        request.queue.page_in(request, found)
+        return True
+
+    def _try_to_read(self, function: Callable[[Any], T]) -> T | None:
+        """None while the disk lets nothing be read, or the store is closed because it failed."""
+        assert self.owner is not None
+        if self.owner.failed:
+            return None
+        try:
+            return function(self.owner.raw)
+        except sqlite3.OperationalError as error:
+            self.note(f"not read: {error}")
+            require(self.disk.blind, "it cannot be read", error)
+            return None
 
     def _take_output(self, connection: SimulatedConnection) -> None:
         data = connection.peer.connection.take_output(self.now)
@@ -1055,7 +1204,7 @@ class World:
         self._clients += 1
         chance = self.chance
         modes = PROFILES[0] if len(self.connections) == 0 else chance.choice(PROFILES)
-        client = Client(chance, self._clients, list(modes))
+        client = Client(chance, self._clients, list(modes), self.bug.favourites)
         heartbeat_s = HEARTBEAT_S if chance.random() < 0.2 else 0
         connection = SimulatedConnection(self, self._clients, client, heartbeat_s)
         self.connections[connection.peer.connection] = connection
@@ -1183,6 +1332,8 @@ class World:
         if octets and not peer.closed:
             peer.receive(octets, self.now)
             self._read_for(peer)
+            if self._ended:
+                return
             self.turn()
             if peer.closed or peer.session is None:
                 require(connection.model.ended, "the broker closed the connection")

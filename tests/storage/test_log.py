@@ -201,7 +201,7 @@ def test_without_the_copy_they_would_be_lost() -> None:
     for seed in range(12):
         for call in range(24):
             disk = disk_with_a_failed_flush(seed, write_more)
-            with patch.object(sqlite_file, "renew_log", lambda path: False):
+            with patch.object(sqlite_file, "renew_log", lambda path, alone: False):
                 begin_until_cut(disk, call)
             try:
                 lost += b"safe" not in survivors(disk, Random(seed)).values()

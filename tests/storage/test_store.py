@@ -192,7 +192,7 @@ def test_batch_may_be_written_again_once_the_disk_has_room(tmp_path: Path) -> No
             assert len(await stored_messages(store)) == 1
 
     async def limit_pages(store: object, pages: int) -> None:
-        connection = store._connection  # type: ignore[attr-defined]
+        connection = store._thread  # type: ignore[attr-defined]
         await connection.run(lambda raw: raw.execute(f"PRAGMA max_page_count = {pages}").fetchall())
 
     run(write())
