@@ -85,7 +85,7 @@ class Client:
     def __init__(
         self, chance: Random, number: int, modes: list[Mode], favourites: tuple[str, ...] = ()
     ) -> None:
-        """`favourites` are queues that it has more to do with than with others."""
+        """`favourites` are queues and exchanges that it has more to do with than with others."""
         self._chance = chance
         self._favourites = favourites
         self._number = number
@@ -248,6 +248,8 @@ class Client:
         drawn = chance.random()
         if self._favourites and channel.mode != "tx" and chance.random() < FAVOURED:
             exchange, key = "", chance.choice(self._favourites)
+            if key in EXCHANGES:
+                exchange, key = key, chance.choice(BINDING_KEYS[key])
         elif drawn < 0.5:
             names = QUEUE_NAMES if chance.random() < 0.3 else DURABLE_NAMES
             if chance.random() < 0.3:
@@ -325,8 +327,9 @@ class Client:
         chance = self._chance
         drawn = chance.random()
         queue = chance.choice(QUEUE_NAMES)
-        if self._favourites and chance.random() < FAVOURED:
-            queue = chance.choice(self._favourites)
+        queues = [name for name in self._favourites if name in QUEUES]
+        if queues and chance.random() < FAVOURED:
+            queue = chance.choice(queues)
         nowait = chance.random() < 0.1
         if drawn < 0.3:
             return DeclareQueue(queue, passive=not nowait and chance.random() < 0.1, nowait=nowait)

@@ -260,6 +260,8 @@ class ForgetReturns(ForgetSome):
 class ReleaseFirst(Bug):
     """What has waited leaves the store a turn before it is in its queues."""
 
+    favourites = ("del",)
+
     def __init__(self) -> None:
         self._late: list[Entry] = []
 

@@ -150,7 +150,7 @@ class Bug:
     elsewhere: ClassVar[float] = ELSEWHERE
     """The share of batches after which the power is cut elsewhere."""
     favourites: ClassVar[tuple[str, ...]] = ()
-    """Queues that clients have more to do with than with others."""
+    """Queues and exchanges that clients have more to do with than with others."""
 
     def begin(self) -> None:
         """A new process."""
