@@ -228,6 +228,8 @@ class ForgetSome(Bug):
 class ForgetADelay(ForgetSome):
     """A message at a delayed exchange."""
 
+    favourites = ("del",)
+
     def is_of_the_kind(self, entry: Entry) -> bool:
         """Waits."""
         return isinstance(entry, Delay)
@@ -251,6 +253,8 @@ class ForgetWhatPassed(ForgetSome):
 
 class ForgetReturns(ForgetSome):
     """How often a message came back to a quorum queue."""
+
+    favourites = ("q0", "s0")
 
     def is_of_the_kind(self, entry: Entry) -> bool:
         """Came back."""
