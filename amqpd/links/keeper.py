@@ -150,15 +150,13 @@ class Keeper(ABC):
 
     def _failed(self, reason: str) -> None:
         self._set("terminated", reason)
-        self._logger.warning(
-            f"{self.KIND} failed",
-            extra={
-                "link": self.name,
-                **self._details(),
-                "reason": reason,
-                "retry_s": self.reconnect_delay_s or "never",
-            },
-        )
+        details = {"link": self.name, **self._details(), "reason": reason}
+        if self.uptime_ms is not None:
+            details["uptime_s"] = self.uptime_ms // 1000
+        if self.link is not None and self.link.lag is not None:
+            details["lag"] = self.link.lag
+        details["retry_s"] = self.reconnect_delay_s or "never"
+        self._logger.warning(f"{self.KIND} failed", extra=details)
 
     def _set(self, state: str, reason: str = "") -> None:
         self.last_error = reason or self.last_error

@@ -10,9 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, Final
 
-from amqpd.commands import Arguments, Basic, Channel, Confirm, Exchange, Field, Queue
-from amqpd.links.client import TABLE_DEPTH_MAX, ChannelClosed, LinkClient, short_string
+from amqpd.commands import (
+    Arguments,
+    Basic,
+    Channel,
+    Confirm,
+    Exchange,
+    Field,
+    MethodCommand,
+    Queue,
+)
+from amqpd.links.client import TABLE_DEPTH_MAX, ChannelClosed, LinkClient, State, short_string
 from amqpd.links.link import (
+    CHANNEL,
+    LAG_EVERY_S,
     NOT_FOUND,
     Answer,
     Link,
@@ -62,6 +73,9 @@ class Shovel(Link):
         self.definition = definition
         self.remaining: int | None = None
         """Messages still to be settled; None for no end. At 0 the shovel is to be deleted."""
+        self._queue = ""
+        """That is consumed, once it is known."""
+        self._look_at = 0.0
         self._to_forward: int | None = None
         """Messages still to be sent."""
         self._entry: Field = ("F", forward_entry)
@@ -91,6 +105,7 @@ class Shovel(Link):
             yield Step(destination, Confirm.Select())
         yield Step(source, Channel.Open())
         queue, length = yield from self._prepare_source()
+        self._queue = queue
         if definition.delete_after != "never":
             number = definition.delete_after
             count = length if number == "queue-length" else int(number)
@@ -128,6 +143,22 @@ class Shovel(Link):
         bind = unchecked(Queue.Bind, queue=queue, exchange=exchange, routing_key=key)
         yield Step(source, bind)
         return queue, 0
+
+    # -- while it runs
+
+    def _hear_method(self, client: LinkClient, command: MethodCommand) -> None:
+        if client is self.source and isinstance(command.method, Queue.DeclareOk):
+            self.lag = command.method.message_count
+
+    def deadline(self) -> float | None:
+        """The next look at the source."""
+        return self._look_at if self.running else None
+
+    def handle_timer(self, now: float) -> None:
+        """Look how many messages wait there."""
+        self._look_at = now + LAG_EVERY_S
+        if self.source.state is State.OPEN:
+            self.source.send(CHANNEL, look_for_queue(self._queue))
 
     # -- messages
 

@@ -255,6 +255,8 @@ def _status(keeper: ShovelKeeper, node: str) -> dict[str, Any]:
             "forwarded": shovel.forwarded,
             "blocked_status": "blocked" if shovel.blocked else "running",
         }
+        if shovel.lag is not None:
+            status["lag"] = shovel.lag + shovel.pending
     return status
 
 

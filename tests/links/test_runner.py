@@ -168,6 +168,40 @@ async def test_a_shovel_that_has_been_there_long_enough_is_deleted(away: bool) -
         assert moved + left == [b"%d" % number for number in range(101)]
 
 
+async def test_the_lag_is_what_waits_at_the_source_and_the_log_says_so_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with network("here", "there", journaling=True) as net:
+        here = net["here"]
+        here.channel.queue_declare("from", durable=True)
+        fields = {"src-uri": "amqp://", "dest-uri": "amqp://there?heartbeat=0"}
+        fields |= {"src-queue": "from", "dest-queue": "to"}
+        here.core.parameters.set("/", "shovel", "s", {**fields, "src-prefetch-count": 10})
+        here.turn()
+        await net.settle()
+        net.commits = False
+        for number in range(50):
+            here.channel.publish("", "from", b"%d" % number, PERSISTENT)
+        here.journal.commit()
+        await net.pass_time(6)
+        (row,) = shovel_statuses(here.core)
+        assert (row["lag"], row["remaining_unacked"], row["forwarded"]) == (40, 10, 10)
+        assert row["uptime"] == 6000
+        net.cut("there")
+        await net.pass_time(1)
+        (record,) = [item for item in caplog.records if item.message == "shovel failed"]
+        assert vars(record)["uptime_s"] == 6
+        assert vars(record)["lag"] == 40
+        assert vars(record)["reason"].startswith("destination: ")
+        (row,) = shovel_statuses(here.core)
+        assert row["last_error"] == vars(record)["reason"]
+        net.commits = True
+        net["there"].journal.commit()
+        await net.pass_time(12)
+        (row,) = shovel_statuses(here.core)
+        assert (row["state"], row["lag"]) == ("running", 0)
+
+
 async def test_a_cut_link_begins_again_and_loses_nothing() -> None:
     world = World()
     world.channel.queue_declare("from", durable=True)

@@ -243,6 +243,16 @@ def test_the_command_shows_links(
     assert headings.split()[:3] == ["kind", "name", "vhost"]
     assert line.split()[:2] == ["exchange", "up"]
     assert "running" in line
+    shovel = {"src-uri": "amqp://", "src-queue": "a", "dest-uri": "amqp://", "dest-queue": "b"}
+    site(downstream).ask("PUT", "/parameters/shovel/%2F/move", {"value": shovel})
+    until(lambda: site(downstream).ask("GET", "/shovels")[0].get("lag") == 0)
+    assert show(url, "guest", "guest", as_json=False) == 0
+    line = capsys.readouterr().out.splitlines()[2]
+    assert line.split() == [
+        *("shovel", "move", "/", "a", "on", "amqp://", "b", "on", "amqp://", "running"),
+        *(line.split()[10:12]),  # for so many seconds
+        *("0", "0"),
+    ]
     upstream.kill()
     until(lambda: site(downstream).links()[0].get("error", "").endswith("Connection refused"))
     assert show(url, "guest", "guest", as_json=False) == 1

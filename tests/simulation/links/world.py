@@ -396,9 +396,10 @@ class World:
     # -- calm
 
     async def _await_links(self) -> None:
-        """Until every link runs, and what was bound is known as far as it goes."""
+        """Until every link runs, what was bound is known as far as it goes, and everybody has
+        noticed who is gone."""
         await self._await(lambda: not self._idle_links(), self._idle_links)
-        before: list[Any] = []
+        before: list[Any] | None = None
         while before != (before := self._bindings()):
             await self.pause(QUIET_S)
         require(not self._idle_links(), "links do not run", self._idle_links())
