@@ -1,14 +1,16 @@
-"""Scenario: how fast a shovel and a federation link carry messages of 1 KB with on-confirm.
+"""Scenario: how fast a shovel and federation links carry messages of 1 KB with on-confirm.
 
     upstream (the broker under test) ──link──> downstream (amqpd, which has the link)
 
 A backlog is made upstream first, so that no publisher takes part; then the downstream broker is
-started, and the time is taken from the first message in its queue to the last.
+started, and the time is taken from the first message in its queue to the last. A queue's link moves
+messages for a consumer only: there the time is taken from the first one that it gets to the last.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ UPSTREAM_QUEUE: Final = f"federation: {EXCHANGE} -> bench-down"
 
 
 def links(site: Site) -> list[Figure]:
-    """A shovel and a federation link, transient and persistent messages."""
+    """A shovel and both kinds of federation, transient and persistent messages."""
     count = site.messages or COUNT
     figures = []
     for how, properties in (("", wire.TRANSIENT), (", persistent", wire.PERSISTENT)):
@@ -45,6 +47,9 @@ def links(site: Site) -> list[Figure]:
         with site.running():
             rate = _federated(site, count, properties)
         figures.append(Figure(f"exchange federation, on-confirm, 1 KB{how}", rate, "msg/s"))
+        with site.running():
+            rate = _fetched(site, count, properties)
+        figures.append(Figure(f"queue federation, on-confirm, 1 KB{how}", rate, "msg/s"))
     return figures
 
 
@@ -79,6 +84,26 @@ def _federated(site: Site, count: int, properties: bytes) -> float:
     _fill(site.address, EXCHANGE, KEY, count, properties)
     with _downstream(site, definitions) as address:
         return _arrival_rate(address, count)
+
+
+def _fetched(site: Site, count: int, properties: bytes) -> float:
+    """Into the hands of a consumer downstream, for whom the link takes them."""
+    _forget(site.address)
+    upstream = {"uri": _uri(site.address), "queue": FROM}
+    definitions = _parameter("federation-upstream", upstream)
+    policy = {"pattern": f"^{TO}$", "definition": {"federation-upstream": "bench"}}
+    definitions["policies"] = [
+        {"vhost": "/", "name": "bench", "apply-to": "queues", "priority": 0, **policy}
+    ]
+    with Connection(site.address) as control:
+        control.declare_queue(FROM, durable=True)
+    _fill(site.address, "", FROM, count, properties)
+    with _downstream(site, definitions) as address, Connection(address) as connection:
+        connection.consume(TO, no_ack=False, prefetch=WINDOW)
+        if not connection.received:
+            connection.sock.recv(1, socket.MSG_PEEK)
+        (seconds,) = load.drained(connection, count, count, time.perf_counter())
+        return count / seconds
 
 
 def _forget(address: Address) -> None:
