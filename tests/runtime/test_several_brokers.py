@@ -397,6 +397,6 @@ def test_nothing_confirmed_is_lost_through_cuts_kills_and_loops(brokers: Brokers
     brokers.await_confirms()
     brokers.await_all()
     brokers.check_sources()
-    assert cuts > 20
+    assert cuts >= 10  # the first time alone: all links ran
     assert len(brokers.confirmed - calm) > 1000
     print(f"{len(brokers.confirmed)} messages confirmed, nothing lost; {cuts} connections cut")
