@@ -22,17 +22,27 @@ POM = """\
 DEPENDENCY = (
     "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
 )
+BARE = DEPENDENCY.replace(
+    "</version>",
+    "</version><exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion>"
+    "</exclusions>",
+)
 FETCH_SECONDS = 600
 COMPILE_SECONDS = 600
 
 
-def classpath(work_dir: Path, *coordinates: str) -> str:
-    """Jars of these (`group:artifact:version`) and those they need, by way of a project."""
+def classpath(work_dir: Path, *coordinates: str, bare: tuple[str, ...] = ()) -> str:
+    """Jars of these (`group:artifact:version`) and those they need, by way of a project.
+
+    `bare` ones come without what they need.
+    """
     maven = harness.need("mvn")
     scratch = work_dir / "java"
     scratch.mkdir(exist_ok=True)
     found = scratch / "classpath.txt"
-    pom = POM.format("\n    ".join(DEPENDENCY.format(*each.split(":")) for each in coordinates))
+    needed = [DEPENDENCY.format(*each.split(":")) for each in coordinates]
+    needed += [BARE.format(*each.split(":")) for each in bare]
+    pom = POM.format("\n    ".join(needed))
     if not found.exists() or (scratch / "pom.xml").read_text() != pom:
         (scratch / "pom.xml").write_text(pom)
         line = [maven, "--batch-mode", "--quiet", CLASSPATH_GOAL, f"-Dmdep.outputFile={found}"]

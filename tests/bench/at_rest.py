@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.bench import load, process, wire
-from tests.bench.client import Address, Connection
+from tests.bench.client import Address, Connection, declare_arguments
 from tests.bench.load import Gate, Limit, Progress, Role
 from tests.bench.report import Figure
-from tests.bench.target import QUEUE, Bench, finish
+from tests.bench.target import PIPELINE, QUEUE, Bench, delete_queues, finish
 
 CONNECTIONS: Final = 1000
+QUEUES: Final = 10_000
+QUEUES_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 1.0
 """Memory is read after a pause: brokers collect garbage and free buffers on their own time."""
 PATIENCE_SECONDS: Final = 60.0
@@ -21,9 +23,10 @@ PATIENCE_SECONDS: Final = 60.0
 
 
 def memory(bench: Bench) -> list[Figure]:
-    """Resident memory when nobody is there, and of each connection with a channel.
+    """Resident memory when nobody is there, of a connection with a channel, of a durable queue.
 
-    First on a fresh broker: what other workloads leave in its pools would hide the growth.
+    First on a fresh broker, and nothing is undone before all of it is measured: what is left in its
+    pools would hide the growth.
     """
     if not bench.pids:
         return []
@@ -31,12 +34,26 @@ def memory(bench: Bench) -> list[Figure]:
     idle = process.resident_bytes(bench.pids)
     opened = [bench.connect() for _ in range(CONNECTIONS)]
     time.sleep(SETTLE_SECONDS)
-    grown = process.resident_bytes(bench.pids) - idle
+    connected = process.resident_bytes(bench.pids)
+    limit, declared, began = Limit(QUEUES, QUEUES_SECONDS), 0, time.perf_counter()
+    while declared < limit.count and time.perf_counter() - began < limit.seconds:
+        requests = [
+            wire.method(1, wire.QUEUE_DECLARE, declare_arguments(f"{QUEUE}-{number}", durable=True))
+            for number in range(declared, declared + PIPELINE)
+        ]
+        opened[0].call_many(requests, wire.QUEUE_DECLARE_OK)
+        declared += PIPELINE
+    time.sleep(SETTLE_SECONDS)
+    full = process.resident_bytes(bench.pids)
+    delete_queues(opened[0], declared)
     for connection in opened:
         connection.close()
     return [
         Figure("idle memory", idle / 1e6, "MB"),
-        Figure("memory of a connection with a channel", grown / CONNECTIONS / 1000, "KB"),
+        Figure(
+            "memory of a connection with a channel", (connected - idle) / CONNECTIONS / 1e3, "KB"
+        ),
+        Figure("memory of a durable queue", (full - connected) / declared / 1e3, "KB"),
     ]
 
 

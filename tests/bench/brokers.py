@@ -89,7 +89,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _started(
+def started(
     argv: Sequence[str | Path], env: Mapping[str, str], home: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The command in a session of its own for the time of the block."""
@@ -128,7 +128,9 @@ def _answers(port: int) -> bool:
     return False
 
 
-def _await(child: subprocess.Popen[bytes], home: Path, port_of: Callable[[], int | None]) -> int:
+def await_amqp(
+    child: subprocess.Popen[bytes], home: Path, port_of: Callable[[], int | None]
+) -> int:
     """The port, once AMQP is answered there."""
     deadline = time.perf_counter() + START_SECONDS
     while time.perf_counter() < deadline and child.poll() is None:
@@ -184,8 +186,8 @@ def amqpd(python: Path | None = None, options: Sequence[str] = (), label: str = 
             return int(addresses[0].rpartition(":")[2])
 
         began = time.perf_counter()
-        with _started(argv, env, home) as child:
-            url = f"amqp://127.0.0.1:{_await(child, home, port)}"
+        with started(argv, env, home) as child:
+            url = f"amqp://127.0.0.1:{await_amqp(child, home, port)}"
             seconds = time.perf_counter() - began
             yield Broker(label, url, tuple(process.in_session(child.pid)), seconds)
 
@@ -216,8 +218,8 @@ def rabbitmq(home: Path) -> Iterator[Broker]:
         "HOME": str(home),
     }
     began = time.perf_counter()
-    with _started([RABBITMQ], env, home) as child:
-        _await(child, home, lambda: port)
+    with started([RABBITMQ], env, home) as child:
+        await_amqp(child, home, lambda: port)
         seconds = time.perf_counter() - began
         pids = tuple(process.in_session(child.pid))
         yield Broker("rabbitmq", f"amqp://127.0.0.1:{port}", pids, seconds)

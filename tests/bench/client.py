@@ -68,7 +68,7 @@ class Connection:
         arguments = capabilities + wire.short("PLAIN") + wire.long(login) + wire.short("en_US")
         self.sock.sendall(wire.method(0, wire.CONNECTION_START_OK, arguments))
         channel_max, frame_max, _ = struct.unpack_from(">HIH", self.expect(wire.CONNECTION_TUNE), 4)
-        if frame_max not in (0, wire.FRAME_MAX):
+        if 0 < frame_max < wire.FRAME_MAX:
             raise wire.ProtocolError(f"frame_max {frame_max}: figures need {wire.FRAME_MAX}")
         tune = struct.pack(">HIH", channel_max, wire.FRAME_MAX, 0)
         opening = wire.short(address.vhost) + b"\x00\x00"
@@ -125,7 +125,7 @@ class Connection:
     def delete_exchange(self, name: str) -> None:
         """Gone afterwards, whether it was there or not."""
         arguments = b"\x00\x00" + wire.short(name) + b"\x00"
-        self.call(wire.EXCHANGE_DELETE, arguments, wire.EXCHANGE_DELETE_OK)
+        self._forget(wire.EXCHANGE_DELETE, arguments, wire.EXCHANGE_DELETE_OK)
 
     def declare_queue(self, name: str, *, durable: bool = False) -> None:
         """An empty queue of this name."""
@@ -134,7 +134,15 @@ class Connection:
 
     def delete_queue(self, name: str) -> None:
         """Gone afterwards, whether it was there or not."""
-        self.call(wire.QUEUE_DELETE, delete_arguments(name), wire.QUEUE_DELETE_OK)
+        self._forget(wire.QUEUE_DELETE, delete_arguments(name), wire.QUEUE_DELETE_OK)
+
+    def _forget(self, request: wire.Method, arguments: bytes, reply: wire.Method) -> None:
+        """To RabbitMQ what is not there is deleted; others close the channel."""
+        try:
+            self.call(request, arguments, reply)
+        except wire.ChannelClosed:
+            self.sock.sendall(wire.method(1, wire.CHANNEL_CLOSE_OK))
+            self.call(wire.CHANNEL_OPEN, b"\x00", wire.CHANNEL_OPEN_OK)
 
     def message_count(self, name: str) -> int:
         """Ready messages of a queue, after everything this channel published to it."""

@@ -1,6 +1,7 @@
 """The brokers that amqpd is compared with, by the names that `--against` takes.
 
     rabbitmq    Debian's package, beside its service
+    qpid        Apache Qpid Broker-J, through Maven; only when named
     plain       amqpd from the sources, not compiled, where what is measured is compiled
 
 To add a broker: a starter (see `brokers.Starter`), and a line in PEERS.
@@ -14,10 +15,12 @@ from typing import Final
 
 from tests.bench import brokers
 from tests.bench.brokers import Starter
+from tests.bench.qpid import qpid
 
 PLAIN: Final = "plain"
 PEERS: Final[dict[str, Starter]] = {
     "rabbitmq": brokers.rabbitmq,
+    "qpid": qpid,
     PLAIN: brokers.amqpd(label=PLAIN),
 }
 

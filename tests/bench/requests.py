@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 from tests.bench import load, process, wire
-from tests.bench.client import Connection, declare_arguments, delete_arguments
+from tests.bench.client import Connection, declare_arguments
 from tests.bench.load import Gate, Limit, Progress, Role
 from tests.bench.report import Figure
-from tests.bench.target import PIPELINE, QUEUE, Bench
+from tests.bench.target import PIPELINE, QUEUE, Bench, delete_queues
 
 
 def rpc(bench: Bench) -> list[Figure]:
@@ -86,7 +86,7 @@ def _reply_to(delivery: bytearray) -> str:
 
 
 def declarations(bench: Bench) -> list[Figure]:
-    """Durable queues: one at a time, then with 100 requests on the way; and what a queue weighs."""
+    """Durable queues: one at a time, then with 100 requests on the way."""
     figures = []
     with bench.connect() as connection:
         for name, step, count in (
@@ -94,7 +94,6 @@ def declarations(bench: Bench) -> list[Figure]:
             ("queue declarations, durable, 100 in flight", PIPELINE, 30_000),
         ):
             limit = bench.limit(count, 2.0)
-            memory = process.resident_bytes(bench.pids)
             cpu, began = process.cpu_seconds(bench.pids), time.perf_counter()
             declared = 0
             while declared < limit.count and time.perf_counter() - began < limit.seconds:
@@ -107,19 +106,9 @@ def declarations(bench: Bench) -> list[Figure]:
                 declared += step
             rate = declared / (time.perf_counter() - began)
             cpu = process.cpu_seconds(bench.pids) - cpu
-            memory = process.resident_bytes(bench.pids) - memory
             figures.append(Figure(name, rate, "queues/s", bench.cpu_us(cpu, declared)))
-            if bench.pids and step > 1:
-                figures.append(Figure("memory of a durable queue", memory / declared / 1000, "KB"))
-            _delete_queues(connection, declared)
+            delete_queues(connection, declared)
     return figures
-
-
-def _delete_queues(connection: Connection, count: int) -> None:
-    for begin in range(0, count, PIPELINE):
-        names = [f"{QUEUE}-{i}" for i in range(begin, min(count, begin + PIPELINE))]
-        requests = [wire.method(1, wire.QUEUE_DELETE, delete_arguments(name)) for name in names]
-        connection.call_many(requests, wire.QUEUE_DELETE_OK)
 
 
 def connections(bench: Bench) -> list[Figure]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.bench import load, wire
-from tests.bench.client import REPLY_SECONDS, Address, Connection
+from tests.bench.client import REPLY_SECONDS, Address, Connection, delete_arguments
 from tests.bench.load import Gate, Limit, Progress, Role
 from tests.bench.report import Figure
 
@@ -123,3 +123,11 @@ def measure(
             done.note,
         )
     ]
+
+
+def delete_queues(connection: Connection, count: int) -> None:
+    """Those of so many numbers."""
+    for begin in range(0, count, PIPELINE):
+        names = [f"{QUEUE}-{i}" for i in range(begin, min(count, begin + PIPELINE))]
+        requests = [wire.method(1, wire.QUEUE_DELETE, delete_arguments(name)) for name in names]
+        connection.call_many(requests, wire.QUEUE_DELETE_OK)

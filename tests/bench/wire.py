@@ -64,6 +64,10 @@ class ProtocolError(Exception):
     """The broker said something that a run can't go on from; the message says what."""
 
 
+class ChannelClosed(ProtocolError):
+    """The broker closed the channel, and waits for close-ok."""
+
+
 def short(text: str) -> bytes:
     """A shortstr."""
     raw = text.encode()
@@ -167,7 +171,8 @@ def raise_if_closed(name: Method, payload: bytes) -> None:
     if name in (CHANNEL_CLOSE, CONNECTION_CLOSE):
         code, length = struct.unpack_from(">HB", payload, 4)
         text = payload[7 : 7 + length].decode("utf-8", "replace")
-        raise ProtocolError(f"closed by the broker: {code} {text}")
+        kind = ChannelClosed if name == CHANNEL_CLOSE else ProtocolError
+        raise kind(f"closed by the broker: {code} {text}")
 
 
 def method_of(payload: bytes) -> Method:
