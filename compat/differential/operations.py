@@ -621,9 +621,11 @@ def _is_a_race_when_joined(operation: Operation) -> bool:
     """Whether RabbitMQ's answer depends on when it comes to this one.
 
     An empty name is looked up even on a channel that is closing, for a second close. All that is
-    outstanding may include what the operation before requeued.
+    outstanding (tag 0 with `multiple`, too) may include what the operation before requeued, or made
+    room for: RabbitMQ's queues hand out while its channel reads on.
     """
-    return operation.fields.get("queue") == "" or operation.fields.get("fault") == "all"
+    everything = operation.fields.get("fault") in ("all", "zero")
+    return everything or operation.fields.get("queue") == ""
 
 
 _INTEGERS: Final = {

@@ -39,7 +39,13 @@ class PolicyClient:
     def _ask(self, verb: str, name: str, body: str | None) -> int:
         path = f"{self._path}/{urllib.parse.quote(name, safe='')}"
         headers = {"authorization": AUTHORIZATION, "content-type": "application/json"}
-        self._http.request(verb, path, body, headers)
-        response = self._http.getresponse()
+        try:
+            self._http.request(verb, path, body, headers)
+            response = self._http.getresponse()
+        except (ConnectionError, http.client.BadStatusLine):
+            # The connection was idle for long, and the server has closed it: it has done nothing.
+            self._http.close()
+            self._http.request(verb, path, body, headers)
+            response = self._http.getresponse()
         response.read()
         return response.status

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import json
 import shlex
 import signal
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,6 +38,7 @@ from compat import harness, rabbitmq_server
 from compat.differential.operations import Generator, Operation
 from compat.differential.play import Difference, Players, Unsettled
 from compat.differential.shrink import shrink
+from compat.differential.wire import WireError
 
 NAME = "differential"
 HERE = Path(__file__).resolve().parent
@@ -111,6 +114,9 @@ def examine(players: Players, seed: int, number: int, tally: Tally) -> None:
             outcome, detail = judge(players, operations, found, name, tally)
     except Unsettled as reason:
         outcome, detail = harness.Outcome.SKIP, str(reason)
+    except (OSError, RuntimeError, WireError, http.client.HTTPException):
+        # What the other sequences showed is not lost.
+        outcome, detail = harness.Outcome.FAIL, traceback.format_exc()
     tally.results.append(harness.Result(name, outcome, detail, time.monotonic() - begun))
 
 
