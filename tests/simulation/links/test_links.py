@@ -21,7 +21,7 @@ from tests.simulation.links.mutations import BUGS
 from tests.simulation.links.virtual_time import Deadlock, VirtualTimeLoop
 from tests.simulation.links.world import World
 
-SECONDS: Final = float(os.environ.get("SIM_SECONDS", "15"))
+SECONDS: Final = float(os.environ.get("SIM_SECONDS", "8"))
 SEED: Final = os.environ.get("SIM_SEED")
 SEEDS_TO_FIND_A_BUG: Final = 60
 
