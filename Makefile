@@ -3,16 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What `pip install .` gives: compiled where there is a C compiler. AMQPD_COMPILE=0 does without.
+COMPILED := build/compiled/.installed
+SOURCES := $(shell find amqpd exchanges storage -name '*.py') hatch_build.py pyproject.toml
+ifneq ($(AMQPD_COMPILE),0)
+BUILT := $(COMPILED)
+AS_BUILT := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR)
+endif
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run example several-brokers test check lint types imports bench bench-peers bench-curves sim sim-campaign kill-campaign compat compat-quick clean
+.PHONY: help run example several-brokers test test-compiled check lint types imports bench bench-peers bench-curves sim sim-campaign kill-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-run: $(INSTALLED)  ## Start the broker: make run ARGS="--in-memory --listen 127.0.0.1:0"
-	@exec $(BIN)/amqpd serve $(ARGS)
+run: $(INSTALLED) $(BUILT)  ## Start the broker: make run ARGS="--in-memory --listen 127.0.0.1:0"
+	@$(AS_BUILT) exec $(BIN)/python -m amqpd serve $(ARGS)
 
 example: $(INSTALLED)  ## Three brokers, federated: what arrives where
 	@$(BIN)/python examples/three_brokers.py
@@ -23,7 +30,12 @@ several-brokers: $(INSTALLED)  ## Three amqpd and a RabbitMQ joined by links, in
 test: $(INSTALLED)  ## Run the tests: make test TESTS=tests/broker ARGS="-k confirm"
 	@$(BIN)/python -m pytest -n auto -q -rs $(TESTS) $(ARGS)
 
-check: lint types imports test  ## What CI runs
+test-compiled: $(INSTALLED) $(COMPILED)  ## The tests again, on the compiled build
+	@ls build/compiled/*.so >/dev/null 2>&1 || { echo "no C compiler: nothing is compiled"; exit 0; }; \
+		PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR) AMQPD_TEST_COMPILED=1 \
+		$(BIN)/pytest -n auto -q --ignore=tests/compat --ignore=tests/simulation $(TESTS) $(ARGS)
+
+check: lint types imports test test-compiled  ## What CI runs
 
 lint: $(INSTALLED)  ## Style
 	@$(BIN)/ruff check .
@@ -35,14 +47,14 @@ types: $(INSTALLED)  ## mypy, strict
 imports: $(INSTALLED)  ## The layers hold
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## Measure: make bench ARGS="--quick --json figures.json"
-	@$(BIN)/python -m tests.bench $(ARGS)
+bench: $(INSTALLED) $(BUILT)  ## Measure: make bench ARGS="--quick --json figures.json"
+	@$(AS_BUILT) $(BIN)/python -m tests.bench $(ARGS)
 
-bench-peers: $(INSTALLED)  ## Beside RabbitMQ, in turns, with the goals: ARGS="--quick --json peers.json"
-	@$(BIN)/python -m tests.bench --peers $(ARGS)
+bench-peers: $(INSTALLED) $(BUILT)  ## Beside RabbitMQ, in turns, with the goals: ARGS="--quick --json peers.json"
+	@$(AS_BUILT) $(BIN)/python -m tests.bench --peers $(ARGS)
 
-bench-curves: $(INSTALLED)  ## Throughput against queue length, bindings, connections, queues, size: docs/curves
-	@$(BIN)/python -m tests.bench.curves --write docs/curves $(ARGS)
+bench-curves: $(INSTALLED) $(BUILT)  ## Throughput against queue length, bindings, connections, queues, size: docs/curves
+	@$(AS_BUILT) $(BIN)/python -m tests.bench.curves --write docs/curves $(ARGS)
 
 sim: $(INSTALLED)  ## Simulate new seeds: make sim ARGS="--seconds 300", --seed 17 --trace, or --links
 	@$(BIN)/python -m tests.simulation $(ARGS)
@@ -67,6 +79,12 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --editable . --group dev
 	@# pip compiles what it installs, but not what it installs as editable: the first start would.
 	@$(BIN)/python -m compileall -q amqpd exchanges storage
+	@touch $@
+
+$(COMPILED): $(INSTALLED) $(SOURCES)
+	@echo "Compiling the core with mypyc, which takes a minute or two; AMQPD_COMPILE=0 does without."
+	@rm -rf build/compiled
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target build/compiled .
 	@touch $@
 
 clean:  ## Remove what was made

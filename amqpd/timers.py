@@ -53,7 +53,7 @@ class Timers:
         timed.timer = timer = (deadline, next(self._numbers))
         self._watched[timer[1]] = timed
         heappush(self._heap, timer)
-        return self._heap[0] is timer
+        return self._heap[0] == timer
 
     def forget(self, timed: Timed) -> None:
         """The thing is gone: it is not asked any more, and not kept."""

@@ -46,6 +46,7 @@ from amqpd_storage.entries import (
     QUEUE_ID_MAX,
     SAFE,
     Barrier,
+    Content,
     Delay,
     Enqueue,
     Entry,
@@ -330,9 +331,9 @@ class Broker:
 
     def committed(
         self,
-        enqueues: Iterable[Enqueue],
+        enqueues: Iterable[Enqueue[Content]],
         barriers: Iterable[Barrier],
-        delays: Iterable[Delay] = (),
+        delays: Iterable[Delay[Content]] = (),
     ) -> None:
         """The journal wrote and flushed these: confirm, and let replies out."""
         for delay in delays:

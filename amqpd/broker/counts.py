@@ -36,12 +36,13 @@ NAMES: Final = (
     "return_unroutable",
 )
 """In RabbitMQ's words."""
+COUNTED: Final = (*NAMES, "discarded", "requeued")
 
 
 class Counts:
     """Numbers that only grow."""
 
-    __slots__ = (*NAMES, "discarded", "requeued")
+    __slots__ = COUNTED
 
     ack: int
     confirm: int
@@ -83,7 +84,7 @@ class Counts:
 
     def add(self, other: Counts) -> None:
         """What another has counted, too."""
-        for name in self.__slots__:
+        for name in COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def add_consumer(self, consumer: Consumer) -> None:
@@ -118,18 +119,22 @@ class Tally:
         """How many more they became by routing: less than none where they had nowhere to go."""
 
 
+CHURN: Final = (
+    "channel_closed",
+    "channel_created",
+    "connection_closed",
+    "connection_created",
+    "queue_created",
+    "queue_declared",
+    "queue_deleted",
+)
+"""In RabbitMQ's words, too."""
+
+
 class Churn:
     """What came and went since the start."""
 
-    __slots__ = (
-        "channel_closed",
-        "channel_created",
-        "connection_closed",
-        "connection_created",
-        "queue_created",
-        "queue_declared",
-        "queue_deleted",
-    )
+    __slots__ = CHURN
 
     def __init__(self) -> None:
         self.channel_closed = 0

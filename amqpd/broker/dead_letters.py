@@ -28,6 +28,7 @@ from amqpd.wire.properties import (
 
 if TYPE_CHECKING:
     from amqpd.broker.messages import QueueMessage
+    from amqpd.broker.publishing import Keeper
     from amqpd.broker.queue import Queue
     from amqpd.broker.virtual_host import VirtualHost
 
@@ -84,7 +85,9 @@ def dead_letter(
     persistent = delivery_mode(message.properties) == PERSISTENT
     copy = make_message(0, target, properties, message.body, persistent, True)
     content = RoutedContent(virtual_host, copy)
-    queues = virtual_host.router.route(exchange.table, routing_key, content, extra)
+    queues: tuple[Keeper, ...] = virtual_host.router.route(
+        exchange.table, routing_key, content, extra
+    )
     deaths = [entry for _, entry in died["x-death"][1]]
     if reason != REJECTED:
         queues = tuple(queue for queue in queues if not is_cycle(queue.name, deaths))

@@ -25,7 +25,7 @@ from amqpd.wire.tables import encode_table
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
     from amqpd.broker.consumer import Consumer
-    from amqpd.broker.queue import Queue
+    from amqpd.broker.publishing import Receiver
     from amqpd.broker.virtual_host import VirtualHost
 
 TRACE_EXCHANGE: Final = "amq.rabbitmq.trace"
@@ -69,7 +69,7 @@ class Firehose:
         channel: Channel,
         message: Message,
         extra_keys: Iterable[str],
-        queues: Iterable[Queue | ReplyConsumer] | None,
+        queues: Iterable[Receiver] | None,
     ) -> None:
         """A client published; `queues` took it, None: those that its keys name."""
         keys = [message.target.routing_key, *extra_keys]

@@ -25,7 +25,7 @@ ROUTING_KEY_OCTETS_MAX: Final = 255
 class Pending(NamedTuple):
     """One message."""
 
-    virtual_host: VirtualHost
+    virtual_host: "VirtualHost"  # noqa: UP037 - compiled, it is looked up here, and is not there yet
     message: Message
 
 

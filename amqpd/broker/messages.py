@@ -29,7 +29,7 @@ class PendingConfirm:
             self.confirms.complete(self.publish_number)
 
 
-class QueueMessage(Enqueue):
+class QueueMessage(Enqueue[Message]):
     """A message at its position in a queue.
 
     It is the journal's `Enqueue` at the same time. `key` is 0 for what is not journaled: then
@@ -37,8 +37,6 @@ class QueueMessage(Enqueue):
     """
 
     __slots__ = ("confirm", "position", "redelivered", "returned")
-
-    content: Message
 
     def __init__(self, position: int, content: Message) -> None:
         self.key = 0

@@ -52,19 +52,6 @@ class Postponed(Exception):
         self.queue = queue
 
 
-class PageRequest(NamedTuple):
-    """Wanted: the next messages of each lane, above the first key of its range up to the second."""
-
-    queue: ReadyMessages
-    paged: PagedMessages
-    """For what was asked: if the queue was purged meanwhile, it is not the queue's any more."""
-    lanes: tuple[Lane, ...]
-    ranges: tuple[tuple[int, int], ...]
-    rows_max: int
-    is_probe: bool
-    """Nobody has asked for a message since the start: it is only to know when the first expires."""
-
-
 class Lane:
     """The paged messages of a queue that are stored under one queue id."""
 
@@ -171,6 +158,19 @@ class PagedMessages:
             for lane in self._lanes.values()
             if lane.messages
         ]
+
+
+class PageRequest(NamedTuple):
+    """Wanted: the next messages of each lane, above the first key of its range up to the second."""
+
+    queue: "ReadyMessages"  # noqa: UP037 - compiled, it is looked up here, and is not there yet
+    paged: PagedMessages
+    """For what was asked: if the queue was purged meanwhile, it is not the queue's any more."""
+    lanes: tuple[Lane, ...]
+    ranges: tuple[tuple[int, int], ...]
+    rows_max: int
+    is_probe: bool
+    """Nobody has asked for a message since the start: it is only to know when the first expires."""
 
 
 class Waiting:

@@ -7,7 +7,7 @@ properties then skips them all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from amqpd.broker.counts import Tally
 from amqpd.broker.events import INTERNAL_USER
@@ -47,6 +47,12 @@ if TYPE_CHECKING:
     from amqpd.broker.reply_to import ReplyConsumer
     from amqpd.broker.transaction import Routed
     from amqpd.broker.virtual_host import VirtualHost
+    from amqpd.broker.waiting_room import BlindWaitingRoom
+
+    Keeper: TypeAlias = Queue | WaitingRoom | BlindWaitingRoom
+    """What the router leads to: to it, waiting rooms are queues."""
+    Receiver: TypeAlias = Keeper | ReplyConsumer
+    """Whatever takes a message."""
 
 PUBLISH: Final = (60, 40)
 EXPIRATION_MAX: Final = 315_360_000_000
@@ -136,7 +142,7 @@ def publish(channel: Channel, message: Message) -> None:
 def publish_remembered(
     channel: Channel,
     message: Message,
-    queues: tuple[Queue | ReplyConsumer, ...],
+    queues: tuple[Receiver, ...],
     content: RoutedContent,
 ) -> None:
     """The rest of basic.publish for a message that some exchange remembers.
@@ -186,8 +192,8 @@ def spread(channel: Channel, message: Message, count: int, refused: bool) -> Non
 
 
 def sift(
-    virtual_host: VirtualHost, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
-) -> tuple[tuple[Queue | ReplyConsumer, ...], bool]:
+    virtual_host: VirtualHost, message: Message, queues: tuple[Receiver, ...]
+) -> tuple[tuple[Receiver, ...], bool]:
     """The queues that take the message, and whether any of them refused it."""
     taking = tuple(queue for queue in queues if not queue.refuses(message))
     if len(taking) == len(queues):
@@ -212,7 +218,7 @@ def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) ->
     queues: Routed = None
     if exchange.name:
         # Direct replies are routed by the default exchange alone.
-        queues = cast("tuple[Queue, ...]", route(channel, exchange, message, content))
+        queues = cast("tuple[Keeper, ...]", route(channel, exchange, message, content))
     elif channel.broker.config.compat == "3.13":
         for consumer in reply_consumers(channel, message.target.routing_key, *extra):
             consumer.publish(message, None)
@@ -225,9 +231,7 @@ def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) ->
     return queues
 
 
-def find_queues(
-    channel: Channel, message: Message, routed: Routed
-) -> tuple[Queue | ReplyConsumer, ...]:
+def find_queues(channel: Channel, message: Message, routed: Routed) -> tuple[Receiver, ...]:
     """tx.commit: the queues that the names from `route_ahead` stand for by now."""
     known = channel.virtual_host.queues
     if routed is not None:
@@ -249,7 +253,7 @@ def publish_committed(channel: Channel, message: Message, routed: Routed) -> boo
     virtual_host = channel.virtual_host
     content = RoutedContent(virtual_host, message)
     exchange = virtual_host.exchanges.get(message.target.exchange)
-    queues: tuple[Queue | ReplyConsumer, ...] = ()
+    queues: tuple[Receiver, ...] = ()
     if routed is not None or not message.target.exchange:
         queues = find_queues(channel, message, routed)
     elif exchange is not None:
@@ -269,9 +273,7 @@ def publish_committed(channel: Channel, message: Message, routed: Routed) -> boo
     return not refused
 
 
-def share(
-    virtual_host: VirtualHost, message: Message, queues: tuple[Queue | ReplyConsumer, ...]
-) -> None:
+def share(virtual_host: VirtualHost, message: Message, queues: tuple[Receiver, ...]) -> None:
     """Give a message an id of its own if more than one row of the store will refer to it.
 
     Not one that expires: its time, which differs from queue to queue, lies with its bytes.
@@ -298,7 +300,7 @@ def hand_on(
     virtual_host: VirtualHost, message: Message, destination: Queue | RoutingTable[Queue]
 ) -> None:
     """A message that the broker made or kept goes to a queue, or through an exchange to queues."""
-    queues: tuple[Queue | ReplyConsumer, ...]
+    queues: tuple[Receiver, ...]
     if isinstance(destination, RoutingTable):
         content = RoutedContent(virtual_host, message)
         keys = cc_keys(content.headers()) if message.special else []
@@ -462,7 +464,7 @@ def hide_bcc(message: Message, depth_max: int) -> None:
 
 def route(
     channel: Channel, exchange: BrokerExchange, message: Message, content: RoutedContent
-) -> tuple[Queue | ReplyConsumer, ...]:
+) -> tuple[Receiver, ...]:
     """The queues that get the message; kept on its target where they depend on that alone."""
     target = message.target
     virtual_host = channel.virtual_host
@@ -473,7 +475,8 @@ def route(
     replies: tuple[ReplyConsumer, ...] = ()
     if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
         replies = reply_consumers(channel, target.routing_key, *extra)
-    queues = virtual_host.router.route(exchange.table, target.routing_key, content, extra)
+    routed = virtual_host.router.route(exchange.table, target.routing_key, content, extra)
+    queues: tuple[Receiver, ...] = routed
     if not content.lasting:
         queues = delayed(channel, message, queues, published)
     # While messages are traced, each comes this way.
@@ -490,8 +493,8 @@ def route(
 
 
 def delayed(
-    channel: Channel, message: Message, queues: tuple[Queue, ...], published: bytes
-) -> tuple[Queue, ...]:
+    channel: Channel, message: Message, queues: tuple[Receiver, ...], published: bytes
+) -> tuple[Receiver, ...]:
     """The queues of a message that may have to wait; `published` are its properties with BCC."""
     rooms = [room for room in queues if isinstance(room, WaitingRoom)]
     if not rooms:
@@ -502,8 +505,7 @@ def delayed(
     if published is message.properties:
         return queues
     return tuple(
-        cast("Queue", queue.with_bcc(published)) if isinstance(queue, WaitingRoom) else queue
-        for queue in queues
+        queue.with_bcc(published) if isinstance(queue, WaitingRoom) else queue for queue in queues
     )
 
 

@@ -300,7 +300,8 @@ class Queue(ReadyMessages):
                 self._expire()
             if self._head() is not None:
                 break
-            if self._paged is None:
+            paged = self._paged
+            if paged is None:
                 return None
             if not self._refill() and self._paged is not None:
                 raise Postponed(self)

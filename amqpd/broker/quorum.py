@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from heapq import heappush
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.consumer import Consumer
 from amqpd.broker.dead_letters import DELIVERY_LIMIT, dead_letter
@@ -33,11 +33,12 @@ from amqpd.broker.messages import QueueMessage
 from amqpd.broker.queue import Queue
 from amqpd.broker.queue_rules import AT_LEAST_ONCE, REJECT_PUBLISH
 from amqpd.broker.returns import LOST, RETURNED, Returned, Returns, limit_of, with_counts
-from amqpd.commands import Message
+from amqpd.commands import Arguments, Message
 from amqpd.wire.properties import PRIORITY, read_property
 from amqpd_storage.entries import PENDING, POSITION_BITS
 
 if TYPE_CHECKING:
+    from amqpd.broker.session import Session
     from amqpd.broker.virtual_host import VirtualHost
 
 BEHIND_RETURNS: Final = 1 << 60
@@ -57,15 +58,34 @@ dead_letter_worker_publisher_confirm_timeout)."""
 class QuorumQueue(Queue):
     """A queue declared with `x-queue-type: quorum`."""
 
-    __slots__ = ("_bury_again_at", "_refusing", "_return_number", "_unburied")
+    __slots__ = ("_bury_again_at", "_refusing", "_return_number", "_tally", "_unburied")
 
     POLICY_FIRST = ("overflow",)
     drops_at_the_tail = False
 
-    def __init__(self, name: str, home: VirtualHost, **declaration: Any) -> None:
-        super().__init__(name, home, **declaration)
+    def __init__(
+        self,
+        name: str,
+        home: VirtualHost,
+        *,
+        durable: bool,
+        auto_delete: bool,
+        arguments: Arguments,
+        owner: Session | None = None,
+        queue_id: int = 0,
+    ) -> None:
+        super().__init__(
+            name,
+            home,
+            durable=durable,
+            auto_delete=auto_delete,
+            arguments=arguments,
+            owner=owner,
+            queue_id=queue_id,
+        )
         self._keeps_all = True
-        self.returns: Returns = Returns(self, home.effects)
+        self._tally = self.returns = Returns(self, home.effects)
+        """`returns`, which is never None here."""
         self._return_number = 0
         """How many messages ever came back: their order."""
         self._unburied: dict[QueueMessage, str] = {}
@@ -84,19 +104,19 @@ class QuorumQueue(Queue):
         self.counts.requeued += 1
         stored.redelivered = True
         failed = how != RETURNED
-        returned = self.returns.count(stored, failed)
+        returned = self._tally.count(stored, failed)
         limit = limit_of(self.rules.delivery_limit, self.compat)
         if limit is not None:
             count = returned.failed if self.compat == "4.3" else returned.acquired
             if count > limit:
                 self._bury(stored, DELIVERY_LIMIT)
                 return
-        if self.returns.delay(stored, failed):
-            self.returns.record(stored)
+        if self._tally.delay(stored, failed):
+            self._tally.record(stored)
         elif limit is None and how != LOST:
             self._write_anew(stored)
         else:
-            self.returns.record(stored)
+            self._tally.record(stored)
             self._return(stored)
 
     def presented(self, stored: QueueMessage) -> Message:
@@ -144,7 +164,7 @@ class QuorumQueue(Queue):
                 again.confirm, stored.confirm = stored.confirm, None
             self._effects.entries.append(again)
             self._forget(stored)
-            self.returns.record(again)
+            self._tally.record(again)
         self._weigh_in(again)
         self._expiring = self._expiring or again.expires_ms > 0
         self._append_at(again, PRIORITY_DEFAULT)
@@ -222,7 +242,7 @@ class QuorumQueue(Queue):
         elif not self._bury_surely(stored, reason):
             self._weigh_in(stored)
             self._unburied[stored] = reason
-            self.returns.bury(stored, reason)
+            self._tally.bury(stored, reason)
             self._bury_later()
 
     def _bury_surely(self, stored: QueueMessage, reason: str) -> bool:

@@ -14,9 +14,9 @@ from amqpd.commands import Message
 
 if TYPE_CHECKING:
     from amqpd.broker.channel import Delivery
-    from amqpd.broker.queue import Queue
+    from amqpd.broker.publishing import Keeper
 
-Routed = tuple["Queue", ...] | None
+Routed = tuple["Keeper", ...] | None
 """The queues that a publish was routed to; None: those that its routing keys name at the commit."""
 
 

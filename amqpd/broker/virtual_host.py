@@ -6,7 +6,7 @@ It does what was decided; who may do it, and what to answer, is for `handlers`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from amqpd.broker import definitions
 from amqpd.broker.binding_sweep import BindingSweep
@@ -147,9 +147,9 @@ class VirtualHost:
         if isinstance(table, DelayedExchange):
             if journal and durable and self.effects.journaling:
                 exchange.exchange_id = self.broker.next_exchange_id()
-            exchange.waiting_room = DelayedMessages(self, exchange)
-            # To the router a destination like any other.
-            table.waiting_room = cast(Queue, exchange.waiting_room)
+            exchange.waiting_room = room = DelayedMessages(self, exchange)
+            destination: Any = room  # to the router a queue like any other
+            table.waiting_room = destination
         self.exchanges[name] = exchange
         self._govern_exchange(exchange)
         if journal and durable and self.effects.journaling:

@@ -57,12 +57,10 @@ Place = tuple[int, int]
 """Due time in milliseconds since 1970, and sequence: no two messages have the same."""
 
 
-class DelayedMessage(Delay):
+class DelayedMessage(Delay[Message]):
     """A message and its place. It is the journal's `Delay` at the same time."""
 
     __slots__ = ("confirm", "journaled", "room")
-
-    content: Message
 
     def __init__(
         self, room: WaitingRoom, content: Message, due_ms: int, sequence: int, journaled: bool
@@ -89,15 +87,6 @@ class DelayedMessage(Delay):
     def weight(self) -> int:
         """What it takes in memory, roughly."""
         return len(self.content.body) + len(self.content.properties)
-
-
-class DelayRead(NamedTuple):
-    """A waiting room wants the next rows after a place. Answer with `room.fill`."""
-
-    room: WaitingRoom
-    exchange_id: int
-    after: Place
-    rows_max: int
 
 
 class WaitingRoom(ABC):
@@ -353,3 +342,12 @@ class BlindWaitingRoom:
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:
         """Keep the message as it was published."""
         self._room._take(message, self._properties, confirm)
+
+
+class DelayRead(NamedTuple):
+    """A waiting room wants the next rows after a place. Answer with `room.fill`."""
+
+    room: WaitingRoom
+    exchange_id: int
+    after: Place
+    rows_max: int

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from amqpd.broker import counts
 from amqpd.broker.channel import Channel
-from amqpd.broker.counts import NAMES, Counts
+from amqpd.broker.counts import CHURN, NAMES, Counts
 from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.queue import Queue
 from amqpd.broker.session import Session
@@ -36,7 +36,6 @@ SLICE: Final = 200
 
 LENGTHS: Final = ("messages", "messages_ready", "messages_unacknowledged")
 OCTETS: Final = ("recv_oct", "send_oct")
-CHURN: Final = tuple(counts.Churn.__slots__)
 ALL_COUNTERS: Final = (*NAMES, "deliver_get")
 QUEUE_COUNTERS: Final = tuple(
     name for name in ALL_COUNTERS if name not in ("confirm", "drop_unroutable", "return_unroutable")

@@ -17,7 +17,7 @@ A channel number is open, closing (the broker closed it and awaits close-ok), or
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from amqpd.commands import Arguments, Channel, Field, Frame, MethodCommand
 from amqpd.commands import Connection as Methods
@@ -507,7 +507,7 @@ class Connection:
         self.mechanism = method.mechanism or ""
         credentials = None
         if self.mechanism in self._mechanisms:
-            response: Any = method.response
+            response = cast(Any, method).response  # octets, whatever pamqp declares
             credentials = read_response(self.mechanism, response, self.limits.table_depth_max)
         if credentials is None:
             raise ConnectionException(
@@ -528,7 +528,7 @@ class Connection:
         if isinstance(method, Methods.Close):
             return ClosedByPeer(method.reply_code or 0, method.reply_text or "")
         if isinstance(method, Methods.UpdateSecret):
-            secret: Any = method.new_secret
+            secret = cast(Any, method).new_secret  # octets, too
             return SecretUpdate(secret)
         if method_ids(method)[0] != 10:
             raise ConnectionException(

@@ -13,24 +13,15 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.lowlevel
 
-from amqpd.broker.definitions import UserRecord
-from amqpd.broker.events import INTERNAL_USER
-from amqpd.protocol.connection import ENDING, LoginAttempt
+from amqpd.protocol.connection import ENDING
 from amqpd.runtime.peer import Peer
+from amqpd.runtime.trusted_peer import TrustedPeer
 from amqpd.timers import Entry
 
 if TYPE_CHECKING:
     from amqpd.runtime.server import Server
 
 CHUNK_BYTES: Final = 256 * 1024
-
-
-class TrustedPeer(Peer):
-    """The broker's own link: it need not say who it is, and may do anything in its virtual host."""
-
-    def _login(self, attempt: LoginAttempt, now: float) -> None:
-        self._user = UserRecord(INTERNAL_USER, "", "", ())
-        self.connection.accept_login()
 
 
 class LocalClient:

@@ -323,7 +323,7 @@ def with_header_octets(properties: bytes, field: bytes) -> bytes:
     """`properties` with one more header at the end, which they do not have yet: its name as a short
     string, and its value. All other octets are as they were."""
     start, end = _span(properties, HEADERS)
-    table = properties[start + 4 : end] + field
+    table = (properties[start + 4 : end] if start < end else b"") + field
     return replace(properties, HEADERS, len(table).to_bytes(4, "big") + table)
 
 

@@ -55,14 +55,13 @@ _ALL: Final = 2.0**-64
 class ConsistentHashExchange(Exchange[Q]):
     """Destinations, each with its weight and the number that makes its bids its own."""
 
-    __slots__ = ("_bidders", "_bound", "_header", "_property", "_weighted", "remembered")
+    __slots__ = ("_bidders", "_bound", "_header", "_property", "_weighted")
 
     kind: ClassVar[str] = "x-consistent-hash"
-    chooses: bool = True
-    routes_once: bool = True
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
+        self.chooses = self.routes_once = True
         self._header: str | None = declaration.arguments.get(HASH_HEADER, ("V", None))[1]
         self._property: str | None = declaration.arguments.get(HASH_PROPERTY, ("V", None))[1]
         self.remembered = self._header is None and self._property is None
@@ -109,9 +108,8 @@ class ConsistentHashExchange(Exchange[Q]):
         highest = -inf
         winner = bidders[0][2]
         for number, weight, destination in bidders:
-            bid: float = mixed(key ^ number)
-            if self._weighted:
-                bid = log((bid + 1) * _ALL) / weight
+            drawn = mixed(key ^ number)
+            bid = log((drawn + 1) * _ALL) / weight if self._weighted else float(drawn)
             if bid > highest:
                 highest = bid
                 winner = destination

@@ -59,23 +59,17 @@ class DelayedExchange(Exchange[Q]):
     __slots__ = ("inner", "waiting_room")
 
     kind: ClassVar[str] = "x-delayed-message"
-    remembered: bool = False
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
         inner = INNER_KINDS[declaration.arguments[DELAYED_TYPE][1]]
         self.inner: Exchange[Q] = inner(declaration._replace(alternate=None))
         """Has the bindings. Nobody else knows of it, so it has no alternate exchange."""
+        self.remembered = False
+        self.routes_once = self.inner.routes_once
+        self.chooses = self.inner.chooses
         self.waiting_room: Q | None = None
         """Set by the broker before anything is routed."""
-
-    @property
-    def routes_once(self) -> bool:  # type: ignore[override]  # nobody sets it
-        return self.inner.routes_once
-
-    @property
-    def chooses(self) -> bool:  # type: ignore[override]  # nobody sets it
-        return self.inner.chooses
 
     @classmethod
     def check_arguments(cls, arguments: Arguments) -> None:

@@ -134,22 +134,28 @@ class Binding(Generic[Q]):
 class Exchange(ABC, Generic[Q]):
     """A named exchange and its bindings. Made by `Router.declare`."""
 
-    __slots__ = ("_alternate", "_bindings", "_gone", "_on_change", "name")
+    __slots__ = (
+        "_alternate",
+        "_bindings",
+        "_gone",
+        "_on_change",
+        "chooses",
+        "name",
+        "remembered",
+        "routes_once",
+    )
 
     kind: ClassVar[str]
     """The type as exchange.declare names it."""
 
-    routes_once: bool = False
-    """True: a message passes once, by its own routing key, however many CC and BCC add."""
-
-    remembered: bool = True
-    """False: the next message with the same key may go elsewhere, by its headers or by chance."""
-
-    chooses: bool = False
-    """True: `route` names one of several destinations that would do as well."""
-
     def __init__(self, declaration: Declaration) -> None:
         self.name = declaration.name
+        self.routes_once = False
+        """True: a message passes once, by its own routing key, however many CC and BCC add."""
+        self.remembered = True
+        """False: the next message with the same key may go elsewhere, by headers or by chance."""
+        self.chooses = False
+        """True: `route` names one of several destinations that would do as well."""
         self._gone = declaration.gone
         self._alternate = declaration.alternate
         self._on_change = declaration.on_change

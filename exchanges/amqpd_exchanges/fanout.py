@@ -26,10 +26,10 @@ class FanoutExchange(Exchange[Q]):
     __slots__ = ("_destinations",)
 
     kind: ClassVar[str] = "fanout"
-    routes_once: bool = True
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
+        self.routes_once = True
         self._destinations: Destinations[Q] = {}
 
     def bind(self, binding: Binding[Q]) -> None:

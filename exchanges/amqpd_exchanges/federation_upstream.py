@@ -42,10 +42,10 @@ class FederationUpstreamExchange(FanoutExchange[Q]):
     __slots__ = ("_downstream", "_max_hops")
 
     kind: ClassVar[str] = "x-federation-upstream"
-    remembered: bool = False
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
+        self.remembered = False
         arguments = declaration.arguments
         self._max_hops: int = arguments[MAX_HOPS][1]
         # Links of old versions do not say where they lead to: then the count alone decides.

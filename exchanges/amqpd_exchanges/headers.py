@@ -56,11 +56,11 @@ class HeadersExchange(Exchange[Q]):
     __slots__ = ("_any", "_every", "_hanging", "_unconditional")
 
     kind: ClassVar[str] = "headers"
-    routes_once: bool = True
-    remembered: bool = False
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
+        self.routes_once = True
+        self.remembered = False
         self._unconditional: Destinations[Q] = {}
         self._any: dict[_Criterion, Destinations[Q]] = {}
         self._every: dict[frozenset[_Criterion], _Every[Q]] = {}

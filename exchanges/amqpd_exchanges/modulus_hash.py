@@ -30,11 +30,10 @@ class ModulusHashExchange(Exchange[Q]):
     __slots__ = ("_numbered",)
 
     kind: ClassVar[str] = "x-modulus-hash"
-    chooses: bool = True
-    routes_once: bool = True
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
+        self.chooses = self.routes_once = True
         self._numbered: list[Destination[Q]] | None = None
         """Put in order when a message needs it after a change."""
 

@@ -26,12 +26,11 @@ class RandomExchange(Exchange[Q]):
     __slots__ = ("_chance", "_choices")
 
     kind: ClassVar[str] = "x-random"
-    chooses: bool = True
-    routes_once: bool = True
-    remembered: bool = False
 
     def __init__(self, declaration: Declaration) -> None:
         super().__init__(declaration)
+        self.chooses = self.routes_once = True
+        self.remembered = False
         self._chance = declaration.chance
         self._choices: list[Destination[Q]] | None = None
         """A list of the destinations, made when a message needs it after a change."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
-from amqpd_exchanges.exchange import Content, Destination, Q
+from amqpd_exchanges.exchange import Content, Declaration, Destination, Q
 from amqpd_exchanges.fanout import FanoutExchange
 from amqpd_exchanges.fields import Field
 
@@ -24,7 +24,10 @@ class RecordingExchange(FanoutExchange[Q]):
     __slots__ = ()
 
     kind: ClassVar[str] = ""
-    remembered: bool = False
+
+    def __init__(self, declaration: Declaration) -> None:
+        super().__init__(declaration)
+        self.remembered = False
 
     def route(self, routing_key: str, content: Content) -> Iterable[Destination[Q]]:
         return super().route(routing_key, content) if content.passes(self) else ()

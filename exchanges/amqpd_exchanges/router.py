@@ -69,8 +69,8 @@ KINDS: Final[dict[str, type[Exchange[Any]]]] = {
 }
 """The types that exchange.declare may ask for.
 
-To add one: a file of its own with a subclass of Exchange; `remembered = False` if anything but the
-routing key has a part in its answers (headers, chance, a turn taken); `routes_once = True` if a
+To add one: a file of its own with a subclass of Exchange; `remembered` False if anything but the
+routing key has a part in its answers (headers, chance, a turn taken); `routes_once` True if a
 message with CC must pass it only once; `check_arguments` for what exchange.declare may say;
 InvalidBinding from `bind` and `validate`, before anything is changed, with RabbitMQ's text; an
 entry here; and, if its answers are a matter of bindings alone, a line in the model of

@@ -73,8 +73,8 @@ class Changes:
         self.dropped_ranges: list[tuple[int, int]] = []
         """First and last key of rows that are deleted later."""
         self.gone_keys: set[int] = set()
-        self.enqueues: list[Enqueue] = []
-        self.large_enqueues: list[Enqueue] = []
+        self.enqueues: list[Enqueue[Content]] = []
+        self.large_enqueues: list[Enqueue[Content]] = []
         """Those among them whose large message is in no other queue."""
         self.large_gone: list[int] = []
         """Keys of rows that go, with their large messages."""
@@ -84,7 +84,7 @@ class Changes:
         self.backlogs: dict[int, Backlog] = {}
         """For each queue how many messages more it has, how many bytes more, and its last position
         if it grew."""
-        self.delays: list[Delay] = []
+        self.delays: list[Delay[Content]] = []
         self.gone_delays: set[int] = set()
         self.delay_counts: dict[int, int] = {}
         """For each delayed exchange, how many messages more it has."""
@@ -180,7 +180,7 @@ def is_dropped(changes: Changes, entry: PutDefinition | DropDefinition) -> bool:
     )
 
 
-def sum_delay(changes: Changes, entry: Delay | Release | DropDelays) -> None:
+def sum_delay(changes: Changes, entry: Delay[Content] | Release | DropDelays) -> None:
     """Add what came before all that was added: a message that waits, or that did."""
     exchange_id = entry.exchange_id
     if isinstance(entry, DropDelays):

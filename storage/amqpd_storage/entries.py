@@ -15,7 +15,7 @@ and of a published message; the broker's own classes extend them.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 PENDING: Final = 0
 TAKEN: Final = 1
@@ -64,12 +64,15 @@ class Content(Protocol):
         ...
 
 
-class Enqueue:
+ContentT_co = TypeVar("ContentT_co", bound=Content, covariant=True)
+
+
+class Enqueue(Generic[ContentT_co]):
     """A persistent message took a place in a durable queue."""
 
     __slots__ = ("content", "expires_ms", "key", "state")
 
-    def __init__(self, key: int, content: Content) -> None:
+    def __init__(self, key: int, content: ContentT_co) -> None:
         self.key = key
         self.content = content
         self.state = PENDING
@@ -105,7 +108,7 @@ class DropRange(NamedTuple):
     body_bytes: int
 
 
-class Delay:
+class Delay(Generic[ContentT_co]):
     """A persistent message waits at a durable exchange until its time has come.
 
     It goes through the states of an `Enqueue`. `sequence` names it in the store and is never used
@@ -114,7 +117,7 @@ class Delay:
 
     __slots__ = ("content", "due_ms", "exchange_id", "sequence", "state")
 
-    def __init__(self, exchange_id: int, due_ms: int, sequence: int, content: Content) -> None:
+    def __init__(self, exchange_id: int, due_ms: int, sequence: int, content: ContentT_co) -> None:
         self.exchange_id = exchange_id
         self.due_ms = due_ms
         """When it comes due, in milliseconds since 1970."""
@@ -192,12 +195,12 @@ class Barrier:
 
 
 Entry = (
-    Enqueue
+    Enqueue[Content]
     | Settle
     | DropRange
     | Delivered
     | DropQueue
-    | Delay
+    | Delay[Content]
     | Release
     | DropDelays
     | PutDefinition

@@ -57,9 +57,9 @@ class Batch:
         self.size_bytes = size_bytes
         self.entries: list[Entry] = []
         """Everything to write, in the order it was appended: no elided Enqueues, no Barriers."""
-        self.enqueues: list[Enqueue] = []
+        self.enqueues: list[Enqueue[Content]] = []
         """The Enqueues among the entries."""
-        self.delays: list[Delay] = []
+        self.delays: list[Delay[Content]] = []
         """The Delays among the entries."""
         self.shared: list[Content] = []
         """The shared messages whose own row is written with this batch."""

@@ -360,7 +360,7 @@ class _Statement:
     def put_message(self, content: Content) -> None:
         self._messages.append(f'"{content.message_id}":{self._place(content)}')
 
-    def put_entry(self, enqueue: Enqueue) -> None:
+    def put_entry(self, enqueue: Enqueue[Content]) -> None:
         content = enqueue.content
         if content.message_id:
             self._shared.append(f'"{enqueue.key}":{content.message_id}')
@@ -370,7 +370,7 @@ class _Statement:
             placed = self._place(content, enqueue.expires_ms)
             self._entries.append(f'"{enqueue.key}":{placed}')
 
-    def put_delay(self, delay: Delay) -> None:
+    def put_delay(self, delay: Delay[Content]) -> None:
         placed = self._place(delay.content)
         self._delays.append(f'"{delay.sequence}":[{delay.exchange_id},{delay.due_ms},{placed}]')
 

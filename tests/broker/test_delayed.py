@@ -9,6 +9,7 @@ import pytest
 from amqpd.broker import waiting_room
 from amqpd.commands import Arguments
 from amqpd.wire.properties import read_headers
+from tests.constants import replace_constant
 from tests.conversation import (
     BrokerUnderTest,
     Channel,
@@ -245,7 +246,7 @@ def test_each_is_released_at_its_own_time(broker: BrokerUnderTest) -> None:
 def test_many_that_are_due_at_once_let_others_have_their_turn(
     broker: BrokerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_room, "RELEASED_AT_ONCE", 3)
+    replace_constant(monkeypatch, waiting_room, "RELEASED_AT_ONCE", 3)
     channel = broker.client().channel()
     set_up(channel)
     for number in range(8):

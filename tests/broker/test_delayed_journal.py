@@ -12,6 +12,7 @@ from amqpd.commands import Exchange, Queue
 from amqpd.runtime.recovery import restored_delays
 from amqpd_storage.entries import Delay, DropDelays, Enqueue, Release
 from amqpd_storage.errors import DamagedStore
+from tests.constants import replace_constant
 from tests.conversation import BrokerUnderTest, Channel, Confirmed, method, properties, table
 
 
@@ -229,9 +230,9 @@ def test_messages_of_an_exchange_that_is_not_defined_are_damage(journaled: Broke
 @pytest.fixture
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six messages are many."""
-    monkeypatch.setattr(waiting_room, "WINDOW_MESSAGES", 6)
-    monkeypatch.setattr(waiting_room, "LOW_MESSAGES", 2)
-    monkeypatch.setattr(waiting_room, "READ_MESSAGES", 3)
+    replace_constant(monkeypatch, waiting_room, "WINDOW_MESSAGES", 6)
+    replace_constant(monkeypatch, waiting_room, "LOW_MESSAGES", 2)
+    replace_constant(monkeypatch, waiting_room, "READ_MESSAGES", 3)
 
 
 @pytest.mark.usefixtures("small_window")
@@ -255,7 +256,7 @@ def test_only_a_window_is_in_memory(journaled: BrokerUnderTest) -> None:
 def test_large_messages_make_a_small_window(
     journaled: BrokerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_room, "WINDOW_BYTES", 1000)
+    replace_constant(monkeypatch, waiting_room, "WINDOW_BYTES", 1000)
     channel = set_up(journaled)
     for number in range(6):
         send(channel, b"%d" % number * 400, 1000 + number)

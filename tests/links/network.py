@@ -32,8 +32,8 @@ from amqpd.links.runner import Surroundings
 from amqpd.links.shovels import Shovels
 from amqpd.links.transport import Transport
 from amqpd.links.uri import LinkURI
-from amqpd.runtime.local_client import TrustedPeer
 from amqpd.runtime.peer import Peer
+from amqpd.runtime.trusted_peer import TrustedPeer
 from tests.conversation import BrokerUnderTest, Channel, Client
 
 IDLE_ROUNDS: Final = 30

@@ -47,7 +47,7 @@ DEFINITIONS = (
 )
 
 
-def delay(sequence: int, due_ms: int, exchange_id: int = 4) -> Delay:
+def delay(sequence: int, due_ms: int, exchange_id: int = 4) -> Delay[PublishedContent]:
     content = PublishedContent(
         b"%04d" % sequence * 100,
         envelope=b"\x05later\x01k",

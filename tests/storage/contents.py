@@ -37,7 +37,9 @@ class PublishedContent:
         self.body = body
 
 
-def enqueue(queue_id: int, position: int, content: PublishedContent | bytes = b"body") -> Enqueue:
+def enqueue(
+    queue_id: int, position: int, content: PublishedContent | bytes = b"body"
+) -> Enqueue[PublishedContent]:
     if isinstance(content, bytes):
         content = PublishedContent(content)
     return Enqueue(storage_key(queue_id, position), content)

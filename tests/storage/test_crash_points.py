@@ -106,7 +106,7 @@ def contents() -> list[Entry]:
     return entries
 
 
-def delay(sequence: int, due_ms: int, body: bytes, exchange_id: int = 1) -> Delay:
+def delay(sequence: int, due_ms: int, body: bytes, exchange_id: int = 1) -> Delay[PublishedContent]:
     return Delay(exchange_id, due_ms, sequence, PublishedContent(body))
 
 

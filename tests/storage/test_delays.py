@@ -32,7 +32,9 @@ def connection() -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def delay(sequence: int, due_ms: int, body: bytes = b"", exchange_id: int = 1) -> Delay:
+def delay(
+    sequence: int, due_ms: int, body: bytes = b"", exchange_id: int = 1
+) -> Delay[PublishedContent]:
     return Delay(exchange_id, due_ms, sequence, PublishedContent(body or b"%d" % sequence))
 
 

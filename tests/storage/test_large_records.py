@@ -58,7 +58,9 @@ def settle(queue_id: int, position: int, body: bytes, message_id: int = 0) -> Se
     return Settle(storage_key(queue_id, position), len(body), message_id)
 
 
-def expiring(queue_id: int, position: int, body: bytes, expires_ms: int) -> Enqueue:
+def expiring(
+    queue_id: int, position: int, body: bytes, expires_ms: int
+) -> Enqueue[PublishedContent]:
     entry = enqueue(queue_id, position, body)
     entry.expires_ms = expires_ms
     return entry

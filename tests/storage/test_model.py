@@ -81,7 +81,7 @@ class Broker(RuleBasedStateMachine):
     def begin(self) -> None:
         self.journal = Journal()
         self.under_way: tuple[Batch, Model] | None = None
-        self.live: dict[int, Enqueue] = {}
+        self.live: dict[int, Enqueue[PublishedContent]] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "connection"):

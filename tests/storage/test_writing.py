@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from amqpd.broker.messages import QueueMessage
+from amqpd.commands import Target, make_message
 from amqpd_storage import sqlite_writing
 from amqpd_storage.entries import (
     ELIDED,
@@ -18,7 +20,6 @@ from amqpd_storage.entries import (
     DropDefinitions,
     DropQueue,
     DropRange,
-    Enqueue,
     PutDefinition,
     Settle,
     storage_key,
@@ -411,9 +412,12 @@ def test_range_that_begins_where_a_step_ends(connection: sqlite3.Connection) -> 
 
 
 def test_broker_may_extend_an_enqueue(connection: sqlite3.Connection) -> None:
-    class QueueMessage(Enqueue):
-        __slots__ = ("delivery_count",)
+    published = make_message(
+        1, Target("", "q", b"\x00\x01q", False, False), b"", b"body", True, False
+    )
+    message = QueueMessage(1, published)
+    message.key = storage_key(1, 1)
 
-    commit(connection, QueueMessage(storage_key(1, 1), PublishedContent(b"body")))
+    commit(connection, message)
 
     assert bodies(connection) == {storage_key(1, 1): b"body"}

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.lowlevel
 
-from amqpd.runtime.local_client import TrustedPeer
 from amqpd.runtime.peer import Peer
+from amqpd.runtime.trusted_peer import TrustedPeer
 
 if TYPE_CHECKING:
     from tests.simulation.links.machine import Process
