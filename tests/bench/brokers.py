@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import amqpd as amqpd_package
+import amqpd_exchanges
+import amqpd_storage
 from tests.bench import process, wire
 from tests.bench.client import Address, Connection
 
@@ -144,15 +147,20 @@ def await_amqp(
 
 
 def source_path() -> str:
-    """PYTHONPATH for amqpd as it stands in this checkout."""
-    path = [str(ROOT), str(ROOT / "exchanges"), str(ROOT / "storage")]
-    path += [part for part in [os.environ.get("PYTHONPATH", "")] if part]
-    return os.pathsep.join(path)
+    """PYTHONPATH for amqpd as it stands in this checkout, in plain Python."""
+    return os.pathsep.join(map(str, (ROOT, ROOT / "exchanges", ROOT / "storage")))
+
+
+def own_path() -> str:
+    """PYTHONPATH for the amqpd that this process has imported: `make` says which that is."""
+    packages = (amqpd_package, amqpd_exchanges, amqpd_storage)
+    path = [str(Path(str(package.__file__)).parents[1]) for package in packages]
+    return os.pathsep.join(dict.fromkeys(path))
 
 
 def compiled(python: Path | None = None) -> bool:
-    """Whether the amqpd of this checkout, or of another interpreter, has compiled modules."""
-    env = {} if python else {"PYTHONPATH": source_path()}
+    """Whether the amqpd of this process, or of another interpreter, has compiled modules."""
+    env = {} if python else {"PYTHONPATH": own_path(), "PYTHONSAFEPATH": "1"}
     found = subprocess.run(
         [python or sys.executable, "-c", "import amqpd.protocol.frames as f; print(f.__file__)"],
         env={**os.environ, **env},
@@ -164,12 +172,19 @@ def compiled(python: Path | None = None) -> bool:
     return not found.stdout.strip().endswith(".py")
 
 
-def amqpd(python: Path | None = None, options: Sequence[str] = (), label: str = "amqpd") -> Starter:
-    """amqpd from this checkout, or the one installed for another interpreter.
+def amqpd(
+    python: Path | None = None,
+    options: Sequence[str] = (),
+    label: str = "amqpd",
+    *,
+    plain: bool = False,
+) -> Starter:
+    """amqpd as this process has imported it, or the one installed for another interpreter.
 
-    The other interpreter is how a compiled wheel is measured, or an older version.
+    Or, `plain`, the sources of this checkout, compiled or not.
     """
-    env = {} if python else {"PYTHONPATH": source_path()}
+    path = source_path() if plain else own_path()
+    env = {} if python else {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
     @contextlib.contextmanager
     def start(home: Path) -> Iterator[Broker]:

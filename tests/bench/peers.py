@@ -21,7 +21,7 @@ PLAIN: Final = "plain"
 PEERS: Final[dict[str, Starter]] = {
     "rabbitmq": brokers.rabbitmq,
     "qpid": qpid,
-    PLAIN: brokers.amqpd(label=PLAIN),
+    PLAIN: brokers.amqpd(label=PLAIN, plain=True),
 }
 
 
