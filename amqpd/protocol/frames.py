@@ -211,7 +211,10 @@ class FrameReader:
         stepwise = self.stepwise
         try:
             while position + FRAME_OVERHEAD <= end:
-                kind, channel, size = unpack_frame(data, position)
+                kind = data[position]
+                channel = data[position + 1] << 8 | data[position + 2]
+                size = data[position + 5] << 8 | data[position + 6]
+                size |= data[position + 3] << 24 | data[position + 4] << 16
                 start = position + 7
                 stop = start + size
                 if size > payload_max:
@@ -282,7 +285,9 @@ class FrameReader:
         payload_max = self.frame_bytes_max or self._limits.content_bytes_max
         if position + HEADER_FRAME_OCTETS_MIN > end:
             return 0
-        kind, number, size = FRAME.unpack_from(data, position)
+        size = data[position + 5] << 8 | data[position + 6]
+        size |= data[position + 3] << 24 | data[position + 4] << 16
+        kind, number = data[position], data[position + 1] << 8 | data[position + 2]
         start = position + 7
         stop = start + size
         if kind != HEADER or number != channel or size < 14 or size > payload_max or stop >= end:
