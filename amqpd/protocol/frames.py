@@ -72,6 +72,8 @@ CHANNELS: Final = 65535
 FRAME: Final = Struct(">BHI")
 CONTENT: Final = Struct(">HHQ")
 TAG: Final = Struct(">Q")
+CONTENT_OPEN: Final = b"\x00\x3c\x00\x00\x00\x00\x00\x00"
+"""How a content header of the class basic begins, if the body has less than 4 GiB."""
 
 Command = Message | Settle | MethodCommand | Oversized | AMQPException
 
@@ -204,7 +206,6 @@ class FrameReader:
     def _walk(self, data: bytes, position: int, commands: list[Command]) -> tuple[int, bool]:
         """Append the commands in `data`; return how far it got, and whether it saw all frames."""
         end = len(data)
-        unpack_frame = FRAME.unpack_from
         targets = self._targets
         assemblies = self._assemblies
         payload_max = self.frame_bytes_max or self._limits.content_bytes_max
@@ -292,9 +293,11 @@ class FrameReader:
         stop = start + size
         if kind != HEADER or number != channel or size < 14 or size > payload_max or stop >= end:
             return 0
-        class_id, weight, body_size = CONTENT.unpack_from(data, start)
-        if class_id != BASIC or weight or data[stop] != FRAME_END:
+        # Class and weight, and the upper half of a body size that is not the usual case.
+        if data[start : start + 8] != CONTENT_OPEN or data[stop] != FRAME_END:
             return 0
+        body_size = data[start + 10] << 8 | data[start + 11]
+        body_size |= data[start + 8] << 24 | data[start + 9] << 16
         properties = data[start + 12 : stop]
         position = stop + 1
         body = b""
@@ -303,9 +306,11 @@ class FrameReader:
             stop = start + body_size
             if body_size > payload_max or body_size > self._limits.message_bytes_max or stop >= end:
                 return 0
-            if FRAME.unpack_from(data, position) != (BODY, channel, body_size):
+            size = data[position + 5] << 8 | data[position + 6]
+            size |= data[position + 3] << 24 | data[position + 4] << 16
+            if size != body_size or data[position] != BODY or data[stop] != FRAME_END:
                 return 0
-            if data[stop] != FRAME_END:
+            if data[position + 1] << 8 | data[position + 2] != channel:
                 return 0
             body = data[start:stop]
             position = stop + 1
