@@ -47,7 +47,7 @@ from amqpd.protocol.handshake import (
 )
 from amqpd.protocol.heartbeat import HEARTBEAT_FRAME, Heartbeat
 from amqpd.protocol.methods import method_frame, method_ids
-from amqpd.protocol.outlet import ChannelOutlet
+from amqpd.protocol.outlet import LARGE_PIECE_BYTES, ChannelOutlet
 from amqpd.protocol.tap import FrameTap, Tap
 
 CAPABILITIES: Final = (
@@ -151,6 +151,8 @@ class Connection:
         self.reader = FrameReader(limits, strict_sizes)
         self.state = State.GREETING
         self.pieces: list[bytes | memoryview] = []
+        self.has_large = False
+        """There may be pieces of LARGE_PIECE_BYTES or more among them."""
         """What is to be sent at the end of this turn."""
         self.unsent_bytes = 0
         self.unsent_bytes_max = limits.unsent_bytes_max
@@ -453,11 +455,44 @@ class Connection:
             data = self.tap.outbound.filter(data, now)
             self.unsent_bytes += len(data) - octets
         if data:
-            self.sent_bytes += len(data)
-            self.sent_chunks += 1
-            if self.heartbeat is not None:
-                self.heartbeat.sent_at = now
+            self._count_sent(len(data), now)
         return data
+
+    def take_pieces(self, now: float, octets_max: int) -> list[bytes | memoryview]:
+        """The same as `take_output`, for who can send several pieces at once.
+
+        Large bodies are not copied: each is a piece.
+        """
+        if not self.has_large or self.tap is not None:
+            data = self.take_output(now, octets_max)
+            return [data] if data else []
+        taken: list[bytes | memoryview] = []
+        between: list[bytes | memoryview] = []
+        count = octets = 0
+        for piece in self.pieces:
+            count += 1
+            octets += len(piece)
+            if len(piece) < LARGE_PIECE_BYTES:
+                between.append(piece)
+            else:
+                if between:
+                    taken.append(b"".join(between))
+                    between.clear()
+                taken.append(piece)
+            if octets >= octets_max:
+                break
+        if between:
+            taken.append(b"".join(between))
+        del self.pieces[:count]
+        self.has_large = bool(self.pieces)
+        self._count_sent(octets, now)
+        return taken
+
+    def _count_sent(self, octets: int, now: float) -> None:
+        self.sent_bytes += octets
+        self.sent_chunks += 1
+        if self.heartbeat is not None:
+            self.heartbeat.sent_at = now
 
     def _cut_output(self, octets_max: int) -> bytes:
         pieces = self.pieces

@@ -72,6 +72,8 @@ CHANNELS: Final = 65535
 FRAME: Final = Struct(">BHI")
 CONTENT: Final = Struct(">HHQ")
 TAG: Final = Struct(">Q")
+COPIED_BYTES_MAX: Final = 32 * 1024
+"""So much is copied sooner than the message that a chunk begins in is read frame by frame."""
 CONTENT_OPEN: Final = b"\x00\x3c\x00\x00\x00\x00\x00\x00"
 """How a content header of the class basic begins, if the body has less than 4 GiB."""
 
@@ -166,19 +168,33 @@ class FrameReader:
         commands: list[Command] = []
         if self._broken:
             return commands
-        start = 0
+        position, finished = 0, True
         if self.has_more:
             # Not a copy of what is left, which there may be as many of as frames.
             data = self._chunks.pop() + data
-            start, self._start = self._start, 0
+            position, self._start = self._start, 0
         elif self._chunks:
-            self._chunks.append(data)
-            self._chunks_bytes += len(data)
-            if self._chunks_bytes < self._needed_bytes:
+            missing = self._needed_bytes - self._chunks_bytes
+            if len(data) < missing:
+                self._chunks.append(data)
+                self._chunks_bytes += len(data)
                 return commands
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-        position, finished = self._walk(data, start, commands)
+            if (
+                len(data) < COPIED_BYTES_MAX
+                or self.stepwise
+                or self._needed_bytes == FRAME_OVERHEAD
+            ):
+                data = self._joined(data)
+            else:
+                # Only the frame that had begun is put together, not all that came with its end.
+                frame = self._joined(data[:missing])
+                position, finished = self._walk(frame, 0, commands)
+                if finished:
+                    position = missing
+                else:
+                    data = frame + data[missing:]
+        if finished:
+            position, finished = self._walk(data, position, commands)
         self.has_more = not finished and not self._broken
         rest = len(data) - position
         if self.has_more:
@@ -191,6 +207,13 @@ class FrameReader:
             if rest >= FRAME_OVERHEAD:
                 self._needed_bytes += FRAME.unpack_from(data, position)[2]
         return commands
+
+    def _joined(self, data: bytes) -> bytes:
+        """What had come before, and this."""
+        self._chunks.append(data)
+        joined = b"".join(self._chunks)
+        self._chunks.clear()
+        return joined
 
     @property
     def amid_content(self) -> bool:

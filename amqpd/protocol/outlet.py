@@ -37,6 +37,8 @@ RETURN: Final = b"\x00\x3c\x00\x32"
 BASIC: Final = 60
 ACK: Final = 80
 NACK: Final = 120
+LARGE_PIECE_BYTES: Final = 16 * 1024
+"""From here on a piece is rather sent by itself than copied into a longer one."""
 BODY_FRAMING_OCTETS: Final = 8
 """Of each body frame: the end octet before it, type, channel and size."""
 
@@ -207,6 +209,8 @@ class ChannelOutlet:
         properties = message.properties
         body = message.body
         size = len(body)
+        if size >= LARGE_PIECE_BYTES:
+            connection.has_large = True
         if 0 < size <= self._body_octets_max:
             if size != self._middle_size or properties != self._middle_properties:
                 self._middle_size, self._middle_properties = size, properties

@@ -133,13 +133,22 @@ class ClientSocket(asyncio.Protocol):
         if self._full:
             return
         connection = self.peer.connection
-        data = connection.take_output(self._server.clock.now(), WRITE_BYTES_MAX)
-        if data:
-            self._send(data)
+        now = self._server.clock.now()
+        if connection.has_large and self._tls is None:
+            pieces = connection.take_pieces(now, WRITE_BYTES_MAX)
+            octets = sum(map(len, pieces))
+            if pieces and not self._transport.is_closing():
+                self._transport.writelines(pieces)
+        else:
+            data = connection.take_output(now, WRITE_BYTES_MAX)
+            octets = len(data)
+            if data:
+                self._send(data)
+        if octets:
             if self._full:
-                self._in_flight += len(data)
+                self._in_flight += octets
                 return
-            self._resuming = connection.sent(len(data)) or self._resuming
+            self._resuming = connection.sent(octets) or self._resuming
             if not self._reading:
                 self.pace()
             if connection.pieces or self._resuming or self.peer.may_go_on:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from amqpd.commands import Basic, Channel, Message, Target, make_message
 from amqpd.config import Limits
 from amqpd.protocol.connection import Connection
-from amqpd.protocol.outlet import ChannelOutlet, Hold, consumer_prefix
+from amqpd.protocol.outlet import LARGE_PIECE_BYTES, ChannelOutlet, Hold, consumer_prefix
 from tests.protocol.client import (
     NO_PROPERTIES,
     bodies,
@@ -412,3 +412,41 @@ def test_consumer_prefix_is_a_short_string() -> None:
     assert consumer_prefix("") == b"\x00"
     assert consumer_prefix("é") == b"\x02\xc3\xa9"
     assert consumer_prefix("c" * 255) == b"\xff" + b"c" * 255
+
+
+# -- in pieces
+
+
+def test_large_bodies_are_sent_without_a_copy() -> None:
+    connection = make_connection(0)
+    outlet = ChannelOutlet(connection, 1)
+    bodies = [bytes(LARGE_PIECE_BYTES), b"small", bytes(LARGE_PIECE_BYTES + 1)]
+    for tag, body in enumerate(bodies):
+        outlet.deliver(b"\x01t", tag, False, message(body))
+    pieces = connection.take_pieces(1.0, 1 << 30)
+    large = [piece for piece in pieces if len(piece) >= LARGE_PIECE_BYTES]
+    assert large[0] is bodies[0]
+    assert large[1] is bodies[2]
+    assert len(pieces) == 5
+    assert sum(map(len, pieces)) == connection.unsent_bytes
+    assert connection.take_pieces(1.0, 1 << 30) == []
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 100, LARGE_PIECE_BYTES, 200_000]), min_size=1, max_size=6),
+    octets_max=st.sampled_from([1, 50_000, 1 << 30]),
+)
+def test_pieces_are_what_is_sent_as_one(sizes: list[int], octets_max: int) -> None:
+    whole, cut = make_connection(131072), make_connection(131072)
+    for connection in (whole, cut):
+        outlet = ChannelOutlet(connection, 1)
+        for tag, size in enumerate(sizes):
+            outlet.deliver(b"\x01t", tag, False, message(b"%d" % tag * size))
+    sent = b""
+    while pieces := cut.take_pieces(1.0, octets_max):
+        octets = sum(map(len, pieces))
+        assert octets <= octets_max + 131072
+        cut.sent(octets)
+        sent += b"".join(pieces)
+    assert cut.unsent_bytes == 0
+    assert sent == taken(whole)

@@ -46,6 +46,9 @@ class Wire(asyncio.Transport):
         if self.room < 0:
             self.client.pause_writing()
 
+    def writelines(self, pieces: Any) -> None:
+        self.write(b"".join(pieces))
+
     def make_room(self, octets: int) -> None:
         self.room = octets
         self.client.resume_writing()
