@@ -26,7 +26,7 @@ from io import BytesIO
 from itertools import count
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self, cast
 from unittest.mock import patch
 
@@ -51,6 +51,15 @@ class DiskFile:
     Without power, what SQLite does has no effect. It does not hear of it: `Connection` raises
     PowerCut when the statement ends, whatever SQLite made of it.
     """
+
+    def excepthook(
+        self,
+        etype: type[BaseException] | None,
+        evalue: BaseException | None,
+        etraceback: TracebackType | None,
+    ) -> bool:
+        """Where SQLite has nobody to tell, what the disk was told to make goes no further."""
+        return isinstance(evalue, apsw.Error)
 
     def __init__(self, disk: Disk, file: File, *, names_unsynced: bool) -> None:
         self._disk = disk
@@ -128,6 +137,15 @@ class DiskFile:
 
 class DiskVFS(apsw.VFS):
     """All simulated disks: a file's name is `/number of the disk/name`."""
+
+    def excepthook(
+        self,
+        etype: type[BaseException] | None,
+        evalue: BaseException | None,
+        etraceback: TracebackType | None,
+    ) -> bool:
+        """Where SQLite has nobody to tell, what the disk was told to make goes no further."""
+        return isinstance(evalue, apsw.Error)
 
     def __init__(self) -> None:
         self.disks: dict[int, Disk] = {}

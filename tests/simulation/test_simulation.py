@@ -24,6 +24,9 @@ SECONDS: Final = float(os.environ.get("SIM_SECONDS", "20"))
 SEED: Final = os.environ.get("SIM_SEED")
 SEEDS_TO_FIND_A_BUG: Final = 25
 
+# An error of the simulated disk, where SQLite has nobody to tell of it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.mark.timeout(SECONDS + 120)
 def test_new_seeds() -> None:

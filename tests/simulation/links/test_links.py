@@ -25,6 +25,9 @@ SECONDS: Final = float(os.environ.get("SIM_SECONDS", "8"))
 SEED: Final = os.environ.get("SIM_SEED")
 SEEDS_TO_FIND_A_BUG: Final = 60
 
+# An error of the simulated disk, where SQLite has nobody to tell of it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.mark.timeout(SECONDS + 300)
 def test_new_seeds() -> None:
