@@ -30,11 +30,12 @@ several-brokers: $(INSTALLED)  ## Three amqpd and a RabbitMQ joined by links, in
 test: $(INSTALLED)  ## Run the tests: make test TESTS=tests/broker ARGS="-k confirm"
 	@$(BIN)/python -m pytest -n auto -q -rs $(TESTS) $(ARGS)
 
-test-compiled: $(INSTALLED) $(COMPILED)  ## The tests again, on the compiled build
-	@ls build/compiled/*.so >/dev/null 2>&1 || { \
+test-compiled: $(INSTALLED) $(BUILT)  ## The tests again, on the compiled build
+	@[ "$(AMQPD_COMPILE)" != 0 ] || { echo "AMQPD_COMPILE=0: nothing is compiled"; exit 0; }; \
+		ls build/compiled/*.so >/dev/null 2>&1 || { \
 		command -v cc >/dev/null && { echo "the core did not compile: pip install . says why"; exit 1; }; \
 		echo "no C compiler: nothing is compiled"; exit 0; }; \
-		PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR) AMQPD_TEST_COMPILED=1 \
+		$(AS_BUILT) AMQPD_TEST_COMPILED=1 \
 		$(BIN)/pytest -n auto -q --ignore=tests/compat --ignore=tests/simulation $(TESTS) $(ARGS)
 
 check: lint types imports test test-compiled  ## What CI runs

@@ -85,6 +85,7 @@ class CompilingHook(BuildHookInterface[Any]):
         done = compile_packages(Path(self.root), staging)
         if done.returncode:
             if os.environ.get(SWITCH) == "1":
+                shutil.rmtree(staging)  # `finalize` is not called after an error
                 raise SystemExit(f"amqpd could not be compiled:\n{done.stdout}")
             self.app.display_warning(
                 f"amqpd stays plain Python, it did not compile:\n{done.stdout}"

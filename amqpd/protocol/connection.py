@@ -151,9 +151,9 @@ class Connection:
         self.reader = FrameReader(limits, strict_sizes)
         self.state = State.GREETING
         self.pieces: list[bytes | memoryview] = []
+        """What is to be sent at the end of this turn."""
         self.has_large = False
         """There may be pieces of LARGE_PIECE_BYTES or more among them."""
-        """What is to be sent at the end of this turn."""
         self.unsent_bytes = 0
         self.unsent_bytes_max = limits.unsent_bytes_max
         self.sent_bytes = 0

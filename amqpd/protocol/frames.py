@@ -235,6 +235,7 @@ class FrameReader:
         stepwise = self.stepwise
         try:
             while position + FRAME_OVERHEAD <= end:
+                # Octet by octet, here and below: compiled, FRAME's tuples cost 0.4 to 0.7 us more.
                 kind = data[position]
                 channel = data[position + 1] << 8 | data[position + 2]
                 size = data[position + 5] << 8 | data[position + 6]

@@ -102,7 +102,7 @@ PERSISTENT: Final = "1 KB persistent, 200 unconfirmed, consumed"
 
 GOALS: Final = (
     _cost("start to ready", 0.4),
-    _cost("idle memory", 45, why="with the HTTP API"),
+    _cost("idle memory", 45, why="the goal has the HTTP API, which is off here: see http-api"),
     _cost("memory of a connection with a channel", 20),
     _cost("memory of a durable queue", 3),
     _rate(AUTO_ACK, 400_000, 5),
