@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 import traceback
 
-from tests.simulation.campaign import LIVES, PHASES, Plan, campaign, make_world
+from tests.simulation.campaign import LIVES, PHASES, Plan, campaign, make_world, new_seed
 from tests.simulation.links.mutations import BUGS as LINK_BUGS
 from tests.simulation.mutations import BUGS
 
@@ -37,7 +36,7 @@ def main() -> int:
     lives = options.lives or (PHASES if options.links else LIVES)
     if options.seed is not None and options.cuts is None and options.seconds is None:
         return replay(options.seed, lives, options.bug, options.trace, options.links)
-    first = time.time_ns() // 1_000_000 % 10**12 if options.seed is None else options.seed
+    first = new_seed() if options.seed is None else options.seed
     if options.cuts is None and options.seconds is None:
         options.seconds = 30.0
     limits = options.cuts, options.seconds

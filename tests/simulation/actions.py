@@ -116,15 +116,40 @@ QUEUES: Final = {
             **buried_in("l0"),
         },
     ),
+    # Long enough for several windows, with messages of several priorities.
+    "p1": QueueSpec(durable=True, arguments={"x-max-priority": 5}),
+    "p2": QueueSpec(
+        durable=True, arguments={"x-max-priority": 2, "x-max-length": 12, **buried_in("h1")}
+    ),
+    "u0": QueueSpec(durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": -1}),
+    "u1": QueueSpec(
+        durable=True,
+        arguments={
+            "x-queue-type": "quorum",
+            "x-max-length": 14,
+            "x-message-ttl": 800,
+            **buried_in("h1"),
+        },
+    ),
+    # No two messages with the same header.
+    "h0": QueueSpec(durable=True, arguments={"x-message-deduplication": True, **buried_in("l2")}),
+    "h1": QueueSpec(durable=True, arguments={"x-message-deduplication": True, "x-max-length": 20}),
+    "h2": QueueSpec(durable=True, arguments={"x-message-deduplication": True}),
 }
-QUORUM: Final = ("q0", "s0")
+QUORUM: Final = ("q0", "s0", "u0", "u1")
 """Queues that do not know of a prefetch limit for all of a channel."""
-RULED: Final = ("l0", "l1", "l2", "p0", "r0", "r1", "x0", *QUORUM)
+DEDUPLICATING: Final = ("h0", "h1", "h2")
+"""Queues with at most one message of each header."""
+DEEP: Final = ("d1", "p1", "p2", "u0", "u1", *DEDUPLICATING)
+"""Queues that get many messages at once."""
+RULED: Final = ("l0", "l1", "l2", "p0", "p1", "p2", "r0", "r1", "x0", *QUORUM, *DEDUPLICATING)
 """Queues with rules of their own for what they hold."""
-UNBOUND: Final = ("l0", "l1", "l2", "r0", "r1", *QUORUM)
+UNBOUND: Final = ("l0", "l1", "l2", "r0", "r1", "q0", "s0", "u1", "h0", "h1")
 """Queues that no client binds to an exchange but `dlx`, and to that by their own name.
 
-So there is no message twice in the ring: whatever is there came from one place."""
+So there is no message twice in the ring, or in `h1`: whatever is there came from one place."""
+NOT_OF_43: Final = ("a1", "t0")
+"""Queues that the profile 4.3 refuses: transient, and not exclusive."""
 EXCHANGES: Final = {
     "fan": ExchangeSpec("fanout", durable=True),
     "dir": ExchangeSpec("direct", durable=True),
@@ -145,7 +170,7 @@ BINDING_KEYS: Final = {
     "dir": ("a", "b"),
     "tra": ("a", "b"),
     "top": ("a.*", "#", "*.b", "a.#.b"),
-    "dlx": ("l0", "l1", "l2"),
+    "dlx": ("l0", "l1", "l2", "h1"),
     "del": ("a", "b"),
     "ded": ("",),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -54,6 +55,25 @@ def run_seed(
         return seed, make_world(seed, bug, networked).run(lives)
     except Exception:
         return seed, traceback.format_exc()
+
+
+def run_new_seeds(seconds: float, *, networked: bool = False) -> None:
+    """As a test: new seeds for so long, or the one that SIM_SEED names. AssertionError if one
+    fails."""
+    until = time.monotonic() + seconds
+    lives, option = (PHASES, " --links") if networked else (LIVES, "")
+    named = os.environ.get("SIM_SEED")
+    for seed in itertools.count(new_seed() if named is None else int(named)):
+        _, result = run_seed(seed, lives, None, networked)
+        replay = f"replay: python -m tests.simulation{option} --seed {seed} --trace"
+        assert not isinstance(result, str), f"{result}\n{replay}"
+        if named is not None or time.monotonic() >= until:
+            return
+
+
+def new_seed() -> int:
+    """One that has hardly been run before, nor those that follow."""
+    return time.time_ns() // 1_000_000 % 10**12
 
 
 def campaign(plan: Plan) -> int:

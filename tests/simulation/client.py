@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Final, Literal
 
 from amqpd.commands import Basic, Confirm, Exchange, Queue, Tx
 from amqpd.commands import Channel as ChannelClass
+from amqpd.config import Compat
 from tests.conversation import Confirmed, Delivery, Got, Heard, Returned
 from tests.simulation.actions import (
     BINDING_KEYS,
+    DEDUPLICATING,
+    DEEP,
     EXCHANGES,
     NOT_IN_TRANSACTIONS,
+    NOT_OF_43,
     QUEUES,
     QUORUM,
     ROUTING_KEYS,
@@ -44,18 +49,28 @@ from tests.simulation.actions import (
 
 Mode = Literal["confirm", "plain", "tx", "admin"]
 
-QUEUE_NAMES: Final = tuple(QUEUES)
 DURABLE_NAMES: Final = ("d0", "d1", "d2", "d3")
-BINDABLE: Final = tuple(name for name in QUEUE_NAMES if name not in UNBOUND)
-TX_NAMES: Final = (*DURABLE_NAMES, "l0", "p0", "x0")
+BINDABLE: Final = tuple(name for name in QUEUES if name not in UNBOUND)
+TX_NAMES: Final = (*DURABLE_NAMES, "l0", "p0", "p1", "u0", "x0")
 """What transactions publish to: one of them must not refuse, and not enter the ring of dead letters
 at two places, or the order of what is in it would be that of the broker's inside."""
 DELAYS_MS: Final = (None, 1, 40, 800, 30_000)
-ONCE: Final = (None, "one", "two", "three", "four", "five")
+ONCE: Final = (None, *(f"number {number}" for number in range(1, 9)))
+PRIORITIES: Final = {
+    "p0": (0, 1, 2, 3, 4),
+    "p1": (0, 1, 1, 2, 3, 4, 5, 5, 6, 9, 255),
+    "p2": (0, 1, 2, 2, 3, 200),
+    "u0": (0, 3, 4, 4, 5, 6, 9, 31, 32, 255),
+    "u1": (0, 4, 5, 5, 6, 30, 31, 40),
+}
+"""Of messages for these queues: beyond the highest that counts, too."""
 EXPIRATIONS_MS: Final = (0, 3, 50, 1000, 20_000)
 EXCHANGE_NAMES: Final = tuple(EXCHANGES)
 FAVOURED: Final = 0.4
 """How often it chooses among its favourites."""
+FLOODS: Final = 0.02
+"""How often it publishes many messages at once; with favourites four times as often."""
+FLOOD_MAX: Final = 40
 BODY_SIZES: Final = (0, 10, 100, 100, 1000, 5000, 20000)
 
 
@@ -83,11 +98,19 @@ class Client:
     """Decides what one connection says."""
 
     def __init__(
-        self, chance: Random, number: int, modes: list[Mode], favourites: tuple[str, ...] = ()
+        self,
+        chance: Random,
+        number: int,
+        modes: list[Mode],
+        compat: Compat,
+        favourites: tuple[str, ...] = (),
     ) -> None:
         """`favourites` are queues and exchanges that it has more to do with than with others."""
         self._chance = chance
         self._favourites = favourites
+        refused = NOT_OF_43 if compat == "4.3" else ()
+        self._queue_names = tuple(name for name in QUEUES if name not in refused)
+        self._bindable = tuple(name for name in BINDABLE if name not in refused)
         self._number = number
         self._modes = modes
         self._tag = 0
@@ -194,6 +217,8 @@ class Client:
             self.closing = True
             return [(0, CloseConnection())]
         channel = chance.choice(channels)
+        if chance.random() < FLOODS * (4 if self._favourites else 1):
+            return self._flood(channel, next_uid)
         burst = 1 if chance.random() < 0.7 else chance.randint(2, 6)
         said: list[tuple[int, Action]] = []
         for index in range(burst):
@@ -243,6 +268,19 @@ class Client:
             return self._administer()
         return self._publish(channel, uid)
 
+    def _flood(self, channel: ClientChannel, next_uid: int) -> list[tuple[int, Action]]:
+        """More than a queue may have in memory, and more of several priorities than of one."""
+        chance = self._chance
+        names: Sequence[str] = [name for name in self._favourites if name in DEEP] or DEEP
+        if channel.mode == "tx":
+            names = [name for name in names if name in TX_NAMES] or DURABLE_NAMES
+            if channel.waiting:
+                return []
+        name = chance.choice(names)
+        number = chance.randint(5, FLOOD_MAX)
+        uids = range(next_uid, next_uid + number)
+        return [(channel.number, self._message(uid, "", name)) for uid in uids]
+
     def _publish(self, channel: ClientChannel, uid: int) -> Publish:
         chance = self._chance
         drawn = chance.random()
@@ -251,7 +289,7 @@ class Client:
             if key in EXCHANGES:
                 exchange, key = key, chance.choice(BINDING_KEYS[key])
         elif drawn < 0.5:
-            names = QUEUE_NAMES if chance.random() < 0.3 else DURABLE_NAMES
+            names = self._queue_names if chance.random() < 0.3 else DURABLE_NAMES
             if chance.random() < 0.3:
                 names = RULED
             if channel.mode == "tx" and names is not DURABLE_NAMES:
@@ -266,7 +304,13 @@ class Client:
                 key = chance.choice(BINDING_KEYS["del"])
             if exchange == "dlx":
                 key = "l0" if channel.mode == "tx" else chance.choice(BINDING_KEYS["dlx"])
+        return self._message(uid, exchange, key)
+
+    def _message(self, uid: int, exchange: str, key: str) -> Publish:
+        chance = self._chance
         size = chance.choice(BODY_SIZES) if chance.random() < 0.2 else chance.randint(0, 60)
+        prioritized = not exchange and key in PRIORITIES
+        distinct = exchange == "ded" or (not exchange and key in (*DEDUPLICATING, "p2", "u1"))
         return Publish(
             uid,
             exchange,
@@ -274,10 +318,14 @@ class Client:
             b"%d " % uid + bytes((97 + uid % 26,)) * size,
             persistent=chance.random() < 0.85,
             mandatory=chance.random() < 0.2,
-            priority=chance.randint(0, 4) if chance.random() < 0.3 or key == "p0" else None,
+            priority=(
+                chance.choice(PRIORITIES.get(key, PRIORITIES["p0"]))
+                if chance.random() < (0.9 if prioritized else 0.3)
+                else None
+            ),
             expiration_ms=chance.choice(EXPIRATIONS_MS) if chance.random() < 0.08 else None,
             delay_ms=chance.choice(DELAYS_MS) if exchange == "del" else None,
-            once=chance.choice(ONCE) if exchange == "ded" else None,
+            once=chance.choice(ONCE) if distinct else None,
         )
 
     def _settle(self, channel: ClientChannel) -> Settle | None:
@@ -303,8 +351,14 @@ class Client:
     def _get(self, channel: ClientChannel) -> Get | None:
         if channel.mode == "plain" and channel.consumers:
             return None
-        names = QUEUE_NAMES if self._chance.random() < 0.2 else DURABLE_NAMES
-        return Get(self._chance.choice(names), no_ack=channel.mode == "plain")
+        names = self._queue_names if self._chance.random() < 0.2 else DURABLE_NAMES
+        name = self._favourite() or self._chance.choice(names)
+        return Get(name, no_ack=channel.mode == "plain")
+
+    def _favourite(self) -> str | None:
+        """A queue that it has more to do with than with others, or none of these."""
+        queues = [name for name in self._favourites if name in QUEUES]
+        return self._chance.choice(queues) if queues and self._chance.random() < FAVOURED else None
 
     def _consume(self, channel: ClientChannel) -> Consume | None:
         # On a plain channel everything is acknowledged automatically, and there is one consumer:
@@ -316,8 +370,8 @@ class Client:
         no_ack = channel.mode == "plain"
         channel.consumers[tag] = no_ack
         drawn = self._chance.random()
-        names = QUORUM if drawn < 0.12 else QUEUE_NAMES if drawn < 0.4 else DURABLE_NAMES
-        name = self._chance.choice(names)
+        names = QUORUM if drawn < 0.12 else self._queue_names if drawn < 0.4 else DURABLE_NAMES
+        name = self._favourite() or self._chance.choice(names)
         if name in QUORUM and channel.of_channel:
             name = self._chance.choice(DURABLE_NAMES)
         channel.of_quorum = channel.of_quorum or name in QUORUM
@@ -326,10 +380,7 @@ class Client:
     def _administer(self) -> Action:
         chance = self._chance
         drawn = chance.random()
-        queue = chance.choice(QUEUE_NAMES)
-        queues = [name for name in self._favourites if name in QUEUES]
-        if queues and chance.random() < FAVOURED:
-            queue = chance.choice(queues)
+        queue = self._favourite() or chance.choice(self._queue_names)
         nowait = chance.random() < 0.1
         if drawn < 0.3:
             return DeclareQueue(queue, passive=not nowait and chance.random() < 0.1, nowait=nowait)
@@ -344,7 +395,7 @@ class Client:
             return DeleteExchange(exchange)
         key = chance.choice(BINDING_KEYS[exchange])
         if drawn < 0.88:
-            queue = chance.choice(DURABLE_NAMES if drawn < 0.8 else BINDABLE)
+            queue = chance.choice(DURABLE_NAMES if drawn < 0.8 else self._bindable)
             return Bind(key if exchange == "dlx" else queue, exchange, key)
         return Unbind(key if exchange == "dlx" else queue, exchange, key)
 

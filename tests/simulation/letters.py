@@ -27,6 +27,28 @@ class Death(NamedTuple):
     times: int
 
 
+class Returned(NamedTuple):
+    """How often a message came back to a quorum queue."""
+
+    acquired: int
+    failed: int | None
+    """How many of these deliveries failed; None where it makes no difference (before 4.3)."""
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """What `x-delivery-count` and `x-acquired-count` say; 0 if it is not there."""
+        return (self.acquired, 0) if self.failed is None else (self.failed, self.acquired)
+
+    def shows(self, known: Returned) -> bool:
+        """Whether a store that has this has what is known."""
+        return self.acquired == known.acquired and known.failed in (None, self.failed)
+
+    def again(self, *, failed: bool) -> Returned:
+        """It came back once more."""
+        failures = None if self.failed is None else self.failed + failed
+        return Returned(self.acquired + 1, failures)
+
+
 class Letter(NamedTuple):
     """A message with its history."""
 
@@ -56,17 +78,17 @@ class Letter(NamedTuple):
                 return False
         return True
 
-    def is_said_by(self, said: Delivery | Got, returned: int | None) -> bool:
+    def is_said_by(self, said: Delivery | Got, returned: Returned | None) -> bool:
         """Whether a delivery shows just this, and that it came back so often (None: whatever)."""
         published = self.published
         if (said.exchange, said.routing_key) != (self.exchange, self.routing_key):
             return False
         if said.body != published.body:
             return False
-        count = count_in(said.properties)
-        if returned is not None and count != returned:
+        counts = counts_in(said.properties)
+        if returned is not None and counts != returned.shown:
             return False
-        if not self.deaths and not count:
+        if not self.deaths and counts == (0, 0):
             return said.properties == published.properties
         expiration_ms = self.expiration_ms
         return (
@@ -77,10 +99,12 @@ class Letter(NamedTuple):
         )
 
 
-def count_in(properties: bytes) -> int:
-    """What x-delivery-count says; 0 if it is not there."""
-    count: int = read_headers(properties, TABLE_DEPTH_MAX).get("x-delivery-count", ("l", 0))[1]
-    return count
+def counts_in(properties: bytes) -> tuple[int, int]:
+    """What `x-delivery-count` and `x-acquired-count` say; 0 if it is not there."""
+    headers = read_headers(properties, TABLE_DEPTH_MAX)
+    _, delivered = headers.get("x-delivery-count", ("l", 0))
+    _, acquired = headers.get("x-acquired-count", ("l", 0))
+    return delivered, acquired
 
 
 def deaths_in(properties: bytes) -> tuple[Death, ...]:

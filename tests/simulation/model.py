@@ -41,6 +41,7 @@ from typing import Any, Final
 from amqpd.commands import Basic, Confirm, Exchange, Frame, Queue, Tx
 from amqpd.commands import Channel as ChannelClass
 from amqpd.commands import Connection as ConnectionClass
+from amqpd.config import Compat
 from tests.conversation import Confirmed, Delivery, Got, Heard, Returned
 from tests.simulation.actions import (
     GOVERNED,
@@ -75,8 +76,11 @@ from tests.simulation.letters import (
     EXPIRED,
     REJECTED,
     Letter,
-    count_in,
+    counts_in,
     published_letter,
+)
+from tests.simulation.letters import (
+    Returned as Returns,
 )
 from tests.simulation.parts import (
     Copy,
@@ -86,6 +90,7 @@ from tests.simulation.parts import (
     ModelExchange,
     ModelQueue,
     Out,
+    Return,
     Violation,
     WaitingRoom,
     is_maybe_marked,
@@ -103,7 +108,9 @@ DEDUPLICATING: Final = "ded"
 class Model:
     """Everything a broker ought to know, and everything it promised."""
 
-    def __init__(self) -> None:
+    def __init__(self, compat: Compat) -> None:
+        self.compat = compat
+        """The profile of the broker."""
         self.queues: dict[str, ModelQueue] = {}
         self.exchanges: dict[str, ModelExchange] = {}
         self.policy: Mapping[str, int] | None = None
@@ -256,7 +263,7 @@ class Model:
                     self._delete_if_unused(cancelled.queue)
                 channel.expect(Basic.CancelOk)
             case Qos(count, of_channel):
-                if of_channel:
+                if of_channel and self.compat != "4.3":
                     channel.global_prefetch = count
                 else:
                     # As in RabbitMQ, a limit of the consumers to come ends that of the channel.
@@ -266,7 +273,7 @@ class Model:
             case Recover():
                 channel.expect(Basic.RecoverOk)
                 ledger, channel.ledger = channel.ledger, {}
-                self._requeue(channel, ledger.values())
+                self._requeue(channel, ledger.values(), "returned")
             case DeclareQueue():
                 self._declare_queue(channel, action, first)
             case DeleteQueue():
@@ -313,7 +320,7 @@ class Model:
                 self.queues[name].govern(policy)
 
     def _new_queue(self, name: str, owner: ModelConnection | None) -> ModelQueue:
-        queue = self.queues[name] = ModelQueue(name, owner, self.now)
+        queue = self.queues[name] = ModelQueue(name, owner, self.now, self.compat)
         if name in GOVERNED:
             queue.govern(self.policy)
         return queue
@@ -348,9 +355,10 @@ class Model:
         letter = published_letter(published)
         copies = []
         for queue in queues:
-            if not queue.is_full():
+            full = queue.is_full()
+            if not full and not queue.has_duplicate(published):
                 copies.append(queue.take(letter, queue.expiry_of(letter, self.now_ms)))
-            elif queue.spec.dead_letter_exchange is not None:
+            elif queue.buries_refused(duplicate=not full):
                 queue.refused[published.uid] = letter
         durable = [copy for copy in copies if copy.is_kept and copy.queue.durable]
         return durable, len(copies) < len(queues)
@@ -372,6 +380,8 @@ class Model:
             return
         names = [] if self._has_passed(published) else self._route(published)
         durable, refused = self._enqueue(channel, published, names)
+        if refused:
+            self._take_back_passage(published)
         if channel.confirming:
             channel.publish_number += 1
             channel.unconfirmed[channel.publish_number] = durable
@@ -395,6 +405,12 @@ class Model:
         exchange.seen = [*exchange.seen, published.once][-exchange.cache_size :]
         return False
 
+    def _take_back_passage(self, published: Publish) -> None:
+        """A queue refused what had passed: its publisher may try it again."""
+        exchange = self.exchanges.get(published.exchange)
+        if exchange is not None and exchange.cache_size and published.once in exchange.seen:
+            exchange.seen.remove(published.once)
+
     def released(self, uid: int) -> None:
         """The broker says that a message has waited long enough."""
         exchange = self.exchanges.get(DELAYED)
@@ -414,7 +430,9 @@ class Model:
         targets = [self.queues[name] for name in self._route(waited)]
         require(not any(queue.is_full() for queue in targets), "a queue that refuses", targets)
         copy.successors = tuple(
-            queue.take(letter, queue.expiry_of(letter, self.now_ms)) for queue in targets
+            queue.take(letter, queue.expiry_of(letter, self.now_ms))
+            for queue in targets
+            if not queue.has_duplicate(waited)
         )
         if copy.promised:
             for successor in copy.successors:
@@ -472,17 +490,18 @@ class Model:
                 if not action.ack and not queue.deleted:
                     self._rejected[queue, out.copy.published.uid] = out.copy
         else:
-            self._requeue(channel, outs.values())
+            how: Return = "returned" if action.multiple else "rejected"
+            self._requeue(channel, outs.values(), how)
 
-    def _requeue(self, channel: ModelChannel, outs: Iterable[Out]) -> None:
+    def _requeue(self, channel: ModelChannel, outs: Iterable[Out], how: Return) -> None:
         for out in outs:
             self._release(channel, out)
             copy = out.copy
-            if copy.queue.is_over_limit(copy):
+            if copy.queue.is_over_limit(copy, how):
                 copy.queue.settle(copy)
                 self._rejected[copy.queue, copy.published.uid] = copy
             else:
-                copy.queue.take_back(copy)
+                copy.queue.take_back(copy, how)
                 if copy.queue.is_quorum:
                     # It may have been handed out again since, from another place.
                     self._out_of_order.add(copy.queue.name)
@@ -549,7 +568,9 @@ class Model:
         self._check_redelivered(copy, said.redelivered, copy.handed_out, copy.maybe)
         self._given(channel, copy, consumer, tag, no_ack)
 
-    def _check_content(self, said: Delivery | Got, copy: Copy | None, returned: int | None) -> None:
+    def _check_content(
+        self, said: Delivery | Got, copy: Copy | None, returned: Returns | None
+    ) -> None:
         if copy is None:
             # Of a channel or queue that ended in this turn, or an error that is found right away.
             published = self.published[uid_of(said.body)]
@@ -558,7 +579,11 @@ class Model:
             same = copy.letter.is_said_by(said, returned)
             require(same, "not what was published", said, copy.letter, returned)
             if copy.returned is None:
-                copy.returned = count_in(said.properties)
+                delivered, acquired = counts_in(said.properties)
+                if self.compat == "4.3":
+                    copy.returned = Returns(acquired, delivered)
+                else:
+                    copy.returned = Returns(delivered, None)
 
     def _check_redelivered(self, copy: Copy, said: bool, before: bool, maybe: bool) -> None:
         require(maybe or said == before, f"redelivered is {said}", copy)
@@ -599,15 +624,22 @@ class Model:
 
     # -- deaths
 
-    def died(self, queue_name: str, uid: int, reason: str, refused: bool) -> None:
-        """The broker has done with a message that nobody got, or wanted; in order of happening."""
+    def died(
+        self, queue_name: str, uid: int, reason: str, refused: bool, superfluous: Collection[str]
+    ) -> None:
+        """The broker has done with a message that nobody got, or wanted; in order of happening.
+
+        `superfluous` are the names of queues that did not take its dead letter, since they have
+        another one with its header. Where a message may leave a queue as soon as it came, only the
+        broker knows that; at the end of the turn none may be there twice.
+        """
         queue = self.queues.get(queue_name)
         if queue is None:
             return  # it ended in the same turn
         self.deaths += 1
         if refused:
             require(uid in queue.refused, "refused without a reason", queue_name, uid)
-            self._bury(queue, queue.refused.pop(uid), reason)
+            self._bury(queue, queue.refused.pop(uid), reason, superfluous)
             return
         if uid in queue.unburied:
             copy = queue.unburied.pop(uid)
@@ -627,8 +659,8 @@ class Model:
                 insort(queue.ready, copy)
                 require(queue.holds_too_much(), "it died for want of room, and there is room", copy)
                 queue.ready.remove(copy)
-        copy.successors = self._bury(queue, copy.letter, reason)
-        found = bool(copy.successors) or not queue.buries_surely
+        copy.successors = self._bury(queue, copy.letter, reason, superfluous)
+        found = bool(copy.successors or superfluous) or not queue.buries_surely
         require(found, "a dead letter that goes surely went nowhere", copy)
         if copy.promised or copy.owed:
             for successor in copy.successors:
@@ -638,9 +670,8 @@ class Model:
         copy = self._rejected.pop((queue, uid), None)
         require(copy is not None, "nobody rejected it", queue.name, uid)
         assert copy is not None
-        limit = queue.delivery_limit
         if reason == DELIVERY_LIMIT:
-            over = limit is not None and copy.returned is not None and copy.returned > limit
+            over = copy.returned is not None and queue.allows_no_more(copy.returned)
             require(over, "it may come back once more", copy, copy.returned)
         return copy
 
@@ -663,7 +694,7 @@ class Model:
             require(reason == EXPIRED and timely, "it died too early", copy, self.now_ms)
         queue.unburied[uid] = copy
         copy.buried_as = reason
-        copy.recorded = copy.returned or 0
+        copy.recorded = copy.returned or queue.never
         require(not self._targets(queue, copy.letter, reason), "there is a place", copy)
 
     def _targets(self, queue: ModelQueue, letter: Letter, reason: str) -> list[ModelQueue]:
@@ -676,7 +707,9 @@ class Model:
         names = {name: None for name, bound in exchange.bindings if exchange.matches(bound, key)}
         return [self.queues[name] for name in names if reason == REJECTED or letter.may_enter(name)]
 
-    def _bury(self, queue: ModelQueue, letter: Letter, reason: str) -> tuple[Copy, ...]:
+    def _bury(
+        self, queue: ModelQueue, letter: Letter, reason: str, superfluous: Collection[str]
+    ) -> tuple[Copy, ...]:
         """Where the queue's rules send it."""
         exchange = self.exchanges.get(queue.spec.dead_letter_exchange or "")
         if exchange is None:
@@ -685,8 +718,13 @@ class Model:
         before = letter
         letter = letter.buried(queue.name, reason, exchange.name, key)
         targets = self._targets(queue, before, reason)
+        for target in targets:
+            there = target.name not in superfluous or target.had_duplicate(letter.published)
+            require(there, "superfluous, and there is no other", target.name, letter)
         return tuple(
-            target.take(letter, target.expiry_of(letter, self.now_ms)) for target in targets
+            target.take(letter, target.expiry_of(letter, self.now_ms))
+            for target in targets
+            if target.name not in superfluous
         )
 
     def queue_expired(self, name: str) -> None:
@@ -857,7 +895,7 @@ class Model:
         for consumer in consumers:
             self._remove(consumer)
         ledger, channel.ledger = channel.ledger, {}
-        self._requeue(channel, ledger.values())
+        self._requeue(channel, ledger.values(), "lost")
         for consumer in consumers:
             self._delete_if_unused(consumer.queue)
 
@@ -946,7 +984,7 @@ class Model:
         queue_name: str,
         body: bytes,
         consumer_tag: str | None,
-        returned: int,
+        returned: Returns,
     ) -> None:
         """A new entry of the channel's ledger that was not said yet. `returned` is believed only
         where the model does not know."""
@@ -970,7 +1008,7 @@ class Model:
         self._actions = 0
         self.postponed = False
         for queue, given in self._handed_out.items():
-            if queue.entered and queue.max_priority is not None:
+            if queue.entered and queue.is_prioritized:
                 # What came in this turn may go before what was handed out earlier in it.
                 self._out_of_order.add(queue.name)
             if queue.name not in self._out_of_order and queue.ready and not queue.deleted:
@@ -989,8 +1027,11 @@ class Model:
             require(not late, "it waits too long", late, self.now_ms)
         for queue in self.queues.values():
             require(not queue.refused, "refused, and no dead letter", queue.refused)
+            if queue.deduplicates and queue.entered:
+                require(queue.is_distinct, "duplicates", queue.name, list(queue.live.values()))
             queue.untrimmed = queue.untrimmed and not queue.entered
             queue.entered = False
+            queue.left.clear()
             if queue.name in reading:
                 continue  # its head is on its way: nobody can be given it, and it cannot die
             if queue.is_ruled or (queue.ready and queue.ready[0].expires_ms):
@@ -1151,7 +1192,9 @@ class Model:
                 copy.recorded = kept.recorded
                 if queue.is_quorum:
                     # Who had it when the broker stopped gives it back, and nothing is written.
-                    copy.returned = kept.recorded or int(kept.handed_out)
+                    copy.returned = kept.recorded
+                    if kept.handed_out and not kept.recorded.acquired:
+                        copy.returned = queue.once
                     if kept.maybe:
                         copy.returned = None
                 if kept.buried_as:

@@ -7,15 +7,22 @@ deserves a bug here that breaks it.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
+from amqpd.broker import quorum
 from amqpd.broker.definitions import ParameterRecord, ReturnRecord, SeenRecord
 from amqpd.broker.messages import QueueMessage
+from amqpd.broker.present_headers import PresentHeaders
 from amqpd.broker.queue import Queue
+from amqpd.broker.returns import Returned, Returns
 from amqpd.broker.virtual_host import VirtualHost
+from amqpd.commands import Message
 from amqpd_storage.entries import (
     Barrier,
     Delay,
@@ -246,6 +253,8 @@ class ForgetPolicies(ForgetSome):
 class ForgetWhatPassed(ForgetSome):
     """A header that a deduplication exchange remembers."""
 
+    favourites = ("ded",)
+
     def is_of_the_kind(self, entry: Entry) -> bool:
         """Has passed."""
         return isinstance(entry, PutDefinition) and entry.kind == SeenRecord.KIND
@@ -345,6 +354,74 @@ class BuryWithoutAPlace(Bug):
         return True
 
 
+class LetDuplicatesIn(Bug):
+    """Every third duplicate is none to a queue that should have no two messages of a header."""
+
+    favourites = ("h0", "h2")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Where the queue looks."""
+        have, seen = PresentHeaders.have, count(1)
+
+        def have_some(present: PresentHeaders, message: Message) -> bool:
+            return have(present, message) and next(seen) % 3 != 0
+
+        with patch.object(PresentHeaders, "have", have_some):
+            yield
+
+
+class ForgetHeaders(Bug):
+    """A queue does not know all headers that its messages have: of some it would take a second."""
+
+    favourites = ("h0", "h2")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Where a message comes in."""
+        enter, seen = PresentHeaders.enter, count(1)
+
+        def enter_most(present: PresentHeaders, position: int, message: Message) -> None:
+            if next(seen) % 5:
+                enter(present, position, message)
+
+        with patch.object(PresentHeaders, "enter", enter_most):
+            yield
+
+
+class IgnorePriorities(Bug):
+    """A quorum queue of the 4.x profiles hands out in the order in which messages came."""
+
+    favourites = ("u0", "u1")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """No message has one."""
+        with patch.object(quorum, "read_property", lambda properties, name: None):
+            yield
+
+
+class CountEveryReturn(Bug):
+    """In the profile 4.3 what a client returns is held against the limit, too."""
+
+    favourites = ("q0", "u0")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """All of them have failed."""
+        counted = Returns.count
+
+        def count_all(returns: Returns, stored: QueueMessage, failed: bool) -> Returned:
+            return counted(returns, stored, True)
+
+        with patch.object(Returns, "count", count_all):
+            yield
+
+
 def is_dead_letter(entry: Entry) -> bool:
     """Whether it brings a message with a history."""
     return isinstance(entry, Enqueue) and b"x-death" in entry.content.properties
@@ -385,5 +462,9 @@ BUGS: Final[dict[str, type[Bug]]] = {
         TakeItForWritten,
         WriteItAgain,
         BuryWithoutAPlace,
+        LetDuplicatesIn,
+        ForgetHeaders,
+        IgnorePriorities,
+        CountEveryReturn,
     )
 }

@@ -8,10 +8,21 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
+from amqpd.config import Compat
 from tests.simulation.actions import EXCHANGES, QUEUES, Publish, Settle
-from tests.simulation.letters import Letter
+from tests.simulation.letters import Letter, Returned
+
+Return = Literal["returned", "rejected", "lost"]
+"""How a message comes back: by basic.nack or basic.recover, by basic.reject, or because its channel
+or connection ended."""
+DELIVERY_LIMIT_DEFAULT: Final = 20
+"""Of quorum queues from 4.0 on."""
+PRIORITY_DEFAULT: Final = 4
+PRIORITY_MAX: Final = 31
+HIGH: Final = 5
+"""From here on a message of a quorum queue goes ahead of others, before 4.3."""
 
 
 class Violation(AssertionError):
@@ -49,7 +60,7 @@ class Copy:
         self.published = letter.published
         self.queue = queue
         self.order = order
-        self.rank = (-queue.priority_of(self.published), order)
+        self.rank = (-queue.priority_of(self.published.priority), order)
         """What has the lowest one is handed out first."""
         self.expires_ms = expires_ms
         """0 for never."""
@@ -62,9 +73,9 @@ class Copy:
         """Promised when it was in another queue, where it died."""
         self.successors: tuple[Copy, ...] = ()
         """What its death made of it."""
-        self.returned: int | None = 0
+        self.returned: Returned | None = queue.never
         """How often it came back to a quorum queue; None if it will be seen."""
-        self.recorded = 0
+        self.recorded = queue.never
         """What of that the store knows."""
         self.buried_as = ""
         """Why it is dead, and still there for want of another place."""
@@ -139,9 +150,12 @@ class WaitingRoom:
 class ModelQueue:
     """A queue."""
 
-    def __init__(self, name: str, owner: ModelConnection | None, now: float) -> None:
+    def __init__(
+        self, name: str, owner: ModelConnection | None, now: float, compat: Compat
+    ) -> None:
         self.spec = spec = QUEUES[name]
         self.name = name
+        self.compat = compat
         self.used_at = now
         self.refuses = spec.refuses
         self.max_length = spec.number("x-max-length")
@@ -169,7 +183,18 @@ class ModelQueue:
         self.entered = False
         """Something became ready in this turn."""
         self.is_quorum = spec.arguments.get("x-queue-type") == "quorum"
-        self.delivery_limit = spec.number("x-delivery-limit")
+        limit = spec.number("x-delivery-limit")
+        if limit is None and compat != "3.13":
+            limit = DELIVERY_LIMIT_DEFAULT
+        self.delivery_limit = None if limit is None or limit < 0 else limit
+        counts_failures = compat == "4.3"
+        self.never = Returned(0, 0 if counts_failures else None)
+        """What is known of a message that never came back."""
+        self.once = Returned(1, 1 if counts_failures else None)
+        """Of one of which nothing is written, but that somebody had when the broker stopped."""
+        self.left: set[str | None] = set()
+        """Headers of messages that left it in this turn, if it is one without duplicates."""
+        self.deduplicates = bool(spec.arguments.get("x-message-deduplication"))
         self.buries_surely = spec.arguments.get("x-dead-letter-strategy") == "at-least-once"
         self.unburied: dict[int, Copy] = {}
         """Dead, and there is no place for their letters."""
@@ -187,13 +212,52 @@ class ModelQueue:
     @property
     def is_ruled(self) -> bool:
         """Whether its messages may die of more than their own time."""
-        rules = (self.max_length, self.max_length_bytes, self.ttl_ms)
-        return bool(self.spec.arguments) or any(rule is not None for rule in rules)
+        rules = (self.max_length, self.max_length_bytes, self.ttl_ms, self.lifetime_ms)
+        return (
+            self.refuses
+            or self.deduplicates
+            or self.spec.dead_letter_exchange is not None
+            or any(rule is not None for rule in rules)
+        )
 
-    def priority_of(self, published: Publish) -> int:
+    @property
+    def is_prioritized(self) -> bool:
+        """Whether a message may go ahead of others that came before it."""
+        return self.max_priority is not None or (self.is_quorum and self.compat != "3.13")
+
+    def priority_of(self, priority: int | None) -> int:
         """What counts of a message's priority."""
-        most = self.max_priority
-        return 0 if most is None else min(published.priority or 0, most)
+        if self.max_priority is not None:
+            return min(priority or 0, self.max_priority)
+        if not self.is_quorum or self.compat == "3.13":
+            return 0
+        if priority is None:
+            priority = PRIORITY_DEFAULT
+        return min(priority, PRIORITY_MAX) if self.compat == "4.3" else int(priority >= HIGH)
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether no two of its messages have the same header."""
+        headers = [copy.published.once for copy in self.live.values() if copy.published.once]
+        return len(headers) == len(set(headers))
+
+    def has_duplicate(self, published: Publish) -> bool:
+        """Whether it has a message that makes this one superfluous."""
+        return (
+            self.deduplicates
+            and published.once is not None
+            and any(copy.published.once == published.once for copy in self.live.values())
+        )
+
+    def had_duplicate(self, published: Publish) -> bool:
+        """The same, at some moment of this turn."""
+        return self.has_duplicate(published) or published.once in self.left
+
+    def buries_refused(self, *, duplicate: bool) -> bool:
+        """Whether what it refuses becomes a dead letter."""
+        if duplicate:
+            return self.compat != "3.13"
+        return self.spec.arguments.get("x-overflow") == "reject-publish-dlx"
 
     def is_full(self) -> bool:
         """Whether it refuses one more."""
@@ -231,26 +295,42 @@ class ModelQueue:
 
     def settle(self, copy: Copy) -> None:
         """A message that was handed out is done with."""
-        self.live.pop(copy.published.uid, None)
+        if self.live.pop(copy.published.uid, None) is not None and self.deduplicates:
+            self.left.add(copy.published.once)
 
-    def take_back(self, copy: Copy) -> None:
+    def take_back(self, copy: Copy, how: Return) -> None:
         """A message that was handed out comes back."""
-        if not self.deleted:
-            self.entered = True
-            if self.is_quorum:
-                # Ahead of all others, in the order in which they came back.
-                self._returns += 1
-                copy.rank = (-(1 << 40), self._returns)
-            insort(self.ready, copy)
+        if self.deleted:
+            return
+        self.entered = True
+        if self.is_quorum and self.delivery_limit is None and how != "lost":
+            self._take_anew(copy)
+        elif self.is_quorum:
+            # Ahead of all others, in the order in which they came back.
+            self._returns += 1
+            copy.rank = (-(1 << 40), self._returns)
+        insort(self.ready, copy)
 
-    def is_over_limit(self, copy: Copy) -> bool:
+    def _take_anew(self, copy: Copy) -> None:
+        """What may come back for ever goes to the end, as a message of that moment."""
+        copy.order = self.next_order
+        self.next_order += 1
+        copy.rank = (-self.priority_of(PRIORITY_DEFAULT), copy.order)
+        uid = copy.published.uid
+        del self.live[uid]
+        self.live[uid] = copy
+
+    def is_over_limit(self, copy: Copy, how: Return) -> bool:
         """One more message comes back: whether that is once too often."""
         if not self.is_quorum or self.deleted:
             return False
         assert copy.returned is not None, "it was seen when it was handed out"
-        copy.returned += 1
-        copy.recorded = copy.returned
-        return self.delivery_limit is not None and copy.returned > self.delivery_limit
+        copy.returned = copy.recorded = copy.returned.again(failed=how != "returned")
+        return self.allows_no_more(copy.returned)
+
+    def allows_no_more(self, returned: Returned) -> bool:
+        """Whether a message that came back so often is dead."""
+        return self.delivery_limit is not None and returned.shown[0] > self.delivery_limit
 
 
 class ModelExchange:
@@ -339,7 +419,7 @@ class ModelChannel:
         self.last_tag = 0
         self.early: dict[int, Copy] = {}
         """Handed out, and not said yet: the channel waits for the disk."""
-        self.early_flags: dict[int, tuple[bool, bool, int | None]] = {}
+        self.early_flags: dict[int, tuple[bool, bool, Returned | None]] = {}
         """Of these, from when they were handed out: whether that was not the first time, whether
         nobody knows, and how often they had come back."""
         self.confirming = False
@@ -379,6 +459,6 @@ def is_maybe_marked(copy: Copy) -> bool:
     stayed, since what a queue keeps is how far it got.
     """
     queue = copy.queue
-    overtaken = queue.max_priority is not None or bool(copy.buried_as)
+    overtaken = queue.is_prioritized or bool(copy.buried_as)
     waited = overtaken and copy.order <= queue.mark
     return copy.maybe or (waited and not copy.handed_out)

@@ -16,7 +16,7 @@ from amqpd.broker.definitions import (
     SeenRecord,
 )
 from tests.simulation.actions import Publish
-from tests.simulation.letters import Letter
+from tests.simulation.letters import Letter, Returned
 
 
 class Kept(NamedTuple):
@@ -28,7 +28,7 @@ class Kept(NamedTuple):
     """It may have been handed out, or will be called so."""
     expires_ms: int
     letter: Letter
-    recorded: int
+    recorded: Returned
     buried_as: str
 
 
@@ -61,7 +61,7 @@ class FoundMessage(NamedTuple):
     redelivered: bool
     """Whether it will be called so."""
     expires_ms: int
-    recorded: int
+    recorded: Returned
     """How often it came back to a quorum queue."""
     buried_as: str
 
@@ -72,7 +72,7 @@ class FoundMessage(NamedTuple):
             and self.expires_ms == kept.expires_ms
             and self.buried_as == kept.buried_as
             and (self.redelivered == kept.handed_out or kept.maybe)
-            and (self.recorded == kept.recorded or kept.maybe)
+            and (self.recorded.shows(kept.recorded) or kept.maybe)
         )
 
 
@@ -142,10 +142,13 @@ def found_in(
     for record in records:
         match record:
             case QueueRecord():
-                queues[record.name] = tuple(
-                    found_message(row, returns.get((record.queue_id, row.position)))
-                    for row in rows.get(record.queue_id, ())
-                )
+                found = [
+                    (row, returns.get((lane_id, row.position)))
+                    for lane_id in lane_ids(record)
+                    for row in rows.get(lane_id, ())
+                ]
+                found.sort(key=lambda pair: pair[0].position)
+                queues[record.name] = tuple(found_message(*pair) for pair in found)
             case ExchangeRecord():
                 exchanges.add(record.name)
                 waiting += [(uid_of(body), due) for body, due in delays.get(record.exchange_id, ())]
@@ -159,10 +162,19 @@ def found_in(
     return Found(queues, frozenset(exchanges), frozenset(bindings), tuple(waiting), headers, policy)
 
 
+def lane_ids(record: QueueRecord) -> Sequence[int]:
+    """Under which ids the store has the messages of a queue."""
+    return (record.queue_id,)
+
+
 def found_message(row: FoundRow, returned: ReturnRecord | None) -> FoundMessage:
     """A row, and what is known of its return."""
-    recorded, buried_as = (0, "") if returned is None else (returned.acquired, returned.buried_as)
-    return FoundMessage(uid_of(row.body), row.redelivered, row.expires_ms, recorded, buried_as)
+    uid = uid_of(row.body)
+    if returned is None:
+        return FoundMessage(uid, row.redelivered, row.expires_ms, Returned(0, 0), "")
+    recorded = Returned(returned.acquired, returned.failed)
+    redelivered = row.redelivered or recorded.acquired > 0
+    return FoundMessage(uid, redelivered, row.expires_ms, recorded, returned.buried_as)
 
 
 def uid_of(body: bytes) -> int:

@@ -9,39 +9,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from random import Random
 from typing import Final
 
 import pytest
 
-from tests.simulation.campaign import LIVES, run_seed
+from tests.simulation.campaign import LIVES, run_new_seeds, run_seed
 from tests.simulation.disk import Disk, PowerCut
 from tests.simulation.mutations import BUGS
 from tests.simulation.world import World
 
 SECONDS: Final = float(os.environ.get("SIM_SECONDS", "20"))
-SEED: Final = os.environ.get("SIM_SEED")
 SEEDS_TO_FIND_A_BUG: Final = 25
 
 # An error of the simulated disk, where SQLite has nobody to tell of it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.mark.timeout(SECONDS + 120)
+@pytest.mark.timeout(SECONDS + 600)
 def test_new_seeds() -> None:
     """Nothing is lost, invented or corrupt."""
-    first = time.time_ns() // 1_000_000 % 10**12 if SEED is None else int(SEED)
-    until = time.monotonic() + SECONDS
-    seed = first
-    while seed == first or (SEED is None and time.monotonic() < until):
-        _, result = run_seed(seed, LIVES, None)
-        replay = f"replay: python -m tests.simulation --seed {seed} --trace"
-        assert not isinstance(result, str), f"{result}\n{replay}"
-        seed += 1
+    run_new_seeds(SECONDS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug_is_found(name: str) -> None:
     """Within a few seeds, always the same ones."""

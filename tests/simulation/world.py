@@ -21,7 +21,7 @@ import contextlib
 import logging
 import math
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
@@ -44,7 +44,7 @@ from amqpd.broker.queue import Queue
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.broker.waiting_room import DelayedMessage, DelayRead
 from amqpd.commands import Connection as ConnectionMethods
-from amqpd.commands import Frame
+from amqpd.commands import Frame, Message
 from amqpd.config import Compat, Config, Limits
 from amqpd.protocol.connection import Connection as ProtocolConnection
 from amqpd.protocol.methods import encode_method
@@ -82,6 +82,7 @@ from tests.simulation.actions import (
 )
 from tests.simulation.client import Client, Mode
 from tests.simulation.disk import Disk, PowerCut
+from tests.simulation.letters import Returned
 from tests.simulation.model import DELAYED, Model
 from tests.simulation.parts import ModelConnection, Violation, require
 from tests.simulation.sqlite_on_disk import store_on
@@ -119,8 +120,21 @@ DISK_ERRORS: Final = (0.003, 0.01, 0.01, 0.2)
 """How often it fails when a batch is to be written."""
 ILL_S: Final = 20.0
 """How long a disk is ill, at most."""
-COMPAT: Final[tuple[Compat, ...]] = ("3.13", "3.13", "3.13", "3.13", "4.2")
-"""The profile, by the seed. 4.3 refuses some of what clients do here."""
+COMPAT: Final[tuple[Compat, ...]] = ("3.13", "4.3", "3.13", "3.13", "4.2")
+"""The profile, by the seed."""
+THEMES: Final[tuple[tuple[str, ...], ...]] = (
+    (),
+    (),
+    (),
+    ("p1",),
+    ("p2", "h1"),
+    ("u0",),
+    ("u1", "h1"),
+    ("h0",),
+    ("h2", "ded"),
+    ("d1", "d2"),
+)
+"""What clients have more to do with than with all else, by the life."""
 NORMAL: Final = 0.15
 """How often durability is normal."""
 LATENCY_S: Final = (0.0001, 0.001, 0.01, 0.3)
@@ -153,6 +167,11 @@ class Bug:
     """The share of batches after which the power is cut elsewhere."""
     favourites: ClassVar[tuple[str, ...]] = ()
     """Queues and exchanges that clients have more to do with than with others."""
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        """While it lasts the bug is in the broker's own code."""
+        yield
 
     def begin(self) -> None:
         """A new process."""
@@ -370,7 +389,9 @@ class World:
         """Chance of its own: what happens elsewhere changes nothing here."""
         self.now = 1000.0
         self.disk = Disk()
-        self.model = Model()
+        self.compat: Final = COMPAT[seed % len(COMPAT)]
+        self.model = Model(self.compat)
+        self._theme: tuple[str, ...] = ()
         self.digest = 0
         self.speaking: list[ProtocolConnection] = []
         self.connections: dict[ProtocolConnection, SimulatedConnection] = {}
@@ -398,6 +419,8 @@ class World:
         """When the broker is to be asked for its timers."""
         self._passages: list[Callable[[], None]] = []
         """What the model has to be told: deaths, and what has waited long enough; in order."""
+        self._superfluous: set[str] = set()
+        """Queues that said of the latest dead letter that they have such a message already."""
         self._delay_reads: list[DelayRead] = []
         self._cut_in_batch: int | None = None
         self._cut_calls = 0
@@ -440,10 +463,12 @@ class World:
         connections_log = logging.getLogger("amqpd.connection")
         with (
             store_on(self.disk, self.seed) as path,
+            self.bug.planted(),
             patch.object(connections_log, "disabled", True),
             patch.object(queue_module, "dead_letter", self._record_death),
             patch.object(quorum_module, "dead_letter", self._record_sure_death),
             patch.object(DelayedMessages, "_release", self._record_release()),
+            patch.object(Queue, "has_duplicate", self._record_duplicates()),
             patch.object(sqlite_file, "renew_log", self.bug.renew_log),
             patch.object(sqlite_owner, "write_batch", self.bug.write),
             patch.object(sqlite_log, "close_connection", self.bug.close),
@@ -480,6 +505,7 @@ class World:
         self._ask_timers()
         self._pace_s = pace_s = chance.choice(PACES_S)
         self._commit_s = chance.choice(COMMIT_S)
+        self._theme = self.bug.favourites or chance.choice(THEMES)
         for _ in range(chance.randint(2, 4)):
             self._connect()
         how = chance.random()
@@ -547,7 +573,7 @@ class World:
         self.bug.connect(owner.raw)
         self.broker = Broker(
             Config(
-                compat=COMPAT[self.seed % len(COMPAT)],
+                compat=self.compat,
                 limits=Limits(
                     unsent_bytes_max=3000,
                     consumer_timeout_s=0,
@@ -589,9 +615,9 @@ class World:
         state = self._state_of(found)
         for name, uids in found.queues.items():
             queue = self.broker.virtual_hosts["/"].queues[name]
-            # A queue that does not page has found those again that wait for a place, dead.
-            dead = 0 if queue.can_page else sum(bool(message.buried_as) for message in uids)
-            require(queue.ready == len(uids) - dead, "not all was recovered", name)
+            # What is in memory already may have been found to be dead, and to wait for a place.
+            dead = sum(bool(message.buried_as) for message in uids)
+            require(0 <= len(uids) - queue.ready <= dead, "not all was recovered", name)
         self.safe = state
         self._writing = None
         self._unflushed.clear()
@@ -988,8 +1014,9 @@ class World:
         """In place of the broker's `dead_letter`: tell of it, and do it."""
         death = (queue.name, uid_of(stored.content.body), reason, stored.position == 0)
         self.note(f"+ {death}")
-        self._passages.append(partial(self.model.died, *death))
-        self.bug.bury(virtual_host, queue, stored, reason)
+        with self._noting_duplicates() as superfluous:
+            self._passages.append(partial(self.model.died, *death, superfluous))
+            self.bug.bury(virtual_host, queue, stored, reason)
 
     def _record_sure_death(
         self,
@@ -1004,11 +1031,31 @@ class World:
         death = (queue.name, uid_of(stored.content.body), reason)
         place = len(self._passages)
         self._passages.append(partial(self.model.stayed, *death))
-        buried = self.bug.bury_surely(virtual_host, queue, stored, reason)
+        with self._noting_duplicates() as superfluous:
+            buried = self.bug.bury_surely(virtual_host, queue, stored, reason)
         self.note(f"+ {death} {'' if buried else 'stays'}")
         if buried:
-            self._passages[place] = partial(self.model.died, *death, False)
+            self._passages[place] = partial(self.model.died, *death, False, superfluous)
         return buried
+
+    @contextlib.contextmanager
+    def _noting_duplicates(self) -> Iterator[set[str]]:
+        """Names of the queues that say meanwhile that they have such a message already."""
+        outer, self._superfluous = self._superfluous, set()
+        yield self._superfluous
+        self._superfluous = outer
+
+    def _record_duplicates(self) -> Callable[[Queue, Message], bool]:
+        """In place of a queue's own: tell of it, and ask it."""
+        has_duplicate = Queue.has_duplicate
+
+        def record(queue: Queue, message: Message) -> bool:
+            found = has_duplicate(queue, message)
+            if found:
+                self._superfluous.add(queue.name)
+            return found
+
+        return record
 
     def _record_release(self) -> Callable[[DelayedMessages, DelayedMessage], None]:
         """In place of a waiting room's own: tell of it, and do it."""
@@ -1178,8 +1225,14 @@ class World:
                 stored, queue, consumer = real.unacked[tag]
                 consumer_tag = None if consumer is None else consumer.tag
                 body = stored.content.body
-                returned = 0 if stored.returned is None else stored.returned.acquired
+                returned = self._counts_of(stored)
                 self.model.given_early(channel, tag, queue.name, body, consumer_tag, returned)
+
+    def _counts_of(self, stored: QueueMessage) -> Returned:
+        """What the broker knows of a message's returns."""
+        known = stored.returned
+        acquired, failed = (0, 0) if known is None else (known.acquired, known.failed)
+        return Returned(acquired, failed if self.compat == "4.3" else None)
 
     def _is_congested(self, model: ModelConnection) -> bool:
         for connection in self.connections.values():
@@ -1209,7 +1262,7 @@ class World:
         self._clients += 1
         chance = self.chance
         modes = PROFILES[0] if len(self.connections) == 0 else chance.choice(PROFILES)
-        client = Client(chance, self._clients, list(modes), self.bug.favourites)
+        client = Client(chance, self._clients, list(modes), self.compat, self._theme)
         heartbeat_s = HEARTBEAT_S if chance.random() < 0.2 else 0
         connection = SimulatedConnection(self, self._clients, client, heartbeat_s)
         self.connections[connection.peer.connection] = connection

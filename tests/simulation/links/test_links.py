@@ -10,19 +10,17 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from typing import Final
 
 import anyio
 import pytest
 
-from tests.simulation.campaign import PHASES, run_seed
+from tests.simulation.campaign import run_new_seeds, run_seed
 from tests.simulation.links.mutations import BUGS
 from tests.simulation.links.virtual_time import Deadlock, VirtualTimeLoop
 from tests.simulation.links.world import World
 
 SECONDS: Final = float(os.environ.get("SIM_SECONDS", "8"))
-SEED: Final = os.environ.get("SIM_SEED")
 SEEDS_TO_FIND_A_BUG: Final = 60
 
 # An error of the simulated disk, where SQLite has nobody to tell of it.
@@ -32,17 +30,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.mark.timeout(SECONDS + 300)
 def test_new_seeds() -> None:
     """Nothing is lost, invented, or sent round."""
-    first = time.time_ns() // 1_000_000 % 10**12 if SEED is None else int(SEED)
-    until = time.monotonic() + SECONDS
-    seed = first
-    while seed == first or (SEED is None and time.monotonic() < until):
-        _, result = run_seed(seed, PHASES, None, networked=True)
-        replay = f"replay: python -m tests.simulation --links --seed {seed} --trace"
-        assert not isinstance(result, str), f"{result}\n{replay}"
-        seed += 1
+    run_new_seeds(SECONDS, networked=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug_is_found(name: str) -> None:
     """Within some seeds, always the same ones."""
