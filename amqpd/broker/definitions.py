@@ -95,7 +95,8 @@ class ExchangeRecord(Struct, frozen=True):
 
 
 class QueueRecord(Struct, frozen=True):
-    """A durable queue; its messages are stored under `queue_id`."""
+    """A durable queue; its messages are stored under `queue_id`, or under as many ids as it has
+    `lanes`, from that one on."""
 
     KIND: ClassVar[str] = "queue"
     IDENTITY: ClassVar[tuple[str, ...]] = ("vhost", "name")
@@ -105,6 +106,12 @@ class QueueRecord(Struct, frozen=True):
     auto_delete: bool
     arguments: bytes
     queue_id: int
+    lanes: int = 1
+
+    @property
+    def lane_ids(self) -> range:
+        """Under which ids the store has its messages."""
+        return range(self.queue_id, self.queue_id + self.lanes)
 
 
 class BindingRecord(Struct, frozen=True):

@@ -94,6 +94,10 @@ class PagedMessages:
 
     def put(self, stored: QueueMessage) -> None:
         """The next message, which is safe in the store, leaves memory."""
+        self.put_in_lane(stored).last = stored.key & POSITION_MAX
+
+    def put_in_lane(self, stored: QueueMessage) -> Lane:
+        """One more message of its lane leaves memory; the lane."""
         key = stored.key
         lane = self._lanes.get(key & ~POSITION_MAX)
         if lane is None:
@@ -101,9 +105,9 @@ class PagedMessages:
         size = len(stored.content.body)
         lane.messages += 1
         lane.body_bytes += size
-        lane.last = key & POSITION_MAX
         self.messages += 1
         self.body_bytes += size
+        return lane
 
     def probe(self, queue: ReadyMessages) -> PageRequest:
         """Ask for the first of them, or for all if they are few."""
@@ -116,8 +120,12 @@ class PagedMessages:
         ranges = tuple((lane.key_base | self.after, lane.key_base | lane.last) for lane in lanes)
         return PageRequest(queue, self, lanes, ranges, rows_max, is_probe)
 
+    def asked(self, request: PageRequest) -> bool:
+        """Whether the answer to the request is still wanted: nothing was purged since."""
+        return request.paged is self
+
     def take(
-        self, lanes: Sequence[Lane], pages: Sequence[Sequence[StoredMessage]]
+        self, request: PageRequest, pages: Sequence[Sequence[StoredMessage]]
     ) -> list[StoredMessage]:
         """What was read of each lane, merged, up to where all of them are known.
 
@@ -125,6 +133,7 @@ class PagedMessages:
         DamagedStore if the store does not have what was paged.
         """
         self.reading = False
+        lanes = request.lanes
         horizon = POSITION_MAX
         for lane, page in zip(lanes, pages, strict=True):
             if not page:

@@ -18,13 +18,18 @@ from amqpd_storage.entries import POSITION_MAX
 
 
 class PresentHeaders:
-    """The deduplication headers of the messages of one queue, by position."""
+    """The deduplication headers of the messages of one queue, by position.
 
-    __slots__ = ("_by_position", "_depth_max", "_present")
+    Those of messages that are on disk only are in memory, too, but apart: a purge drops such
+    messages without reading them.
+    """
+
+    __slots__ = ("_by_position", "_depth_max", "_paged", "_present")
 
     def __init__(self, depth_max: int) -> None:
         self._depth_max = depth_max
         self._by_position: dict[int, str] = {}
+        self._paged: dict[int, str] = {}
         self._present: set[str] = set()
 
     def have(self, message: Message) -> bool:
@@ -44,6 +49,23 @@ class PresentHeaders:
         header = self._by_position.pop(position & POSITION_MAX, None)
         if header is not None:
             self._present.discard(header)
+
+    def page_out(self, position: int) -> None:
+        """The message at this position is on disk only."""
+        header = self._by_position.pop(position & POSITION_MAX, None)
+        if header is not None:
+            self._paged[position & POSITION_MAX] = header
+
+    def page_in(self, position: int) -> None:
+        """It is in memory again."""
+        header = self._paged.pop(position & POSITION_MAX, None)
+        if header is not None:
+            self._by_position[position & POSITION_MAX] = header
+
+    def forget_paged(self) -> None:
+        """All that was on disk only is gone."""
+        self._present.difference_update(self._paged.values())
+        self._paged.clear()
 
     def _header(self, message: Message) -> str | None:
         # Most lists of properties can do without being decoded.

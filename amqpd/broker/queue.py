@@ -38,7 +38,7 @@ from amqpd.broker.ready_messages import ReadyMessages
 from amqpd.broker.returns import LOST, RETURNED, Returns
 from amqpd.commands import Arguments, Message
 from amqpd.config import Compat
-from amqpd.wire.properties import EXPIRATION, PRIORITY, read_property
+from amqpd.wire.properties import EXPIRATION, read_property
 from amqpd_storage.entries import (
     ELIDED,
     PENDING,
@@ -70,9 +70,9 @@ class Queue(ReadyMessages):
         "counts",
         "durable",
         "had_consumer",
+        "lanes",
         "message_ttl_ms",
         "owner",
-        "present",
         "rules",
         "single_active",
         "unacked",
@@ -92,10 +92,14 @@ class Queue(ReadyMessages):
         arguments: Arguments,
         owner: Session | None = None,
         queue_id: int = 0,
+        lanes: int = 1,
     ) -> None:
         super().__init__(name, home, queue_id)
         self.virtual_host = home.name
         self.durable = durable
+        self.lanes = lanes
+        """Under how many ids the store has its messages, if it is durable: `queue_id` and those
+        that follow. One lane, unless it has priorities."""
         self.auto_delete = auto_delete
         self.arguments = arguments
         self.owner = owner
@@ -181,7 +185,7 @@ class Queue(ReadyMessages):
                 self._trim()
         else:
             if stored.key:
-                self._mark_delivered(position)
+                self._mark_delivered(stored.key)
             consumer.deliver(stored)
 
     drops_at_the_tail = True
@@ -224,12 +228,22 @@ class Queue(ReadyMessages):
         if is_dead_letter:
             dead_letter(self._home, self, QueueMessage(0, message), MAXLEN)
 
-    @property
-    def can_page(self) -> bool:
-        """Nobody knows the headers of messages that are not read."""
-        return self.present is None
+    @classmethod
+    def levels_of(cls, arguments: Arguments, compat: Compat) -> int:
+        """How many levels of priority such a queue has; each wants a lane of its own."""
+        return 1
 
-    def restore_mark(self, below: int) -> None:
+    @property
+    def lane_ids(self) -> range:
+        """Under which ids the store has what outlasts a restart."""
+        return range(self.queue_id, self.queue_id + self.lanes)
+
+    def outlasts(self, key: int) -> bool:
+        """Whether the message that the store has under this key is there after a restart."""
+        lane = (key >> POSITION_BITS) - self.queue_id
+        return self.durable and key != 0 and 0 <= lane < self.lanes
+
+    def restore_mark(self, queue_id: int, below: int) -> None:
         """Positions below this one were handed out before the restart: they are not used again."""
         self._marked_through = below - 1
         self._next_position = self._first_position = max(self._next_position, below)
@@ -241,7 +255,7 @@ class Queue(ReadyMessages):
         stored.key = key
         stored.state = SAFE
         stored.expires_ms = expires_ms
-        stored.redelivered = position <= self._marked_through
+        stored.redelivered = self._was_delivered(key)
         if self.present is not None:
             self.present.enter(position, message)
         if self.returns is not None and not self._recall(stored):
@@ -251,6 +265,7 @@ class Queue(ReadyMessages):
             self._expiring = True
             self._effects.timed_queues[self] = None
         self._append(stored)
+        self._make_room_if_due()
 
     def restore_return(self, record: ReturnRecord) -> None:
         """The journal knew of a message that had come back; the message itself comes later."""
@@ -275,19 +290,23 @@ class Queue(ReadyMessages):
                 break
             stored = heappop(returned)[1] if returned else fresh.popleft()
             self._weight -= len(stored.content.body)
-            if consumer.no_ack:
-                content = self.presented(stored) if stored.redelivered else stored.content
-                consumer.deliver_settled(content, stored.redelivered)
-                if stored.key or self.present is not None:
-                    self._forget(stored)
-            else:
-                if stored.key:
-                    self._mark_delivered(stored.key & POSITION_MAX)
-                consumer.deliver(stored)
+            self._hand_out(stored, consumer)
         if self._limited or self._expiring:
             self._trim()
         if self._paged is not None:
             self._read_ahead()
+
+    def _hand_out(self, stored: QueueMessage, consumer: Consumer) -> None:
+        """A message that was ready goes to the consumer whose turn it is."""
+        if consumer.no_ack:
+            content = self.presented(stored) if stored.redelivered else stored.content
+            consumer.deliver_settled(content, stored.redelivered)
+            if stored.key or self.present is not None:
+                self._forget(stored)
+        else:
+            if stored.key:
+                self._mark_delivered(stored.key)
+            consumer.deliver(stored)
 
     def get(self) -> QueueMessage | None:
         """The first ready message, for basic.get; the caller settles or keeps it.
@@ -309,7 +328,7 @@ class Queue(ReadyMessages):
         if self._paged is not None:
             self._read_ahead()
         if stored.key:
-            self._mark_delivered(stored.key & POSITION_MAX)
+            self._mark_delivered(stored.key)
         if self._expiring:
             self._trim()  # the next one may have expired, or will
         return stored
@@ -398,11 +417,12 @@ class Queue(ReadyMessages):
         if self.returns is not None:
             self.returns.forget_all()
         if self._journaled:
-            self._effects.entries.append(DropQueue(self.queue_id, self.is_long))
-        if self._passing_id:
-            self._effects.entries.append(DropQueue(self._passing_id, self.is_long))
+            for queue_id in self.lane_ids:
+                self._effects.entries.append(DropQueue(queue_id, self.is_long))
+        for passing_id in self._passing_ids():
+            self._effects.entries.append(DropQueue(passing_id, self.is_long))
             if not self.is_long:
-                self._home.broker.passing_ids.release(self._passing_id)
+                self._home.broker.passing_ids.release(passing_id)
         if self._waiting is not None:
             self._waiting.wake()
         return count
@@ -585,7 +605,8 @@ class Queue(ReadyMessages):
         if not self.deleted:
             self._effects.entries.append(Delivered(self.queue_id, self._marked_through + 1))
 
-    def _mark_delivered(self, position: int) -> None:
+    def _mark_delivered(self, key: int) -> None:
+        position = key & POSITION_MAX
         if position > self._marked_through and self._journaled:
             self._marked_through = position
             self._effects.marked_queues[self] = None
@@ -605,37 +626,3 @@ class Queue(ReadyMessages):
         elif not self.deleted:
             message = stored.content
             self._effects.entries.append(Settle(stored.key, len(message.body), message.message_id))
-
-
-class PriorityQueue(Queue):
-    """A queue with `x-max-priority`: the highest priority first, and within one in order.
-
-    Every ready message is in `_returned`, the heap, with its priority above its position: what is
-    taken first is what has the lowest number. The mark of what was handed out is a position as
-    ever, so after a crash a message that waited behind later ones of higher priority comes back
-    with `redelivered` set, although nobody saw it.
-
-    It does not page: in the store messages lie by position, and here the last may be the first.
-    """
-
-    __slots__ = ()
-
-    @property
-    def can_page(self) -> bool:
-        """Its last message may be the first to go."""
-        return False
-
-    def _append(self, stored: QueueMessage) -> None:
-        self._rank(stored)
-        heappush(self._returned, (stored.position, stored))
-
-    def _return(self, stored: QueueMessage) -> None:
-        # What was handed out when it came has no rank yet.
-        self._rank(stored)
-        super()._return(stored)
-
-    def _rank(self, stored: QueueMessage) -> None:
-        most = self.arguments["x-max-priority"][1]
-        priority = read_property(stored.content.properties, PRIORITY) or 0
-        rank = most - min(priority, most)
-        stored.position = rank << POSITION_BITS | (stored.position & POSITION_MAX)

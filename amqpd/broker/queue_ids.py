@@ -38,6 +38,22 @@ class QueueIds:
         self.in_use += 1
         return self._first + index
 
+    def take_lanes(self, lanes: int) -> tuple[int, int]:
+        """The first of so many ids in a row that are not in use, and how many they are: one, if
+        there is no such row any more."""
+        if lanes > 1:
+            index = self._states.find(bytes(lanes), self._free_from)
+            if index < 0:
+                index = len(self._states)
+            if self._first + index + lanes <= self._end:
+                missing = index + lanes - len(self._states)
+                if missing > 0:
+                    self._states.extend(bytes(missing))
+                self._states[index : index + lanes] = bytes([TAKEN]) * lanes
+                self.in_use += lanes
+                return self._first + index, lanes
+        return self.take(), 1
+
     def release(self, queue_id: int) -> None:
         """It is not in use any more."""
         index = queue_id - self._first

@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.consumer import Consumer
 from amqpd.broker.dead_letters import DELIVERY_LIMIT, dead_letter
+from amqpd.broker.levelled_queue import LevelledQueue
 from amqpd.broker.messages import QueueMessage
-from amqpd.broker.queue import Queue
 from amqpd.broker.queue_rules import AT_LEAST_ONCE, REJECT_PUBLISH
 from amqpd.broker.returns import LOST, RETURNED, Returned, Returns, limit_of, with_counts
 from amqpd.commands import Arguments, Message
+from amqpd.config import Compat
 from amqpd.wire.properties import PRIORITY, read_property
-from amqpd_storage.entries import PENDING, POSITION_BITS
+from amqpd_storage.entries import PENDING
 
 if TYPE_CHECKING:
     from amqpd.broker.session import Session
@@ -45,8 +46,9 @@ BEHIND_RETURNS: Final = 1 << 60
 """Above every number of a return: the keys of messages that never came back begin here."""
 HIGH_PRIORITY: Final = 5
 """From here on a message of the 4.2 profile goes ahead of the others."""
-PRIORITY_MAX: Final = 31
 PRIORITY_DEFAULT: Final = 4
+LEVELS: Final[dict[Compat, int]] = {"3.13": 1, "4.2": 2, "4.3": 32}
+"""How many levels of priority there are."""
 
 LOW_LIMIT: Final = 0.8
 """A queue that refused publishes takes them again at this share of its limit."""
@@ -55,13 +57,14 @@ BURY_AGAIN_S: Final = 180.0
 dead_letter_worker_publisher_confirm_timeout)."""
 
 
-class QuorumQueue(Queue):
+class QuorumQueue(LevelledQueue):
     """A queue declared with `x-queue-type: quorum`."""
 
     __slots__ = ("_bury_again_at", "_refusing", "_return_number", "_tally", "_unburied")
 
     POLICY_FIRST = ("overflow",)
     drops_at_the_tail = False
+    RANK_BASE = BEHIND_RETURNS
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class QuorumQueue(Queue):
         arguments: Arguments,
         owner: Session | None = None,
         queue_id: int = 0,
+        lanes: int = 1,
     ) -> None:
         super().__init__(
             name,
@@ -82,6 +86,7 @@ class QuorumQueue(Queue):
             arguments=arguments,
             owner=owner,
             queue_id=queue_id,
+            lanes=lanes,
         )
         self._keeps_all = True
         self._tally = self.returns = Returns(self, home.effects)
@@ -157,7 +162,7 @@ class QuorumQueue(Queue):
         again.returned = stored.returned
         again.expires_ms = stored.expires_ms
         if stored.key:
-            again.key = self._key_base | position
+            again.key = self._key_base_of(self._level(PRIORITY_DEFAULT)) | position
             again.state = PENDING
             if stored.state == PENDING:
                 # Its publisher waits for the message, wherever it stands.
@@ -167,33 +172,31 @@ class QuorumQueue(Queue):
             self._tally.record(again)
         self._weigh_in(again)
         self._expiring = self._expiring or again.expires_ms > 0
-        self._append_at(again, PRIORITY_DEFAULT)
+        if self.levels == 1:
+            self._append(again)
+        else:
+            self._append_on(self._level(PRIORITY_DEFAULT), again)
         self._make_room_if_due()
 
     # -- priorities
 
-    @property
-    def can_page(self) -> bool:
-        """Where priorities order it, all messages are in memory."""
-        return self.compat == "3.13"
+    @classmethod
+    def levels_of(cls, arguments: Arguments, compat: Compat) -> int:
+        """How many levels of priority there are."""
+        return LEVELS[compat]
 
-    def _append(self, stored: QueueMessage) -> None:
-        if self.compat == "3.13":
-            self._append_at(stored, PRIORITY_DEFAULT)
-        else:
-            priority = read_property(stored.content.properties, PRIORITY)
-            self._append_at(stored, PRIORITY_DEFAULT if priority is None else priority)
+    def _level_of(self, content: Message) -> int:
+        priority = read_property(content.properties, PRIORITY)
+        return self._level(PRIORITY_DEFAULT if priority is None else priority)
 
-    def _append_at(self, stored: QueueMessage, priority: int) -> None:
-        if self.compat == "4.3":
-            level = PRIORITY_MAX - min(priority, PRIORITY_MAX)
-        elif priority >= HIGH_PRIORITY:
-            level = 0
-        else:
-            super()._append(stored)
-            return
-        key = BEHIND_RETURNS | level << POSITION_BITS | stored.position
-        heappush(self._returned, (key, stored))
+    def _level(self, priority: int) -> int:
+        if self.levels == LEVELS["4.3"]:
+            return max(self.levels - 1 - priority, 0)
+        return 0 if self.levels == 1 or priority >= HIGH_PRIORITY else 1
+
+    def _may_leave(self, rank: int, stored: QueueMessage) -> bool:
+        """Whether a head may be on disk only: what came back is behind no other."""
+        return rank >= BEHIND_RETURNS
 
     def _weigh_in(self, stored: QueueMessage) -> None:
         self._weight += len(stored.content.body)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from heapq import heappop
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from amqpd.broker.flow import RETRY_MIN_S
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.paging import PagedMessages, PageRequest, Waiting, restored_message, unshared
 from amqpd.broker.policies import Governed
+from amqpd.broker.present_headers import PresentHeaders
 from amqpd.broker.returns import Returns
 from amqpd.commands import Target
 from amqpd.timers import Entry as TimerEntry
@@ -59,6 +60,7 @@ class ReadyMessages(Governed):
         "_weight_max",
         "deleted",
         "name",
+        "present",
         "queue_id",
         "returns",
         "timer",
@@ -83,6 +85,8 @@ class ReadyMessages(Governed):
         """It drops messages when it is too long."""
         self.returns: Returns | None = None
         """What is known of messages that came back, if anybody wants to know."""
+        self.present: PresentHeaders | None = None
+        """What tells duplicates, if the queue refuses them."""
         self._first_position = 1
         """Of the first message since the broker started."""
         self._next_position = 1
@@ -181,6 +185,10 @@ class ReadyMessages(Governed):
         """Those on disk only that outlast a restart, and octets of their bodies."""
         return (0, 0) if self._paged is None else self._paged.persistent
 
+    def _was_delivered(self, key: int) -> bool:
+        """Whether a message that was found in the store had been handed out."""
+        return key & POSITION_MAX <= self._marked_through
+
     def _recall(self, stored: QueueMessage) -> bool:
         """Whether a message that was found in the store is ready."""
         assert self.returns is not None
@@ -219,13 +227,13 @@ class ReadyMessages(Governed):
         """The store still has rows of a purge before the restart."""
         self._sweeping = True
 
-    def restore_backlog(self, backlog: Backlog) -> None:
-        """The store has messages of this queue: none of them is read yet."""
+    def restore_backlog(self, queue_id: int, backlog: Backlog) -> None:
+        """The store has messages of this queue, under this id: none of them is read yet."""
         self.restore_last(backlog.last)
         if backlog.messages:
             self._tail = deque()
             self._paged = PagedMessages(0)
-            self._paged.add_backlog(self.queue_id, backlog)
+            self._paged.add_backlog(queue_id, backlog)
             self._weight = backlog.body_bytes
             self.adjust_limits()
             # Nobody knows yet whether the first one expires.
@@ -240,34 +248,43 @@ class ReadyMessages(Governed):
     def page_in(self, request: PageRequest, pages: Sequence[Sequence[StoredMessage]]) -> None:
         """The answer to a request. Raises DamagedStore if messages are missing."""
         paged = self._paged
-        if paged is not None and paged is request.paged and not self.deleted:
+        if paged is not None and paged.asked(request) and not self.deleted:
             targets: dict[bytes, Target] = {}
             paged_bytes = paged.body_bytes
-            for found in paged.take(request.lanes, pages):
+            for found in paged.take(request, pages):
                 position = found.key & POSITION_MAX
+                if self.present is not None:
+                    self.present.page_in(position)
                 stored = QueueMessage(position, restored_message(found, targets))
                 stored.key = found.key
                 stored.state = SAFE
                 stored.expires_ms = found.expires_ms
-                stored.redelivered = position <= self._marked_through
+                stored.redelivered = self._was_delivered(found.key)
                 if self.returns is not None and not self._recall(stored):
                     self._weight -= len(found.body)
                     continue
                 if found.expires_ms:
                     self._expiring = True
                     self._effects.timed_queues[self] = None
-                self._fresh.append(stored)
-            if paged.messages:
-                # As much may be in memory as before: else each page would let the tail grow.
-                self._weight_max -= paged_bytes - paged.body_bytes
-            else:
-                self._end_paging()
+                self._add_head(stored, request.paged)
+            # As much may be in memory as before: else each page would let the tail grow.
+            self._weight_max -= paged_bytes - paged.body_bytes
+            self._finish_page(paged, request.paged)
             if not request.is_probe or self.consumer_count:
                 self.dispatch()
             elif self._limited or self._expiring:
                 self._trim()
         if self._waiting is not None:
             self._waiting.wake()
+
+    def _add_head(self, stored: QueueMessage, paged: PagedMessages) -> None:
+        """The next message that was read of those that were `paged`."""
+        self._fresh.append(stored)
+
+    def _finish_page(self, paged: PagedMessages, read: PagedMessages) -> None:
+        """A page of `read`, which is all that is `paged` or a part of it, is in memory."""
+        if not paged.messages:
+            self._end_paging()
 
     def _make_room_if_due(self) -> None:
         """The queue has grown. (`publish` asks for itself: a call is much for every message.)"""
@@ -290,6 +307,8 @@ class ReadyMessages(Governed):
             self._effects.entries += ranges
             if self.returns is not None:
                 self.returns.forget_between(ranges)
+            if self.present is not None:
+                self.present.forget_paged()
 
     def _page_out(self) -> None:
         """The tail is long, or the queue heavy: let go of what is safe on disk."""
@@ -305,11 +324,21 @@ class ReadyMessages(Governed):
             and (len(tail) > keep or self._weight - paged.body_bytes > weight_max)
             and tail[0].state == SAFE
         ):
-            paged.put(tail.popleft())
-        last = tail[-1] if tail else None
+            self._put_on_disk(tail.popleft(), paged)
+        self._spill_last()
+        self.adjust_limits()
+
+    def _put_on_disk(self, stored: QueueMessage, paged: PagedMessages) -> None:
+        """A message that is safe in the store leaves memory."""
+        paged.put(stored)
+        if self.present is not None:
+            self.present.page_out(stored.position)
+
+    def _spill_last(self) -> None:
+        """What has just come is not spilled by who publishes it, if room is made instead."""
+        last = self._tail[-1] if self._tail else None
         if last is not None and not last.key:
             self._spill(last)
-        self.adjust_limits()
 
     def _begin_paging(self) -> None:
         """The first half of what a queue may have in memory is its head, the rest its tail."""
@@ -356,11 +385,19 @@ class ReadyMessages(Governed):
         """A transient message may have to leave memory: the journal takes it as well."""
         if not self._passing_id:
             self._passing_id = self._home.broker.passing_ids.take()
+        self._journal_passing(stored, self._passing_id)
+
+    def _journal_passing(self, stored: QueueMessage, passing_id: int) -> None:
+        """The store gets the message, under an id that means nothing to its next owner."""
         if stored.content.message_id:
             stored.content = unshared(stored.content)
-        stored.key = storage_key(self._passing_id, stored.position)
+        stored.key = storage_key(passing_id, stored.position & POSITION_MAX)
         stored.state = PENDING
         self._effects.entries.append(stored)
+
+    def _passing_ids(self) -> Collection[int]:
+        """Under which ids the store may have transient messages."""
+        return (self._passing_id,) if self._passing_id else ()
 
     def _refill(self) -> bool:
         """There is nothing in memory before the paged part: whether there is now."""

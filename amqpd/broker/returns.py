@@ -30,7 +30,7 @@ from amqpd.broker.delayed_retry import delay_ms
 from amqpd.commands import Message, make_message
 from amqpd.config import Compat
 from amqpd.wire.properties import read_headers, with_headers
-from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, DropRange
+from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, DropRange, storage_key
 
 if TYPE_CHECKING:
     from amqpd.broker.effects import Effects
@@ -80,7 +80,7 @@ class Returns:
         """A heap of what waits for its retry: when, a number of its own, and what."""
         self._number = 0
         self._recorded: dict[int, Returned] = {}
-        """What the journal knows, by position."""
+        """What the journal knows, by the key of the message."""
 
     @property
     def waiting(self) -> int:
@@ -145,52 +145,43 @@ class Returns:
 
     def record(self, stored: QueueMessage) -> None:
         """Keep what is known of the message for the time after a restart, if it is kept."""
-        queue = self._queue
-        if stored.key >> POSITION_BITS != queue.queue_id or not queue.durable or not stored.key:
+        if not self._queue.outlasts(stored.key):
             return
         assert stored.returned is not None
-        position = stored.key & POSITION_MAX
-        self._recorded[position] = stored.returned
-        self._effects.entries.append(
-            definitions.encode(record_of(queue.queue_id, position, stored.returned))
-        )
+        self._recorded[stored.key] = stored.returned
+        self._effects.entries.append(definitions.encode(record_of(stored.key, stored.returned)))
 
     def forget(self, stored: QueueMessage) -> None:
         """The message is gone, or not a returned one any more."""
-        position = stored.key & POSITION_MAX
-        if self._recorded.pop(position, None) is not None:
-            self._drop(position)
+        if self._recorded.pop(stored.key, None) is not None:
+            self._drop(stored.key)
 
     def forget_between(self, ranges: Iterable[DropRange]) -> None:
         """The messages of these keys are gone, which nobody has read."""
-        queue_id = self._queue.queue_id
         for dropped in ranges:
-            if dropped.first >> POSITION_BITS == queue_id:
-                first, last = dropped.first & POSITION_MAX, dropped.last & POSITION_MAX
-                gone = [position for position in self._recorded if first <= position <= last]
-                for position in gone:
-                    del self._recorded[position]
-                    self._drop(position)
+            gone = [key for key in self._recorded if dropped.first <= key <= dropped.last]
+            for key in gone:
+                del self._recorded[key]
+                self._drop(key)
 
     def forget_all(self) -> None:
-        """The queue is gone, and its id may be another's."""
-        for position in self._recorded:
-            self._drop(position)
+        """The queue is gone, and its ids may be others'."""
+        for key in self._recorded:
+            self._drop(key)
         self._recorded.clear()
 
-    def _drop(self, position: int) -> None:
-        record = record_of(self._queue.queue_id, position, Returned())
-        self._effects.entries.append(definitions.drop(record))
+    def _drop(self, key: int) -> None:
+        self._effects.entries.append(definitions.drop(record_of(key, Returned())))
 
     def restore(self, record: ReturnRecord) -> None:
         """The journal knew of this; its message comes later."""
-        self._recorded[record.position] = Returned(
+        self._recorded[storage_key(record.queue_id, record.position)] = Returned(
             record.acquired, record.failed, record.ready_at_ms, record.buried_as
         )
 
     def recall(self, stored: QueueMessage) -> bool:
         """A message was found in the store. Whether it is to wait still, and does."""
-        stored.returned = self._recorded.get(stored.key & POSITION_MAX)
+        stored.returned = self._recorded.get(stored.key)
         if stored.returned is None:
             return False
         stored.redelivered = True
@@ -200,11 +191,11 @@ class Returns:
         return True
 
 
-def record_of(queue_id: int, position: int, returned: Returned) -> ReturnRecord:
+def record_of(key: int, returned: Returned) -> ReturnRecord:
     """What is known of a message, as the journal keeps it."""
     return ReturnRecord(
-        queue_id=queue_id,
-        position=position,
+        queue_id=key >> POSITION_BITS,
+        position=key & POSITION_MAX,
         acquired=returned.acquired,
         failed=returned.failed,
         ready_at_ms=returned.ready_at_ms,

@@ -19,7 +19,8 @@ from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.exchange_memory import ExchangeMemory
 from amqpd.broker.firehose import Firehose
 from amqpd.broker.policies import PolicyTable
-from amqpd.broker.queue import PriorityQueue, Queue
+from amqpd.broker.priority_queue import PriorityQueue
+from amqpd.broker.queue import Queue
 from amqpd.broker.queue_arguments import QUORUM, queue_type
 from amqpd.broker.quorum import QuorumQueue
 from amqpd.broker.recent_history import RecentHistory
@@ -233,14 +234,19 @@ class VirtualHost:
         arguments: Arguments,
         owner: Session | None = None,
         queue_id: int = 0,
+        lanes: int = 0,
         user: str = INTERNAL_USER,
     ) -> Queue:
-        """A new queue. `queue_id` is given while recovering; otherwise one is found."""
+        """A new queue. `queue_id` and `lanes` are given while recovering; otherwise they are
+        found."""
         journaled = durable and self.effects.journaling
         recovering = queue_id != 0
-        if journaled and not recovering:
-            queue_id = self.broker.queue_ids.take()
-        queue = queue_class(arguments)(
+        class_ = queue_class(arguments)
+        if not recovering:
+            lanes = class_.levels_of(arguments, self.broker.config.compat)
+            if journaled:
+                queue_id, lanes = self.broker.queue_ids.take_lanes(lanes)
+        queue = class_(
             name,
             self,
             durable=durable,
@@ -248,6 +254,7 @@ class VirtualHost:
             arguments=arguments,
             owner=owner,
             queue_id=queue_id,
+            lanes=lanes,
         )
         self.queues[name] = queue
         self.router.add_queue(name, queue)
@@ -304,7 +311,8 @@ class VirtualHost:
         if queue.durable and self.effects.journaling:
             self.effects.define(definitions.drop(self._queue_record(queue)))
             if not queue.is_long:
-                self.broker.queue_ids.release(queue.queue_id)
+                for lane_id in queue.lane_ids:
+                    self.broker.queue_ids.release(lane_id)
         if queue.owner is not None:
             queue.owner.exclusive_queues.pop(queue, None)
         for consumer in queue.consumers.members():
@@ -527,6 +535,7 @@ class VirtualHost:
             auto_delete=queue.auto_delete,
             arguments=encode_table(queue.arguments),
             queue_id=queue.queue_id,
+            lanes=queue.lanes,
         )
 
     def _binding_record(self, binding: Binding[Queue]) -> BindingRecord:

@@ -36,6 +36,7 @@ from amqpd.config import Config
 from amqpd.links.federation import Federation
 from amqpd.links.shovels import Shovels
 from amqpd.runtime.recovery import place, restore_definitions
+from amqpd_storage.entries import PASSING_QUEUE_ID_MIN
 from amqpd_storage.salvage import Definition
 
 TABLE_DEPTH_MAX: Final = 200
@@ -56,7 +57,10 @@ class DefinitionsCheck(NamedTuple):
     def queues(self) -> dict[int, QueueRecord]:
         """The durable queues, by id."""
         return {
-            record.queue_id: record for record in self.records if isinstance(record, QueueRecord)
+            queue_id: record
+            for record in self.records
+            if isinstance(record, QueueRecord)
+            for queue_id in record.lane_ids
         }
 
     @property
@@ -95,9 +99,9 @@ def check_records(records: Iterable[Record]) -> DefinitionsCheck:
     for record in sorted(records, key=place):
         reason = _missing(broker, record)
         if isinstance(record, QueueRecord) and not reason:
-            if record.queue_id in queue_ids:
-                reason = f"its messages are those of {queue_ids[record.queue_id]}"
-            queue_ids.setdefault(record.queue_id, describe(record))
+            reason = _of_another(record, queue_ids)
+            if not reason:
+                queue_ids |= dict.fromkeys(record.lane_ids, describe(record))
         if isinstance(record, ExchangeRecord) and record.exchange_id and not reason:
             if record.exchange_id in exchange_ids:
                 reason = f"its messages are those of {exchange_ids[record.exchange_id]}"
@@ -112,6 +116,16 @@ def check_records(records: Iterable[Record]) -> DefinitionsCheck:
         else:
             taken.append(record)
     return DefinitionsCheck(taken, refused, _loose_ends(taken))
+
+
+def _of_another(record: QueueRecord, taken: dict[int, str]) -> str:
+    """Which queue has the messages that this one should have."""
+    if record.lanes < 1 or record.queue_id < 1 or record.lane_ids.stop > PASSING_QUEUE_ID_MIN:
+        return f"its messages cannot be under the ids from {record.queue_id} on"
+    for queue_id in record.lane_ids:
+        if queue_id in taken:
+            return f"its messages are those of {taken[queue_id]}"
+    return ""
 
 
 def _missing(broker: Broker, record: Record) -> str:

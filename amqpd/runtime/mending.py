@@ -111,7 +111,12 @@ class Mended:
     def _add_exchanges(self, check: DefinitionsCheck, records: list[Record]) -> bool:
         """An exchange, and a queue bound to it, for every id that only delayed messages name."""
         lost = sorted(self.rescued.delays.keys() - check.delayed_exchanges.keys())
-        queue_ids = {record.queue_id for record in records if isinstance(record, QueueRecord)}
+        queue_ids = {
+            queue_id
+            for record in records
+            if isinstance(record, QueueRecord)
+            for queue_id in record.lane_ids
+        }
         taken = {record.name for record in records if isinstance(record, ExchangeRecord)}
         for exchange_id in lost:
             name = f"recovered-delayed-{exchange_id}"

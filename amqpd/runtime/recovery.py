@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -76,7 +76,7 @@ async def recover(broker: Broker, store: SQLiteStore) -> int:
     restore_returns(broker, queues, records)
     for queue_id, below in recovery.delivered.items():
         if queue_id in queues:
-            queues[queue_id].restore_mark(below)
+            queues[queue_id].restore_mark(queue_id, below)
     for queue_id in recovery.dropped_queues & queues.keys():
         queues[queue_id].restore_sweeping()
     broker.recovered(set(queues) | recovery.dropped_queues, recovery.message_id_max)
@@ -91,7 +91,7 @@ def place(record: Record) -> tuple[int, int]:
 
 
 def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queue]:
-    """Everything but messages; the durable queues by id."""
+    """Everything but messages; the durable queues by id, or by each of their ids."""
     depth_max = broker.limits.table_depth_max
     queues: dict[int, Queue] = {}
     for record in records:
@@ -114,13 +114,15 @@ def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queu
                     journal=False,
                 )
             case QueueRecord():
-                queues[record.queue_id] = broker.virtual_hosts[record.vhost].declare_queue(
+                queue = broker.virtual_hosts[record.vhost].declare_queue(
                     record.name,
                     durable=True,
                     auto_delete=record.auto_delete,
                     arguments=decode_table(record.arguments, 0, depth_max)[0],
                     queue_id=record.queue_id,
+                    lanes=record.lanes,
                 )
+                queues |= dict.fromkeys(record.lane_ids, queue)
             case BindingRecord():
                 restore_binding(broker.virtual_hosts[record.vhost], record, depth_max)
             case HistoryRecord() | SeenRecord():
@@ -172,12 +174,12 @@ async def restore_backlogs(
     queues: dict[int, Queue], backlogs: dict[int, Backlog], store: SQLiteStore
 ) -> int:
     """Tell every queue what it has; how many messages that is. Only queues that cannot page read
-    them now.
+    them now, and those that have to know the headers of all.
 
     Raises DamagedStore for messages of a queue that is not defined: a queue's definition and its
     messages go in one transaction, so a definition is missing, and they must not be dropped.
     """
-    count = 0
+    to_read: dict[Queue, dict[int, Backlog]] = {}
     for queue_id, backlog in backlogs.items():
         queue = queues.get(queue_id)
         if queue is None:
@@ -185,31 +187,57 @@ async def restore_backlogs(
                 raise DamagedStore(
                     store.path, f"messages of queue {queue_id}, which is not defined"
                 )
-            continue
-        count += backlog.messages
-        if queue.can_page:
-            queue.restore_backlog(backlog)
+        elif queue.can_page and queue.present is None:
+            queue.restore_backlog(queue_id, backlog)
         else:
-            await restore_messages(queue, backlog, store)
-    return count
+            to_read.setdefault(queue, {})[queue_id] = backlog
+    for queue, lanes in to_read.items():
+        await restore_messages(queue, lanes, store)
+    return sum(backlog.messages for backlog in backlogs.values())
 
 
-async def restore_messages(queue: Queue, backlog: Backlog, store: SQLiteStore) -> None:
+async def restore_messages(queue: Queue, lanes: dict[int, Backlog], store: SQLiteStore) -> None:
     """Read all messages of one queue. Raises DamagedStore if there are others than there should."""
-    queue.restore_last(backlog.last)
-    targets: dict[bytes, Target] = {}
-    after = storage_key(queue.queue_id, 0)
-    last = storage_key(queue.queue_id, POSITION_MAX)
+    queue.restore_last(max(backlog.last for backlog in lanes.values()))
+    if queue.can_page or len(lanes) == 1:
+        for queue_id, backlog in lanes.items():
+            async for page in read_lane(queue_id, backlog, store):
+                restore_page(queue, page)
+    else:
+        # Its lanes are of other levels than those it has now: it is read as one.
+        found = [
+            message
+            for queue_id, backlog in lanes.items()
+            async for page in read_lane(queue_id, backlog, store)
+            for message in page
+        ]
+        found.sort(key=lambda message: message.key & POSITION_MAX)
+        restore_page(queue, found)
+
+
+async def read_lane(
+    queue_id: int, backlog: Backlog, store: SQLiteStore
+) -> AsyncIterator[list[StoredMessage]]:
+    """All messages under one id, in order. Raises DamagedStore if they are not as many as there
+    should be."""
+    after = storage_key(queue_id, 0)
+    last = storage_key(queue_id, POSITION_MAX)
     count = 0
     while page := await store.read_messages(after, last):
-        for found in page:
-            message = restored_message(found, targets)
-            queue.restore(found.key & POSITION_MAX, message, found.key, found.expires_ms)
+        yield page
         after = page[-1].key
         count += len(page)
     if count != backlog.messages:
-        reason = f"queue {queue.queue_id} has {count} messages and should have {backlog.messages}"
+        reason = f"queue {queue_id} has {count} messages and should have {backlog.messages}"
         raise DamagedStore(store.path, reason)
+
+
+def restore_page(queue: Queue, page: list[StoredMessage]) -> None:
+    """Put messages back that were read."""
+    targets: dict[bytes, Target] = {}
+    for found in page:
+        message = restored_message(found, targets)
+        queue.restore(found.key & POSITION_MAX, message, found.key, found.expires_ms)
 
 
 def restore_delays(broker: Broker, recovery: Recovery, path: Path) -> None:

@@ -292,7 +292,7 @@ def test_a_policy_is_in_force_after_a_crash(journaled: BrokerUnderTest) -> None:
 
 
 def test_a_policy_that_comes_to_a_long_queue() -> None:
-    """Nothing is paged out any more; what is on disk comes back in its order."""
+    """It goes on being on disk for the most part, and what is there comes back in its order."""
     limits = Limits(queue_memory_messages=8, queue_memory_bytes=1000, flow_wait_s=0)
     broker = BrokerUnderTest(journaling=True, limits=limits)
     channel = broker.client().channel()
@@ -303,13 +303,12 @@ def test_a_policy_that_comes_to_a_long_queue() -> None:
         publish(channel, number, mode=2)
         broker.journal.commit()
     queue = broker.core.virtual_hosts["/"].queues["q"]
-    on_disk = queue.ready - queue.resident
-    assert on_disk > 0
+    assert queue.resident <= 12
     put(broker, True)
     for number in range(30, 60):
         publish(channel, number, number, mode=2)
         broker.journal.commit()
-    assert queue.ready - queue.resident == on_disk
+    assert queue.resident <= 12
     assert channel.drain("q") == [b"%d" % number for number in (*range(40), *range(30, 60))]
     publish(channel, 59, mode=2)
     assert channel.drain("q") == [b"59"]

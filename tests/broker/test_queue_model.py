@@ -1,5 +1,7 @@
 """One durable queue, its consumers and its journal, against a model that is a list.
 
+In some runs it has priorities, and the list is in their order.
+
 The model does not foresee whose turn it is. It holds every delivery to the rules instead: it is
 the first message that is ready, its consumer has room for it, `redelivered` is true exactly if it
 was handed out before; and nothing stays ready while a consumer has room. Every confirm is held to
@@ -21,23 +23,23 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from amqpd.commands import Basic, Queue
+from amqpd.commands import Arguments, Basic, Queue
 from amqpd.config import Limits
 from amqpd_storage.entries import PASSING_QUEUE_ID_MIN, DropRange, Enqueue, Settle, storage_key
 from tests.conversation import (
-    PERSISTENT,
-    TRANSIENT,
     BrokerUnderTest,
     Channel,
     Client,
     Confirmed,
     Delivery,
     method,
+    properties,
 )
 
 PENDING, TAKEN, WRITTEN, ELIDED = range(4)
 """How far a message, or its settlement, is on its way to the disk."""
 CHANNELS = 3
+PRIORITY_MAX = 2
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Message:
     """A message as the model knows it. Its number is its body."""
 
     number: int
+    priority: int
     persistent: bool
     publish_number: int
     written: int = PENDING
@@ -63,6 +66,11 @@ class Message:
             self.settled_written = after
         if self.mark_written == before:
             self.mark_written = after
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place among those that are ready."""
+        return -min(self.priority, PRIORITY_MAX), self.number
 
     @property
     def safe(self) -> bool:
@@ -113,6 +121,7 @@ class QueueModel(RuleBasedStateMachine):
         self.consumers: dict[str, Consumer] = {}
         self.ledgers = [Ledger() for _ in range(CHANNELS)]
         self.single_active = False
+        self.has_priorities = False
         self.writing = False
         self.published = 0
         self.tags = 0
@@ -124,17 +133,23 @@ class QueueModel(RuleBasedStateMachine):
 
     @initialize(
         single_active=st.booleans(),
+        has_priorities=st.booleans(),
         windows=st.lists(st.sampled_from([0, 0, 2]), min_size=CHANNELS, max_size=CHANNELS),
         in_memory=st.sampled_from([1, 4, 8, Limits().queue_memory_messages]),
     )
-    def begin(self, single_active: bool, windows: list[int], in_memory: int) -> None:
+    def begin(
+        self, single_active: bool, has_priorities: bool, windows: list[int], in_memory: int
+    ) -> None:
         limits = Limits(queue_memory_messages=in_memory, flow_wait_s=0)
         self.broker = BrokerUnderTest(journaling=True, limits=limits)
         self.single_active = single_active
+        self.has_priorities = has_priorities
         for ledger, window in zip(self.ledgers, windows, strict=True):
             ledger.global_prefetch = window
         self.connect()
-        arguments = {"x-single-active-consumer": ("t", True)} if single_active else {}
+        arguments: Arguments = {"x-single-active-consumer": ("t", True)} if single_active else {}
+        if has_priorities:
+            arguments["x-max-priority"] = ("I", PRIORITY_MAX)
         self.observer.send(method(Queue.Declare, queue="q", durable=True), arguments)
         self.broker.journal.commit()
         self.observer.take(Queue.DeclareOk)
@@ -232,22 +247,35 @@ class QueueModel(RuleBasedStateMachine):
                 message.settled_written = PENDING
 
     def give_back(self, messages: list[Message]) -> None:
-        self.ready = sorted(self.ready + messages, key=lambda message: message.number)
+        self.ready = sorted(self.ready + messages, key=lambda message: message.rank)
 
     # -- what clients do
 
-    @rule(persistent=st.booleans(), count=st.integers(1, 12))
-    def publish(self, persistent: bool, count: int) -> None:
-        with self.client.together():
-            for _ in range(count):
-                self.published += 1
-                number = len(self.messages)
-                message = Message(number, persistent, self.published)
-                self.messages.append(message)
-                self.ready.append(message)
-                octets = PERSISTENT if persistent else TRANSIENT
-                self.publisher.publish("", "q", b"%d" % number, octets)
-        self.listen()
+    @rule(
+        persistent=st.booleans(),
+        priorities=st.lists(st.integers(0, PRIORITY_MAX + 1), min_size=1, max_size=12),
+    )
+    def publish(self, persistent: bool, priorities: list[int]) -> None:
+        if self.has_priorities:
+            # Each is heard of before the next: a consumer who waits does not wait for a better one.
+            for priority in priorities:
+                self.publish_one(persistent, priority)
+                self.listen()
+        else:
+            with self.client.together():
+                for _ in priorities:
+                    self.publish_one(persistent, 0)
+            self.listen()
+
+    def publish_one(self, persistent: bool, priority: int) -> None:
+        self.published += 1
+        number = len(self.messages)
+        message = Message(number, priority, persistent, self.published)
+        self.messages.append(message)
+        self.give_back([message])
+        mode = 2 if persistent else None
+        octets = properties(delivery_mode=mode, priority=priority or None)
+        self.publisher.publish("", "q", b"%d" % number, octets)
 
     @rule(
         number=st.integers(0, CHANNELS - 1),
@@ -418,7 +446,8 @@ class QueueModel(RuleBasedStateMachine):
         """kill -9: what was written is there, in order, and says whether it was handed out."""
         self.broker.crash_and_recover()
         self.writing = False
-        self.ready = [message for message in self.messages if message.survives]
+        self.ready = []
+        self.give_back([message for message in self.messages if message.survives])
         self.messages = list(self.messages)
         for message in self.messages:
             if message.survives:

@@ -144,7 +144,7 @@ def found_in(
             case QueueRecord():
                 found = [
                     (row, returns.get((lane_id, row.position)))
-                    for lane_id in lane_ids(record)
+                    for lane_id in record.lane_ids
                     for row in rows.get(lane_id, ())
                 ]
                 found.sort(key=lambda pair: pair[0].position)
@@ -160,11 +160,6 @@ def found_in(
                 bindings.add((record.source, record.destination, record.routing_key))
     headers = tuple(header for _, header in sorted(seen))
     return Found(queues, frozenset(exchanges), frozenset(bindings), tuple(waiting), headers, policy)
-
-
-def lane_ids(record: QueueRecord) -> Sequence[int]:
-    """Under which ids the store has the messages of a queue."""
-    return (record.queue_id,)
 
 
 def found_message(row: FoundRow, returned: ReturnRecord | None) -> FoundMessage:
