@@ -39,8 +39,9 @@ from amqpd.errors import (
     AMQPException,
     ConnectionException,
 )
-from amqpd.protocol.bodies import Body, make_body
+from amqpd.protocol.bodies import STEP_BYTES_MAX, Body, GrowingBody, make_body
 from amqpd.protocol.methods import decode_method
+from amqpd.protocol.placing import OpenFrame
 from amqpd.wire.properties import validate
 from amqpd.wire.tables import erlang_binary
 
@@ -74,6 +75,8 @@ CONTENT: Final = Struct(">HHQ")
 TAG: Final = Struct(">Q")
 COPIED_BYTES_MAX: Final = 32 * 1024
 """So much is copied sooner than the message that a chunk begins in is read frame by frame."""
+PLACED_BYTES_MIN: Final = 4 * 1024
+"""Less of a frame than that is rather kept until the rest comes than put to its place before."""
 CONTENT_OPEN: Final = b"\x00\x3c\x00\x00\x00\x00\x00\x00"
 """How a content header of the class basic begins, if the body has less than 4 GiB."""
 
@@ -123,14 +126,17 @@ class FrameReader:
         "_chunks",
         "_chunks_bytes",
         "_discarding",
+        "_frame_open",
         "_limits",
         "_needed_bytes",
+        "_received_bytes",
         "_shapes",
         "_start",
         "_strict_sizes",
         "_targets",
         "frame_bytes_max",
         "has_more",
+        "latest_body_bytes",
         "running",
         "stepwise",
     )
@@ -146,9 +152,14 @@ class FrameReader:
         self._start = 0
         """Where in the one chunk the frames begin that are left, while `has_more`."""
         self._discarding = False
+        self._frame_open: OpenFrame | None = None
+        """A chunk ended within this one, and what came of it is in its place already."""
+        self._received_bytes = 0
         self._targets: dict[bytes, Target] = {}
         self._shapes: dict[bytes, Shape] = {NO_PROPERTIES: (NO_PROPERTIES, False, False)}
         self._broken = False
+        self.latest_body_bytes = 0
+        """Size of the last body that did not come whole with its publish in one chunk."""
         self.frame_bytes_max = limits.frame_bytes_min
         self.running = False
         self.stepwise = True
@@ -159,6 +170,7 @@ class FrameReader:
         """The peer is gone: hold nothing of what it said, and read nothing more."""
         self._broken = True
         self._assemblies.clear()
+        self._frame_open = None
         self._chunks.clear()
         self._targets.clear()
         self.has_more = False
@@ -168,8 +180,17 @@ class FrameReader:
         commands: list[Command] = []
         if self._broken:
             return commands
+        self._received_bytes += len(data)
         position, finished = 0, True
-        if self.has_more:
+        if self._frame_open is not None:
+            try:
+                position = self._continue_frame(self._frame_open, data, commands)
+            except AMQPException as fault:
+                self._broken = True
+                commands.append(fault)
+            if self._frame_open is not None or self._broken:
+                return commands
+        elif self.has_more:
             # Not a copy of what is left, which there may be as many of as frames.
             data = self._chunks.pop() + data
             position, self._start = self._start, 0
@@ -200,13 +221,87 @@ class FrameReader:
         if self.has_more:
             self._chunks.append(data)
             self._start = position
-        elif rest and not self._broken:
+        elif rest and not self._broken and not self._open_frame(data, position):
             self._chunks.append(data[position:] if position else data)
             self._chunks_bytes = rest
             self._needed_bytes = FRAME_OVERHEAD
             if rest >= FRAME_OVERHEAD:
                 self._needed_bytes += FRAME.unpack_from(data, position)[2]
         return commands
+
+    @property
+    def placing(self) -> bool:
+        """It is known where the next octets belong: ask `place`, rather than give them."""
+        return self._placed_body() is not None
+
+    def place(self, octets_max: int) -> list[memoryview]:
+        """Where the next octets go, one place after the other: `octets_max` of a body, and what is
+        between its frames. Tell `placed` what came, before anything else."""
+        frame = self._frame_open
+        body = self._placed_body()
+        if frame is None or body is None:
+            return []
+        return frame.places(body, self._assemblies[frame.channel].remaining, octets_max)
+
+    def placed(self, octets: int) -> list[Command]:
+        """So many octets are in the places that `place` gave: the commands that they complete."""
+        frame = self._frame_open
+        body = self._placed_body()
+        if frame is None or body is None:
+            return []
+        in_body, rest = frame.placed(octets)
+        body.placed(in_body)
+        self._assemblies[frame.channel].remaining -= in_body
+        self._received_bytes += octets - len(rest)
+        return self.receive(rest)
+
+    def _placed_body(self) -> GrowingBody | None:
+        frame = self._frame_open
+        if frame is None:
+            return None
+        body = self._assemblies[frame.channel].body
+        return body if isinstance(body, GrowingBody) else None
+
+    def _open_frame(self, data: bytes, position: int) -> bool:
+        """Put what has come of a frame that is not complete to its place, if it is of a large body
+        and worth it; whether it was."""
+        rest = len(data) - position
+        if rest < FRAME_OVERHEAD or data[position] != BODY or not self.running:
+            return False
+        _, channel, size = FRAME.unpack_from(data, position)
+        left = size + FRAME_OVERHEAD - 1 - rest
+        assembly = self._assemblies.get(channel)
+        if left < PLACED_BYTES_MIN or assembly is None or size > assembly.remaining:
+            return False
+        if not isinstance(assembly.body, GrowingBody):
+            return False
+        self._frame_open = frame = OpenFrame(channel, size, size)
+        self._continue_frame(frame, data, [], position + FRAME_OVERHEAD - 1)
+        return True
+
+    def _continue_frame(
+        self, frame: OpenFrame, data: bytes, commands: list[Command], position: int = 0
+    ) -> int:
+        """More of the open frame, from `position` on; returns where what follows it begins."""
+        frame.release()
+        assembly = self._assemblies[frame.channel]
+        body = assembly.body
+        stop = min(position + frame.left, len(data))
+        if body is not None and stop > position:
+            body.add(memoryview(data)[position:stop])
+        frame.left -= stop - position
+        assembly.remaining -= stop - position
+        if stop < len(data):
+            self._frame_open = None
+            if data[stop] != FRAME_END:
+                said = b""
+                if isinstance(body, GrowingBody):
+                    said = body.latest(frame.size, SNIPPET_OCTETS + 1)
+                raise frame_fault(BODY, said, f"{{invalid_frame_end_marker,{data[stop]}}}")
+            stop += 1
+            if not assembly.remaining:
+                commands.append(self._complete(frame.channel, assembly))
+        return stop
 
     def _joined(self, data: bytes) -> bytes:
         """What had come before, and this."""
@@ -426,9 +521,12 @@ class FrameReader:
         properties = payload[12:]
         shape = self._shapes.get(properties) or self._parse_shape(properties)
         assembly.properties, assembly.persistent, assembly.special = shape
-        assembly.body_size = assembly.remaining = body_size
+        assembly.body_size = assembly.remaining = self.latest_body_bytes = body_size
         if body_size <= self._limits.message_bytes_max and not self._discarding:
-            assembly.body = make_body(body_size)
+            # Who has sent so much will send as much again: one body at a time may rely on that.
+            alone = len(self._assemblies) == 1
+            ahead = min(self._received_bytes, STEP_BYTES_MAX) if alone else 0
+            assembly.body = make_body(body_size, ahead)
         return self._complete(channel, assembly) if body_size == 0 else None
 
     def _body(self, channel: int, payload: memoryview) -> Command | None:

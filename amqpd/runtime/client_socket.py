@@ -9,6 +9,10 @@ to this peer pause; while the broker cannot take more, the socket is not read. N
 a turn at a time: what a long chunk leaves to be done (`Peer.busy`), what is left to be sent, and
 deliveries to a peer that has just read, wait until the loop has looked at all the others.
 
+In the midst of a large body the transport rests, and the socket is read from here: straight to the
+body's place, and as much at a time as there is. By way of the transport each octet would be copied
+three times, in chunks of 256 KB, and every call wakes the sender, who shares the machine.
+
 When a connection is over, its last words still have to go out, and the peer has to read them before
 the socket is closed: a reset would take them away. Who closed the connection closes its socket
 first, as with RabbitMQ. A peer that does not close its end within `Limits.linger_s` is dropped.
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -34,19 +39,33 @@ logger = logging.getLogger("amqpd.connection")
 
 WRITE_BYTES_MAX: Final = 1024 * 1024
 """Most that is joined for one write."""
+PIECES_BYTES_MAX: Final = 2 * WRITE_BYTES_MAX
+"""Most that is written at a time as it is: a body of a megabyte and its frames are one write."""
+BULK_BYTES: Final = 1024 * 1024
+"""Most that is read at a time of large bodies."""
+BULK_BODY_BYTES_MIN: Final = 32 * 1024
+"""From this size on a body is large."""
+BULK_BEGIN_BYTES: Final = 64 * 1024
+"""What is read where a body of BULK_BYTES begins, or nearly that: its place is not known yet."""
 CALM_ENDS: Final = frozenset({"closed by the client", "closed by the broker"})
 
 
 class ClientSocket(asyncio.Protocol):
     """Runs one connection from its first octet to its last."""
 
-    def __init__(self, server: Server, tls: TLSLayer | None) -> None:
+    def __init__(
+        self, server: Server, tls: TLSLayer | None, sock: socket.socket | None = None
+    ) -> None:
+        """`sock` is what the transport reads from, if it may be read from here as well."""
         self.timer: Entry | None = None
         self.peer: Peer
         self._server = server
         self._tls = tls
         self._transport: asyncio.Transport
+        self._socket = sock
         self._reading = True
+        self._in_bulk = False
+        """The transport rests, `_read_bulk` reads."""
         self._writes = False
         """What it said last is for the journal."""
         self._full = False
@@ -94,6 +113,10 @@ class ClientSocket(asyncio.Protocol):
         if data and not peer.closed:
             peer.attend(partial(peer.receive, data), self._server.clock.now())
         self._end_turn()
+        if peer.placing and self._reading and self._tls is None and self._socket is not None:
+            self._in_bulk = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_bulk, self._socket)
 
     def eof_received(self) -> bool:
         """The peer will say nothing more; the transport closes when ours is out, or is dropped."""
@@ -135,7 +158,7 @@ class ClientSocket(asyncio.Protocol):
         connection = self.peer.connection
         now = self._server.clock.now()
         if connection.has_large and self._tls is None:
-            pieces = connection.take_pieces(now, WRITE_BYTES_MAX)
+            pieces = connection.take_pieces(now, PIECES_BYTES_MAX)
             octets = sum(map(len, pieces))
             if pieces and not self._transport.is_closing():
                 self._transport.writelines(pieces)
@@ -179,6 +202,8 @@ class ClientSocket(asyncio.Protocol):
         )
         if readable != self._reading and not self._transport.is_closing():
             self._reading = readable
+            if self._in_bulk:
+                return
             if readable:
                 self._transport.resume_reading()
             else:
@@ -218,6 +243,44 @@ class ClientSocket(asyncio.Protocol):
             self._last_words()
 
     # -- details
+
+    def _read_bulk(self, sock: socket.socket) -> None:
+        """One chunk of large bodies; again when the loop has looked at everybody else."""
+        peer = self.peer
+        if self._transport.is_closing():
+            return
+        if not self._reading or peer.closed:
+            self._end_bulk()
+            return
+        try:
+            if peer.placing:
+                octets = sock.recvmsg_into(peer.place(BULK_BYTES))[0]
+                step = partial(peer.receive_placed, octets)
+            else:
+                size = peer.connection.reader.latest_body_bytes
+                data = sock.recv(BULK_BYTES if size < BULK_BYTES // 2 else BULK_BEGIN_BYTES)
+                octets = len(data)
+                step = partial(peer.receive, data)
+        except (BlockingIOError, InterruptedError):
+            self._end_bulk()
+            return
+        except OSError as error:
+            self._lost(describe_loss(error))
+            self._transport.abort()
+            return
+        if octets:
+            peer.attend(step, self._server.clock.now())
+            self._end_turn()
+            if peer.connection.reader.latest_body_bytes >= BULK_BODY_BYTES_MIN:
+                self._loop.call_soon(self._read_bulk, sock)
+                return
+        self._end_bulk()  # the end of what it says is for the transport to see
+
+    def _end_bulk(self) -> None:
+        """Leave the reading to the transport again."""
+        self._in_bulk = False
+        if self._reading and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _end_level(self, reason: str) -> int:
         """How loud the end is in the log. Health checks connect and go, every few seconds."""

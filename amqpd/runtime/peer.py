@@ -161,10 +161,7 @@ class Peer:
     def receive(self, data: bytes, now: float) -> None:
         """Act on everything that `data` completes."""
         connection = self.connection
-        connection.received(len(data))
-        self.received_bytes += len(data)
-        self.received_chunks += 1
-        self.broker.now = now
+        self._count_received(len(data), now)
         if connection.state is State.GREETING:
             data = connection.greet(data)
             if not data:
@@ -173,10 +170,38 @@ class Peer:
             data = connection.tap.inbound.filter(data, now)
         self._read(data, now)
 
+    @property
+    def placing(self) -> bool:
+        """A large body is on its way, and its place is known: see `place`."""
+        connection = self.connection
+        return connection.reader.placing and connection.tap is None and not self.closed
+
+    def place(self, octets_max: int) -> list[memoryview]:
+        """Where the next octets belong, `octets_max` of a body at the most; `receive_placed` then.
+
+        Nothing, if they are to be given to `receive`.
+        """
+        return self.connection.reader.place(octets_max) if self.placing else []
+
+    def receive_placed(self, octets: int, now: float) -> None:
+        """As `receive`, with octets that are in the places that `place` gave."""
+        self._count_received(octets, now)
+        self._go_through(self.connection.reader.placed(octets), now)
+
+    def _count_received(self, octets: int, now: float) -> None:
+        self.connection.received(octets)
+        self.received_bytes += octets
+        self.received_chunks += 1
+        self.broker.now = now
+
     def _read(self, data: bytes, now: float) -> None:
+        self._go_through(self.connection.reader.receive(data), now)
+
+    def _go_through(self, commands: list[Command], now: float) -> None:
+        """Act on what was read, and on what the reader has more of."""
         connection = self.connection
         reader = connection.reader
-        self._act_on(reader.receive(data), now)
+        self._act_on(commands, now)
         pausing = self._pausing
         while reader.has_more and not self._left and not self.held:
             if connection.state is State.CLOSED:

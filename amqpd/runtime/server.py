@@ -305,7 +305,8 @@ class Server:
                 try:
                     accepted, _ = await loop.sock_accept(listening)
                     _send_at_once(accepted)
-                    await loop.connect_accepted_socket(partial(self._client, context), accepted)
+                    client = partial(self._client, context, accepted)
+                    await loop.connect_accepted_socket(client, accepted)
                 except OSError as error:
                     if not failing:
                         reason = error.strerror or str(error)
@@ -315,8 +316,8 @@ class Server:
                     continue
                 failing = False
 
-    def _client(self, context: ssl.SSLContext | None) -> ClientSocket:
-        return ClientSocket(self, None if context is None else TLSLayer(context))
+    def _client(self, context: ssl.SSLContext | None, accepted: socket.socket) -> ClientSocket:
+        return ClientSocket(self, None if context is None else TLSLayer(context), accepted)
 
     def write_ready_file(self) -> None:
         """Tell whoever waits for it where the broker listens. Raises OSError."""

@@ -30,7 +30,8 @@ def cut(octets: bytes, seed: int) -> Iterator[memoryview]:
     ("size", "kind"),
     [
         (1, JoinedBody),
-        (70_000, JoinedBody),
+        (7_000, JoinedBody),
+        (70_000, GrowingBody),
         (JOINED_BYTES_MAX, JoinedBody),
         (JOINED_BYTES_MAX + 1, GrowingBody),
         (3 * STEP_BYTES_MAX + 7, GrowingBody),
