@@ -9,6 +9,7 @@ SOURCES := $(shell find amqpd exchanges storage -name '*.py') hatch_build.py pyp
 ifneq ($(AMQPD_COMPILE),0)
 BUILT := $(COMPILED)
 AS_BUILT := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR)
+JUDGED := --amqpd "env $(AS_BUILT) $(abspath $(BIN))/python -m amqpd"
 endif
 ARGS ?=
 TESTS ?= tests
@@ -68,11 +69,11 @@ sim-campaign: $(INSTALLED)  ## Simulate until there were 1,000,000 power cuts
 kill-campaign: $(INSTALLED)  ## Kill a broker under load 1,000 times: ARGS="--kills 100"
 	@$(BIN)/python -m tests.runtime.kill_campaign $(ARGS)
 
-compat: $(INSTALLED)  ## The clients' own test suites: make compat ARGS="go_amqp091"
-	@$(BIN)/python -m compat.run $(ARGS)
+compat: $(INSTALLED) $(BUILT)  ## The clients' own test suites: make compat ARGS="go_amqp091"
+	@$(BIN)/python -m compat.run $(JUDGED) $(ARGS)
 
-compat-quick: $(INSTALLED)  ## Those of them that take less than a minute
-	@$(BIN)/python -m compat.run --quick $(ARGS)
+compat-quick: $(INSTALLED) $(BUILT)  ## Those of them that take less than a minute
+	@$(BIN)/python -m compat.run --quick $(JUDGED) $(ARGS)
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

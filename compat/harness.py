@@ -46,6 +46,7 @@ import fnmatch
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -63,6 +64,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
+TETHER = ROOT / "compat" / "tether.py"
 EXIT_SKIPPED = 77
 DID_NOT_RUN = "did not run"
 BROKER_START_SECONDS = 300.0
@@ -175,6 +177,8 @@ class Report:
     about: Sequence[About] = ()
     again: Sequence[Result] = ()
     """Failures of tests that passed when they were run again, alone."""
+    build: str = ""
+    """Of the amqpd that was judged (see `Broker`)."""
 
     def known_for(self, name: str) -> Known | None:
         """The entry that excuses this test, if one does."""
@@ -261,6 +265,7 @@ class Report:
             "failed": len(self.failed),
             "skipped": self.skipped,
             "seconds": round(self.seconds, 1),
+            "build": self.build,
             "failures": [{"test": r.name, "detail": r.detail[-2000:]} for r in self.failed],
             "again": [
                 {"test": r.name, "detail": r.detail[-2000:], "why": r.last_words}
@@ -325,13 +330,33 @@ class Completed:
         return "\n".join(self.output.splitlines()[-25:])
 
 
-def stop_group(process: subprocess.Popen[bytes], grace: float = 5.0) -> None:
+def tethered(
+    argv: Sequence[str | Path], env: Mapping[str, str], out: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a broker in a session of its own; it ends when this process does, however it ends."""
+    return subprocess.Popen(
+        [sys.executable, "-I", str(TETHER), *map(str, argv)],
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def stop_group(
+    process: subprocess.Popen[bytes],
+    grace: float = 5.0,
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL),
+) -> None:
     """End a process that was started with its own session, and all its children."""
-    for sig in (signal.SIGTERM, signal.SIGKILL):
+    for sig in signals:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sig)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
+    if process.stdin:
+        process.stdin.close()
 
 
 def command(
@@ -447,6 +472,8 @@ class Broker:
     management_url: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     """What rabbitmqctl needs to find it, when it is RabbitMQ."""
+    build: str = ""
+    """`compiled` or `plain Python`, as an amqpd that was started here says; empty for others."""
 
     @property
     def host(self) -> str:
@@ -513,14 +540,7 @@ def amqpd(work_dir: Path, argv: Sequence[str] = (), extra: Sequence[str] = ()) -
     line = [*argv, "serve", "--listen", "127.0.0.1:0", "--data-dir", str(home / "data")]
     line += ["--management", "127.0.0.1:0", "--ready-file", str(ready), *extra]
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            line,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = tethered(line, env, out)
     try:
         addresses = _await_ready(process, ready, log)
         api = addresses.get("management")
@@ -528,12 +548,13 @@ def amqpd(work_dir: Path, argv: Sequence[str] = (), extra: Sequence[str] = ()) -
             f"amqp://guest:guest@{addresses['amqp'][0]}/",
             addresses,
             f"http://{api[0]}" if api else None,
+            build=_build(log),
         )
         if process.poll() is not None:
             raise SuiteError(f"amqpd died during the suite, exit code {process.returncode}\n")
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(BROKER_STOP_SECONDS)
         stop_group(process)
@@ -560,6 +581,12 @@ def _await_ready(
             return addresses
         time.sleep(0.05)
     raise SuiteError("amqpd did not start\n" + log.read_text(errors="replace")[-2000:])
+
+
+def _build(log: Path) -> str:
+    """What the broker's first line says of itself (docs/configuration.md)."""
+    said = re.search(r'Server startup complete .*\bbuild=("[^"]*"|\S+)', log.read_text("utf-8"))
+    return said[1].strip('"') if said else ""
 
 
 # --- the program -----------------------------------------------------------------------------
@@ -697,10 +724,13 @@ def main(
         results: list[Result] = []
         again: list[Result] = []
         seconds = 0.0
+        build = ""
         must = Expected() if args.only else expected
 
         def once(only: Sequence[str]) -> list[Result]:
+            nonlocal build
             with fresh() as broker:
+                build = broker.build
                 return run(Context(broker, work_dir, suite_dir, known, args.timeout, fresh, only))
 
         begun = time.monotonic()
@@ -722,7 +752,7 @@ def main(
         write_expected(suite_dir / "expected.json", results, seconds)
         expected = load_expected(suite_dir)
         must = expected
-    report = Report(suite_dir.name, results, known, must, seconds, clients, again)
+    report = Report(suite_dir.name, results, known, must, seconds, clients, again, build)
     report.print()
     if args.json:
         args.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")

@@ -1,8 +1,9 @@
 """A private RabbitMQ, to learn what a suite passes on the real thing.
 
 Uses Debian's package `rabbitmq-server` without its service: everything it owns is in a temporary
-directory, its ports are free ones, and it runs in a process group of its own, which is ended by
-id. As a program it prints its address as JSON and runs until it is told to stop:
+directory, its ports are free ones, and so is its epmd's, by which Erlang's nodes find each other.
+Both run in process groups of their own, which are ended by id, and which end when this process does
+(`tether.py`). As a program it prints its address as JSON and runs until it is told to stop:
 
     python compat/rabbitmq_server.py [--management] [--plugin rabbitmq_shovel]
 """
@@ -28,7 +29,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from compat import harness
 
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+EPMD = Path("/usr/bin/epmd")
 START_SECONDS = 300.0
+
+
+def _await_listener(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Ready is when it takes connections."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
+            return
+        time.sleep(0.02)
+    raise harness.SuiteError("epmd did not start\n" + log.read_text()[-3000:])
 
 
 def _await_amqp(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -62,28 +74,27 @@ class Node:
         self._home = home
         self._env = env
         self._port = int(broker.addresses["amqp"][0].rpartition(":")[2])
+        self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Return when it answers. Raises `harness.SuiteError`."""
         assert self._process is None, "it still runs"
         log = self._home / "server.log"
+        env = {**os.environ, **self._env}
         with log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [SCRIPTS / "rabbitmq-server"],
-                env={**os.environ, **self._env},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if self._epmd is None:
+                # In the foreground: a node that finds none starts one that outlives all nodes.
+                port = self._env["ERL_EPMD_PORT"]
+                self._epmd = harness.tethered([EPMD, "-address", "127.0.0.1"], env, out)
+                _await_listener(self._epmd, int(port), log)
+            self._process = harness.tethered([SCRIPTS / "rabbitmq-server"], env, out)
         _await_amqp(self._process, self._port, log)
 
     def kill(self) -> None:
         """SIGKILL to all of it, if it runs; what is on its disk stays."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            harness.stop_group(self._process, START_SECONDS, [signal.SIGKILL])
             self._process = None
 
     def message_counts(self) -> dict[str, int]:
@@ -97,9 +108,10 @@ class Node:
 
     def end(self) -> None:
         """Whatever happened: it does not run any more, and its data is gone."""
-        if self._process is not None:
-            harness.stop_group(self._process, 20)
-            self._process = None
+        for process in (self._process, self._epmd):
+            if process is not None:
+                harness.stop_group(process, 20)
+        self._process = self._epmd = None
         shutil.rmtree(self._home / "mnesia", ignore_errors=True)
 
 
@@ -164,6 +176,7 @@ def prepare(
         conf += [f"ssl_options.keyfile = {certificates / 'server.key'}"]
     (home / "rabbitmq.conf").write_text("\n".join([*conf, ""]))
     mine = {
+        "ERL_EPMD_PORT": str(harness.free_port()),
         "RABBITMQ_NODENAME": f"compat{port}@localhost",
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(harness.free_port()),

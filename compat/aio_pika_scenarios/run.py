@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness, python_client
+from compat import harness, scenario_program
 
 VERSION = "10.2.1"
 ABOUT = harness.About("aio-pika", VERSION, "Python", "scenarios of ours")
@@ -22,16 +22,11 @@ REQUIREMENTS = (
     "pytest==8.4.2",
     "pytest-timeout==2.4.0",
 )
-SCENARIO_SECONDS = 180
 
 
 def run(ctx: harness.Context) -> list[harness.Result]:
     """Every test file of this folder."""
-    python = python_client.environment(ctx.work_dir, REQUIREMENTS)
-    files = sorted(path.name for path in ctx.suite_dir.glob("test_*.py"))
-    env = {"AMQP_URL": ctx.url}
-    argv = [f"--timeout={SCENARIO_SECONDS}"]
-    return python_client.pytest(ctx, python, ctx.suite_dir, files, env=env, argv=argv)
+    return scenario_program.run_tests(ctx, REQUIREMENTS)
 
 
 if __name__ == "__main__":

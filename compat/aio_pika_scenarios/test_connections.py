@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from typing import TYPE_CHECKING
 
 import aio_pika
 import pytest
 from aio_pika.exceptions import AMQPError, ProbableAuthenticationError
+from yarl import URL
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
@@ -117,3 +120,19 @@ async def test_twenty_connections(scene: Scene) -> None:
         *(scene.fill(channel, queue, str(n).encode()) for n, channel in enumerate(channels))
     )
     assert sorted(map(int, await scene.bodies(queue))) == list(range(20))
+
+
+async def test_tls(scene: Scene) -> None:
+    trusting = ssl.create_default_context(cafile=os.environ["CERTIFICATES"] + "/ca.pem")
+    secure = await scene.connect(URL(os.environ["AMQPS_URL"]), ssl_context=trusting)
+    channel = await secure.channel()
+    queue = await scene.queue(channel)
+    body = os.urandom(1 << 20)
+    await scene.fill(channel, queue, body)
+    assert await scene.bodies(queue) == [body]
+
+
+async def test_tls_with_an_authority_that_is_not_trusted(scene: Scene) -> None:
+    doubting = ssl.create_default_context(cafile=os.environ["CERTIFICATES"] + "/other-ca.pem")
+    with pytest.raises(ConnectionError, match="certificate"):
+        await scene.connect(URL(os.environ["AMQPS_URL"]), ssl_context=doubting)

@@ -15,16 +15,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import app as scenario
 import pytest
+from amqp.exceptions import MessageNacked
 from celery import chain, chord, group
 from celery.events.receiver import EventReceiver
 from celery.events.state import State
 from celery.exceptions import TaskRevokedError
-from kombu.exceptions import DecodeError
+from kombu.exceptions import DecodeError, OperationalError
 
 from compat.cutting_proxy import CuttingProxy
 
@@ -231,6 +233,34 @@ def test_a_worker_over_tls(queue: str) -> None:
         assert result(scenario.add.apply_async((1, 2), queue=queue)) == 3
     finally:
         assert other.stop() == 0
+
+
+def test_a_task_that_the_broker_refuses_is_told(queue: str) -> None:
+    with scenario.app.connection_for_write() as connection, connection.channel() as channel:
+        arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare(queue, auto_delete=False, arguments=arguments)
+        channel.queue_bind(queue, "amq.direct", queue)
+    where = {"exchange": "amq.direct", "routing_key": queue, "retry": False}
+    scenario.add.apply_async((1, 2), **where)
+    with pytest.raises(OperationalError) as caught:
+        scenario.add.apply_async((1, 2), **where)
+    assert isinstance(caught.value.__cause__, MessageNacked)
+
+
+def test_header_fields_of_every_type(queue: str) -> None:
+    headers = {
+        **{"words": "grüße", "octets": b"\x00\xff\xce", "nothing": None, "yes": True, "no": False},
+        **{"whole": -7, "large": 1 << 40, "real": 2.5, "exact": Decimal("-1.25")},
+        "time": datetime.datetime(2026, 1, 2, 3, 4, 5),
+        **{"list": [1, "two", [True, None]], "table": {"deep": {"deeper": "still"}, "none": {}}},
+    }
+    with scenario.app.connection_for_write() as connection, connection.channel() as channel:
+        channel.queue_declare(queue, auto_delete=False)
+        channel.queue_bind(queue, "amq.direct", queue)
+        where = {"exchange": "amq.direct", "routing_key": queue}
+        scenario.add.apply_async((1, 2), **where, headers=headers)
+        message = until(lambda: channel.basic_get(queue, no_ack=True), "the message")
+    assert {name: message.headers[name] for name in headers} == headers
 
 
 def test_ping(worker: Worker) -> None:

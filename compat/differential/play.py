@@ -47,6 +47,8 @@ from compat.differential.wire import Event, Wire, content, frame, method
 
 WAIT_SECONDS: Final = 60.0
 ROUNDS_MAX: Final = 20
+LATE_SECONDS: Final = 20.0
+"""The longest that is waited for what RabbitMQ has yet to notice (see rules.LATE)."""
 PROBES: Final = 1000
 """Channels from here on ask for queues, one each."""
 MONITOR: Final = 0
@@ -133,10 +135,10 @@ class Side:
         self._symbols.clear()
 
     def actual(self, text: str) -> str:
-        """Symbols -> names."""
+        """Symbols -> names; one that stands for nothing yet is a name without its `$`."""
         if "$" not in text:
             return text
-        return SYMBOL.sub(lambda found: self._names.get(found[0], found[0]), text)
+        return SYMBOL.sub(lambda found: self._names.get(found[0], found[0][1:]), text)
 
     def symbolic(self, text: str) -> str:
         """Names -> symbols; new names get the next one."""
@@ -227,7 +229,7 @@ class Players:
                     self.said += len(step)
                 game.audit()
             finally:
-                self.clean_up(game.generated_queues(), list(game.policies))
+                self.clean_up(game.other_queues(), list(game.policies))
         except (Difference, Unsettled):
             raise
         except Exception:
@@ -236,7 +238,7 @@ class Players:
                     side.forget(connection)
             raise
 
-    def clean_up(self, generated: list[str], policies: list[str]) -> None:
+    def clean_up(self, queues: list[str], policies: list[str]) -> None:
         """Nothing is left of the sequence."""
         for name in policies:
             for side in self.sides:
@@ -256,7 +258,7 @@ class Players:
                     side.forget(connection)
             wire = side.wire(MONITOR)
             self._open(wire, 1)
-            names = (*QUEUES, "missing", "é", "x" * 255, *generated)
+            names = (*QUEUES, "missing", "é", "x" * 255, *queues)
             for queue in names:
                 wire.say(1, method(Queue.Delete, queue=side.actual(queue), nowait=True))
             for exchange in (*EXCHANGES, "missing", "é"):
@@ -360,11 +362,11 @@ class _Game:
         self._ready = 0
         """In the longest queue."""
         self._slots: dict[str, int] = {}
-        self._seen_generated: list[str] = []
+        self._other_queues: list[str] = []
 
-    def generated_queues(self) -> list[str]:
-        """Server-named queues, as symbols."""
-        return self._seen_generated
+    def other_queues(self) -> list[str]:
+        """Queues with other names than `QUEUES`, server-named ones as symbols."""
+        return self._other_queues
 
     # -- a step
 
@@ -412,7 +414,7 @@ class _Game:
         """What has come of it, on both sides."""
         probes: Any = None
         if not silent:
-            probes, silent = self._settle_down()
+            probes, silent = self._come_to_rest()
         events = [self._take_events(side) for side in self.sides]
         self.players.heard.update(_heard(event) for _, event in events[THEIRS])
         if silent:
@@ -647,6 +649,39 @@ class _Game:
                 confirmed |= set(_numbers(event, confirmed, channel.published))
         return confirmed
 
+    def _come_to_rest(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Settle; where one side may be late, until both have come to the same, for a while."""
+        probes, silent = self._settle_down()
+        deadline = time.monotonic() + LATE_SECONDS
+        while not silent and self._may_be_late() and time.monotonic() < deadline:
+            theirs, ours = (
+                (found, self._number_of_deliveries(side)) for side, found in self._with(probes)
+            )
+            if theirs == ours:
+                break
+            self._excuse(rules.LATE.name)
+            probes, silent = self._settle_down()
+        return probes, silent
+
+    def _may_be_late(self) -> bool:
+        """Whether a channel has ended that had messages by basic.get (see rules.LATE)."""
+        ended = {
+            (connection, event.channel)
+            for connection, wire in self.sides[THEIRS].wires.items()
+            for event in wire.events
+            if event.name in ENDS
+        }
+        return any(
+            not {at, (at[0], 0)}.isdisjoint(ended)
+            and any(not channel.tags[one] for one in channel.deliveries)
+            for at, channel in self.channels.items()
+        )
+
+    def _number_of_deliveries(self, side: Side) -> int:
+        return sum(
+            event.name == "basic.deliver" for wire in side.wires.values() for event in wire.events
+        )
+
     def _settle_down(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Rounds of probes and flows until nothing new comes; the last probes."""
         before: Any = None
@@ -756,6 +791,9 @@ class _Game:
         for at in places:
             replies = [self._replies(side, h.get(at, [])) for side, h in self._with(heard)]
             if replies[THEIRS] != replies[OURS] and at[0] not in reset:
+                if at[1] and at[0] in closed_connections and is_cut_short(*replies):
+                    self._excuse(rules.CUT_SHORT.name)
+                    continue
                 theirs, ours = _first_unequal(*replies)
                 raise Difference(self.number, f"replies on {_shown(at)}", theirs, ours)
         ended = closed_connections | reset
@@ -836,8 +874,11 @@ class _Game:
             return False
         rule = rules.excused(closes[THEIRS], closes[OURS])
         if rule is not None:
-            self.players.excuses[rule.name] = self.players.excuses.get(rule.name, 0) + 1
+            self._excuse(rule.name)
         return rule is not None
+
+    def _excuse(self, rule: str) -> None:
+        self.players.excuses[rule] = self.players.excuses.get(rule, 0) + 1
 
     def _compare_flow(
         self, at: Place, said: Said | None, heard: list[dict[Place, list[Event]]]
@@ -934,14 +975,18 @@ class _Game:
             if operation.verb != "queue.declare":
                 continue
             fields = operation.fields
-            name = fields["queue"].replace("\r", "").replace("\n", "")
+            side = self.sides[THEIRS]
+            name = side.actual(fields["queue"].replace("\r", "").replace("\n", ""))
             if not fields["nowait"]:
                 if not declared:
                     break
-                name = self.sides[THEIRS].symbolic(declared.pop(0).values["queue"])
-            if name.startswith("$gen") and name not in self._seen_generated:
-                self._seen_generated.append(name)
-            if name not in self.queues and not name.startswith(("amq.rabbitmq.", "$token")):
+                name = declared.pop(0).values["queue"]
+            name = side.symbolic(name)
+            if name.startswith(("amq.rabbitmq.", "$token")):
+                continue
+            if name not in (*QUEUES, *self._other_queues):
+                self._other_queues.append(name)
+            if name not in self.queues:
                 self.queues[name] = place[0] if fields.get("exclusive") else MONITOR
 
     def _remember_modes(self, channel: ChannelModel, said: Said, events: list[Event]) -> None:
@@ -1057,6 +1102,11 @@ def _numbers(event: Event, known: set[int], published: int) -> list[int]:
     return [number]
 
 
+def is_cut_short(theirs: list[Any], ours: list[Any]) -> bool:
+    """Whether RabbitMQ said the same, but not to the end (see rules.CUT_SHORT)."""
+    return len(theirs) < len(ours) and ours[: len(theirs)] == theirs
+
+
 def _first_unequal(theirs: list[Any], ours: list[Any]) -> tuple[Any, Any]:
     """Where two lists part, with how long they are."""
     index = 0
@@ -1163,4 +1213,4 @@ def raw_octets(operation: Operation) -> bytes:
     raise ValueError(operation)
 
 
-__all__ = ["Difference", "Players", "Unsettled", "steps"]
+__all__ = ["Difference", "Players", "Unsettled", "is_cut_short", "steps"]

@@ -172,6 +172,29 @@ OUTCOMES: Final = (
 )
 
 
+class Race(NamedTuple):
+    """Where RabbitMQ itself may do one thing or the other."""
+
+    name: str
+    reason: str
+
+
+CUT_SHORT: Final = Race(
+    "what a channel said before it ended its connection",
+    "rabbit_writer.erl: replies and returns wait in a process of their own; rabbit_channel.erl,"
+    " handle_exception: for an error of the connection the channel ends at once, its supervisor"
+    " ends the writer, and the reader sends connection.close by itself. So RabbitMQ's replies of"
+    " that step may lack their end; on amqpd all come, in order",
+)
+LATE: Final = Race(
+    "a queue hears late of the end of a channel that got from it",
+    "rabbit_channel.erl, notify_queues: before channel.close only the queues of consumers are told"
+    " (`classic_consumer_queue_pids`); one that gave messages by basic.get learns it when the"
+    " channel's process has ended, after the client's close-ok, and no reply tells when. So it is"
+    " asked until both brokers' queues hold the same, no longer than play.LATE_SECONDS",
+)
+
+
 def same_text(text: str) -> str:
     """A reply text in the form in which both brokers' are compared."""
     for rule in TEXTS:

@@ -1,6 +1,6 @@
 """The same random operations on amqpd and on RabbitMQ; what they say is compared.
 
-    python compat/differential/run.py --seed 7 --operations 100000 [--seconds 600] [--jobs 4]
+    python compat/differential/run.py --seed 7 --operations 1000000 [--seconds 600] [--jobs 4]
     python compat/differential/run.py --seed 7 --sequence 12           that one sequence
     python compat/differential/run.py --broker rabbitmq                RabbitMQ with itself: the
                                                                        harness must find nothing
@@ -8,8 +8,9 @@
 Jobs share the two brokers, each with a virtual host of its own: most of the time is spent in
 waiting for RabbitMQ to answer. A sequence starts with an empty virtual host. One that shows a
 difference is played again (what does not show twice was a race in RabbitMQ, and is counted as
-skipped), then cut to the shortest that shows it. Every difference is reported once. Exit codes as
-for all suites: 0, 1, 77.
+skipped), then cut to the shortest that shows it. Every difference is reported once. SIGTERM and
+Ctrl-C end a run as --seconds does, and what was played until then is reported; --record keeps it in
+the tables of `make compat`. Exit codes as for all suites: 0, 1, 77.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import argparse
 import contextlib
 import http.client
 import json
+import multiprocessing
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -34,7 +38,7 @@ from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness, rabbitmq_server
+from compat import harness, matrix, rabbitmq_server
 from compat.differential.operations import Generator, Operation
 from compat.differential.play import Difference, Players, Unsettled
 from compat.differential.shrink import shrink
@@ -50,6 +54,9 @@ FINDINGS_MAX = 30
 RABBITMQCTL_SECONDS = 300.0
 Addresses = tuple[tuple[str, str], tuple[str, str]]
 """RabbitMQ's and the other broker's."""
+FORK = multiprocessing.get_context("fork")
+STOP = FORK.Event()
+"""Set once the run is to end: every job ends after its sequence."""
 
 
 @dataclass
@@ -67,6 +74,8 @@ class Tally:
     """Rules that were needed, and how often."""
     heard: Counter[str] = field(default_factory=Counter)
     """What RabbitMQ said, by name."""
+    build: str = ""
+    """Of amqpd (see `harness.Broker`)."""
 
     def add(self, other: Tally) -> None:
         """What another job found. A difference that both found is one."""
@@ -169,12 +178,12 @@ def addresses_of(broker: harness.Broker) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[Addresses]:
-    """RabbitMQ and the other one, with the same users."""
+def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[tuple[Addresses, str]]:
+    """RabbitMQ and the other one, with the same users; the other one's build."""
     definitions = work_dir / "definitions.json"
     definitions.write_text(json.dumps(definitions_for(args.jobs)))
     with contextlib.ExitStack() as stack:
-        urls = []
+        urls, build = [], ""
         for _ in range(2 if args.broker == "rabbitmq" else 1):
             broker = stack.enter_context(rabbitmq_server.server(work_dir, management=True))
             line = [broker.env["RABBITMQCTL"], "import_definitions", str(definitions)]
@@ -184,7 +193,8 @@ def brokers(args: argparse.Namespace, work_dir: Path) -> Iterator[Addresses]:
             extra = ["--definitions", str(definitions)]
             ours = stack.enter_context(harness.amqpd(work_dir, shlex.split(args.amqpd), extra))
             urls.append(addresses_of(ours))
-        yield urls[0], urls[1]
+            build = ours.build
+        yield (urls[0], urls[1]), build
 
 
 @dataclass(frozen=True)
@@ -214,6 +224,7 @@ def play_all(job: Job) -> Tally:
     while (
         tally.operations < job.operations / job.of
         and time.monotonic() < deadline
+        and not STOP.is_set()
         and len(tally.findings) < FINDINGS_MAX
     ):
         examine(players, job.seed, number, tally)
@@ -231,19 +242,45 @@ def play_jobs(first: Job) -> Tally:
     if first.of == 1 or first.sequence is not None:
         return play_all(first)
     tally = Tally()
-    with ProcessPoolExecutor(first.of) as pool:
+    with ProcessPoolExecutor(first.of, FORK, initializer=_follow_the_parent) as pool:
         jobs = [replace(first, number=number) for number in range(first.of)]
         for found in pool.map(play_all, jobs):
             tally.add(found)
     return tally
 
 
+def _follow_the_parent() -> None:
+    """A job's process: the parent hears the signals, and when it is gone so is this."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stop_at_a_signal() -> None:
+    """The first is a wish, which takes as long as a sequence; the second an order."""
+
+    def stop(number: int, _: object) -> None:
+        if STOP.is_set():
+            sys.exit(128 + number)
+        STOP.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compat/differential/run.py")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--operations", type=int, default=10_000)
+    parser.add_argument("--operations", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=3600.0, help="at most this long")
-    parser.add_argument("--jobs", type=int, default=1, help="so many sequences at once")
+    parser.add_argument("--jobs", type=int, default=6, help="so many sequences at once")
     parser.add_argument("--sequence", type=int, help="this one alone")
     parser.add_argument(
         "--broker",
@@ -254,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--amqpd", default="", help="command instead of `python -m amqpd`")
     parser.add_argument("--work-dir", type=Path, help="kept; default: a temporary directory")
     parser.add_argument("--json", type=Path, help="write the report there")
+    parser.add_argument("--record", action="store_true", help="keep the result in the tables")
     parser.add_argument("--amqp-url", help="not for this suite: it needs two brokers of its own")
     return parser
 
@@ -265,7 +303,7 @@ def about(tests: str) -> harness.About:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _stop_at_a_signal()
     args = _parser().parse_args(argv)
     tally = Tally()
     begun = time.monotonic()
@@ -276,9 +314,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compat-")))
         try:
-            with brokers(args, work_dir) as urls:
+            with brokers(args, work_dir) as (urls, build):
                 limits = args.sequence, args.operations, args.seconds
                 tally = play_jobs(Job(urls, 0, args.jobs, args.seed, *limits))
+            tally.build = build
         except harness.Unavailable as reason:
             print(f"{NAME}: skipped: {reason}")
             if args.json:
@@ -300,10 +339,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         tally.results,
         seconds=time.monotonic() - begun,
         about=[about(f"{tally.operations:,} random operations, by sequence")],
+        build=tally.build,
     )
     report.print()
+    body = {**report.as_json(), "operations": tally.operations}
     if args.json:
-        args.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+        args.json.write_text(json.dumps(body, indent=1) + "\n")
+    if args.record:
+        matrix.record([body])
     return 0 if report.ok else 1
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,9 +25,11 @@ PATIENCE_SECONDS = 60.0
 class Stage:
     """A broker client, its worker, and queues that nobody else has."""
 
-    def __init__(self, url: str, queue: str = "") -> None:
+    def __init__(self, url: str, queue: str = "", **address: Any) -> None:
+        """`address`: another way to the broker, in pika's words."""
         self.url = url
-        self.broker = RabbitmqBroker(url=url, confirm_delivery=True, max_priority=10)
+        where = address or {"url": url}
+        self.broker = RabbitmqBroker(**where, confirm_delivery=True, max_priority=10)
         self.broker.add_middleware(CurrentMessage())
         self.workers: list[dramatiq.Worker] = []
         self.queue = queue or f"dramatiq-{uuid.uuid4().hex}"
@@ -182,6 +186,38 @@ def test_a_worker_comes_back_after_a_cut(stage: Stage) -> None:
         for worker in far.workers:
             worker.stop()
         far.broker.close()
+
+
+def test_over_tls(stage: Stage) -> None:
+    parts = urllib.parse.urlsplit(os.environ["AMQPS_URL"])
+    trusting = ssl.create_default_context(cafile=os.environ["CERTIFICATES"] + "/ca.pem")
+    far = Stage(
+        stage.url,
+        stage.queue,
+        host=parts.hostname,
+        port=parts.port,
+        credentials=pika.PlainCredentials(parts.username, parts.password),
+        ssl_options=pika.SSLOptions(trusting, parts.hostname),
+    )
+    seen: list[str] = []
+    actor = far.actor(seen.append, actor_name="take")
+    text = "grüße" * 200_000
+    actor.send(text)
+    far.work()
+    until(lambda: seen, "the message")
+    assert seen == [text]
+    for worker in far.workers:
+        worker.stop()
+    far.broker.close()
+
+
+def test_a_queue_that_is_declared_otherwise_is_told(stage: Stage) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(stage.url))
+    connection.channel().queue_declare(stage.queue, durable=False, exclusive=True)
+    actor = stage.actor(lambda: None, actor_name="otherwise")
+    with pytest.raises(dramatiq.ConnectionClosed, match=r"RESOURCE_LOCKED|PRECONDITION_FAILED"):
+        actor.send()
+    connection.close()
 
 
 def test_messages_under_way_at_the_end_come_again(stage: Stage) -> None:

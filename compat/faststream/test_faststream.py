@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from aio_pika.exceptions import DeliveryError
 from faststream import AckPolicy
 from faststream.rabbit import (
     Channel,
@@ -309,6 +312,37 @@ async def test_two_subscribers_share_a_durable_queue(broker: RabbitBroker) -> No
     await other.stop()
     declared = await broker.declare_queue(queue)
     await declared.delete(if_unused=False, if_empty=False)
+
+
+@scenario
+async def test_a_publication_is_confirmed_or_refused(broker: RabbitBroker) -> None:
+    full = brief(arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    await broker.start()
+    await broker.declare_queue(full)
+    assert isinstance(await broker.publish("taken", full), Basic.Ack)
+    with pytest.raises(DeliveryError):
+        await broker.publish("too much", full)
+
+
+@scenario
+async def test_header_fields_of_every_type(broker: RabbitBroker) -> None:
+    queue, seen = brief(), []
+    headers = {
+        **{"text": "grüße", "octets": bytearray(b"\x00\xff\xce"), "nothing": None},
+        **{"yes": True, "no": False, "exact": Decimal("-1.25")},
+        **{"whole": -7, "large": 1 << 40, "real": 2.5},
+        "time": datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC),
+        **{"list": [1, "two", [True, None]], "table": {"deep": {"deeper": "still"}, "none": {}}},
+    }
+
+    @broker.subscriber(queue)
+    async def take(message: RabbitMessage) -> None:
+        seen.append({name: message.headers[name] for name in headers})
+
+    await broker.start()
+    await broker.publish("", queue, headers=headers)
+    await until(lambda: seen, "the message")
+    assert seen == [headers]
 
 
 @scenario

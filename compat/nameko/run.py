@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from compat import harness, python_client
+from compat import harness, scenario_program
 
 VERSION = "2.14.1"
 ABOUT = harness.About("Nameko", VERSION, "Python", "scenarios of ours")
@@ -26,9 +26,7 @@ REQUIREMENTS = (
 
 def run(ctx: harness.Context) -> list[harness.Result]:
     """The test file of this folder; it takes the broker from AMQP_URL."""
-    python = python_client.environment(ctx.work_dir, REQUIREMENTS)
-    files = sorted(path.name for path in ctx.suite_dir.glob("test_*.py"))
-    return python_client.pytest(ctx, python, ctx.suite_dir, files, env={"AMQP_URL": ctx.url})
+    return scenario_program.run_tests(ctx, REQUIREMENTS)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,10 @@ import eventlet
 eventlet.monkey_patch()
 
 import pytest  # noqa: E402
-from kombu import Exchange, Queue  # noqa: E402
+from amqp.exceptions import MessageNacked  # noqa: E402
+from kombu import Connection, Exchange, Queue  # noqa: E402
+from kombu.exceptions import OperationalError  # noqa: E402
+from nameko.amqp.publish import Publisher as Sender  # noqa: E402
 from nameko.containers import ServiceContainer  # noqa: E402
 from nameko.events import BROADCAST, SINGLETON, EventDispatcher, event_handler  # noqa: E402
 from nameko.exceptions import (  # noqa: E402
@@ -26,9 +30,11 @@ from nameko.rpc import RpcProxy, rpc  # noqa: E402
 from nameko.standalone.events import event_dispatcher  # noqa: E402
 from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
 
+from compat.cutting_proxy import CuttingProxy  # noqa: E402
+
 CONFIG = {"AMQP_URI": os.environ.get("AMQP_URL", ""), "heartbeat": 5, "max_workers": 10}
 PATIENCE_SECONDS = 60.0
-Start = Callable[[type], ServiceContainer]
+Start = Callable[..., ServiceContainer]
 
 
 def unique(prefix: str) -> str:
@@ -46,8 +52,8 @@ def start() -> Iterator[Start]:
     """Run a service; stopped at the end."""
     running: list[ServiceContainer] = []
 
-    def begin(service: type) -> ServiceContainer:
-        container = ServiceContainer(service, config=CONFIG)
+    def begin(service: type, **settings: Any) -> ServiceContainer:
+        container = ServiceContainer(service, config={**CONFIG, **settings})
         container.start()
         running.append(container)
         return container
@@ -55,6 +61,15 @@ def start() -> Iterator[Start]:
     yield begin
     for container in running:
         container.stop()
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    """A durable queue, deleted at the end."""
+    queue = Queue(unique("queue"), durable=True)
+    yield queue
+    with Connection(CONFIG["AMQP_URI"]) as connection, connection.channel() as channel:
+        channel.queue_delete(queue.name)
 
 
 def test_rpc(start: Start) -> None:
@@ -252,3 +267,85 @@ def test_a_failure_requeues_once_it_is_told_to(start: Start) -> None:
         cluster[Sender.name].send()
     until(lambda: len(attempts) == 3)
     assert attempts == [7, 7, 7]
+
+
+def test_a_service_comes_back_after_cuts(start: Start, queue: Queue) -> None:
+    seen: set[str] = set()
+
+    class Worker:
+        name = unique("worker")
+
+        @consume(queue)
+        def take(self, payload: str) -> None:
+            seen.add(payload)
+
+    sender = Sender(CONFIG["AMQP_URI"], declare=[queue])
+    with CuttingProxy(CONFIG["AMQP_URI"]) as proxy:
+        container = start(Worker, AMQP_URI=proxy.url)
+        for number in range(3):
+            text = str(number) * 500_000
+            sender.publish(text, routing_key=queue.name)
+            until(lambda text=text: text in seen)
+            proxy.cut()
+        sender.publish("last", routing_key=queue.name)
+        until(lambda: "last" in seen)
+        container.stop()
+
+
+def test_over_tls(start: Start) -> None:
+    secure = {
+        "AMQP_URI": os.environ["AMQPS_URL"].replace("amqps:", "amqp:"),
+        "AMQP_SSL": {
+            "ca_certs": os.environ["CERTIFICATES"] + "/ca.pem",
+            "cert_reqs": ssl.CERT_REQUIRED,
+        },
+    }
+
+    class Echo:
+        name = unique("echo")
+
+        @rpc
+        def echo(self, text: str) -> str:
+            return text
+
+    start(Echo, **secure)
+    text = "grüße" * 200_000
+    with ClusterRpcProxy({**CONFIG, **secure}, timeout=PATIENCE_SECONDS) as cluster:
+        assert cluster[Echo.name].echo(text) == text
+
+
+def test_a_service_takes_no_more_than_it_has_workers(start: Start, queue: Queue) -> None:
+    begun: list[int] = []
+    go = eventlet.event.Event()
+
+    class Worker:
+        name = unique("worker")
+
+        @consume(queue)
+        def take(self, payload: int) -> None:
+            begun.append(payload)
+            go.wait()
+
+    sender = Sender(CONFIG["AMQP_URI"], declare=[queue])
+    for number in range(5):
+        sender.publish(number, routing_key=queue.name)
+    start(Worker, max_workers=3)
+    until(lambda: len(begun) == 3)
+    with Connection(CONFIG["AMQP_URI"]) as connection, connection.channel() as channel:
+        assert channel.queue_declare(queue.name, passive=True).message_count == 2
+    go.send()
+    until(lambda: len(begun) == 5)
+    assert sorted(begun) == [0, 1, 2, 3, 4]
+
+
+def test_a_message_that_the_broker_refuses_is_told(queue: Queue) -> None:
+    full = Queue(
+        queue.name,
+        durable=True,
+        queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"},
+    )
+    sender = Sender(CONFIG["AMQP_URI"], declare=[full])
+    sender.publish(1, routing_key=queue.name)
+    with pytest.raises(OperationalError) as caught:
+        sender.publish(2, routing_key=queue.name)
+    assert isinstance(caught.value.__cause__, MessageNacked)

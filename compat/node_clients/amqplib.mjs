@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import crypto from "node:crypto";
 import amqp from "amqplib";
 import {
+  HEADERS,
   Mailbox,
   Proxy,
   authority,
@@ -358,26 +359,9 @@ scenario("a_megabyte_in_frames_of_4096", async (undo) => {
 scenario("header_types", async (undo) => {
   const { channel } = await open(undo);
   const queue = await queueFor(channel);
-  const headers = {
-    text: "grüße",
-    empty: "",
-    yes: true,
-    no: false,
-    nothing: null,
-    byte: -7,
-    short: 300,
-    int: 70_000,
-    long: 2 ** 40,
-    negative: -(2 ** 40),
-    double: 1.5,
-    time: { "!": "timestamp", value: 1_700_000_000 },
-    octets: Buffer.from([0, 255, 206]),
-    list: [1, "two", [true, null], { three: 3 }],
-    table: { deep: { deeper: "still" }, none: {} },
-  };
-  channel.sendToQueue(queue, Buffer.from(""), { headers });
+  channel.sendToQueue(queue, Buffer.from(""), { headers: HEADERS });
   const message = await until(() => channel.get(queue, { noAck: true }), "a message");
-  assert.deepEqual({ ...message.properties.headers }, headers);
+  assert.deepEqual({ ...message.properties.headers }, HEADERS);
 });
 
 scenario("properties", async (undo) => {

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import crypto from "node:crypto";
 import manager from "amqp-connection-manager";
 import {
+  HEADERS,
   Mailbox,
   Proxy,
   authority,
@@ -162,6 +163,61 @@ scenario("nack_and_get", async (undo) => {
   assert.deepEqual([text(again), again.fields.redelivered], ["1", true]);
   channel.ack(again);
   assert.deepEqual(await channel.purgeQueue(queue), { messageCount: 1 });
+});
+
+scenario("unroutable_messages_come_back", async (undo) => {
+  const connection = open(undo);
+  const box = new Mailbox();
+  const channel = channelOf(connection, (c) => c.on("return", box.put));
+  await channel.publish("", unique("nowhere"), Buffer.from("x"), { mandatory: true });
+  const [message] = await box.take(1);
+  assert.deepEqual([message.fields.replyCode, message.fields.replyText], [312, "NO_ROUTE"]);
+  assert.equal(text(message), "x");
+});
+
+scenario("prefetch_bounds_a_consumer", async (undo) => {
+  const connection = open(undo);
+  const queue = unique();
+  const box = new Mailbox();
+  const channel = channelOf(connection, (c) => c.assertQueue(queue, { exclusive: true }));
+  await channel.consume(queue, box.put, { prefetch: 2 });
+  for (const body of "12345") await channel.sendToQueue(queue, Buffer.from(body));
+  const held = await box.take(2);
+  await box.expectNothing();
+  assert.equal((await channel.checkQueue(queue)).messageCount, 3);
+  held.forEach((message) => channel.ack(message));
+  assert.deepEqual((await box.take(2)).map(text), ["3", "4"]);
+});
+
+scenario("rpc_over_direct_reply_to", async (undo) => {
+  const queue = unique();
+  const server = channelOf(open(undo), (c) => c.assertQueue(queue, { exclusive: true }));
+  await server.consume(queue, (message) => {
+    const { replyTo, correlationId } = message.properties;
+    server.sendToQueue(replyTo, Buffer.from(`re: ${text(message)}`), { correlationId });
+    server.ack(message);
+  });
+  const box = new Mailbox();
+  const client = channelOf(open(undo), (c) =>
+    c.consume("amq.rabbitmq.reply-to", box.put, { noAck: true }),
+  );
+  for (let n = 0; n < 5; n++) {
+    const options = { replyTo: "amq.rabbitmq.reply-to", correlationId: `c${n}` };
+    await client.sendToQueue(queue, Buffer.from(`${n}`), options);
+  }
+  assert.deepEqual(
+    (await box.take(5)).map((reply) => [text(reply), reply.properties.correlationId]),
+    [...Array(5).keys()].map((n) => [`re: ${n}`, `c${n}`]),
+  );
+});
+
+scenario("header_types", async (undo) => {
+  const connection = open(undo);
+  const queue = unique();
+  const channel = channelOf(connection, (c) => c.assertQueue(queue, { exclusive: true }));
+  await channel.sendToQueue(queue, Buffer.from(""), { headers: HEADERS });
+  const message = await channel.get(queue, { noAck: true });
+  assert.deepEqual({ ...message.properties.headers }, HEADERS);
 });
 
 scenario("tls", async (undo) => {

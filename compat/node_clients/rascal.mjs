@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import crypto from "node:crypto";
 import rascal from "rascal";
 import {
+  HEADERS,
   Mailbox,
   Proxy,
   authority,
@@ -265,6 +266,64 @@ scenario("it_comes_back_when_it_is_cut", async (undo) => {
     };
     await until(attempt, `the message after cut ${round} by ${exchange}`);
   }
+});
+
+scenario("header_types", async (undo) => {
+  const { broker } = await open(undo);
+  const box = new Mailbox();
+  await subscribe(broker, (message, _, ackOrNack) => {
+    const { rascal, ...headers } = message.properties.headers;
+    box.put([typeof rascal, headers]);
+    ackOrNack();
+  });
+  await publish(broker, "out", "x", { options: { headers: HEADERS } });
+  assert.deepEqual(await box.take(1), [["object", HEADERS]]);
+});
+
+scenario("rpc_with_a_queue_for_replies", async (undo) => {
+  const [queue, replies] = [unique(), unique("replies")];
+  const broker = await BrokerAsPromised.create(
+    withDefaultConfig({
+      vhosts: {
+        "/": {
+          connection: { url },
+          exchanges: [""],
+          queues: { [queue]: {}, [replies]: { replyTo: true } },
+          publications: {
+            ask: { queue, replyTo: replies },
+            answer: { exchange: "" },
+          },
+          subscriptions: { in: { queue }, answers: { queue: replies } },
+        },
+      },
+    }),
+  );
+  broker.on("error", () => {});
+  undo(() => broker.nuke());
+  const box = new Mailbox();
+  await subscribe(broker, async (message, content, ackOrNack) => {
+    const { replyTo, messageId } = message.properties;
+    const overrides = { routingKey: replyTo, options: { correlationId: messageId } };
+    await publish(broker, "answer", `re: ${content}`, overrides);
+    ackOrNack();
+  });
+  await subscribe(
+    broker,
+    (message, content, ackOrNack) => {
+      box.put([content, message.properties.correlationId]);
+      ackOrNack();
+    },
+    "answers",
+  );
+  const asked = [];
+  for (let n = 0; n < 5; n++) asked.push([`re: ${n}`, (await publish(broker, "ask", `${n}`)).id]);
+  assert.deepEqual(await box.take(5), asked);
+});
+
+scenario("a_queue_that_is_declared_otherwise_is_told", async (undo) => {
+  const { queue } = await open(undo);
+  const queueOptions = { arguments: { "x-max-length": 3 } };
+  await assert.rejects(open(undo, { queue, queueOptions }), /PRECONDITION_FAILED/);
 });
 
 scenario("tls", async (undo) => {

@@ -10,6 +10,26 @@ import net from "node:net";
 
 export const url = process.env.AMQP_URL;
 export const tlsUrl = process.env.AMQPS_URL;
+
+/** Header fields of all types that amqplib writes; what builds on it hands them through. */
+export const HEADERS = {
+  text: "grüße",
+  empty: "",
+  yes: true,
+  no: false,
+  nothing: null,
+  byte: -7,
+  short: 300,
+  int: 70_000,
+  long: 2 ** 40,
+  negative: -(2 ** 40),
+  double: 1.5,
+  time: { "!": "timestamp", value: 1_700_000_000 },
+  octets: Buffer.from([0, 255, 206]),
+  list: [1, "two", [true, null], { three: 3 }],
+  table: { deep: { deeper: "still" }, none: {} },
+};
+
 const SCENARIO_MS = 180_000;
 const scenarios = [];
 let counter = 0;

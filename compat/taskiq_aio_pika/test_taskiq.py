@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,9 @@ from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.exceptions import DeliveryError
 from taskiq.api import run_receiver_task
+from taskiq.exceptions import SendTaskError
 from taskiq.message import TaskiqMessage
 from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 from taskiq_aio_pika.exceptions import IncorrectRoutingKeyError
@@ -208,6 +211,57 @@ async def test_a_worker_comes_back_after_cuts(stage: Stage) -> None:
             await here.kiq("last")
             await stage.until(lambda: "last" in stage.seen)
     await sender.shutdown()
+
+
+@scenario
+async def test_over_tls(stage: Stage) -> None:
+    trusting = ssl.create_default_context(cafile=os.environ["CERTIFICATES"] + "/ca.pem")
+    broker = stage.broker(url=os.environ["AMQPS_URL"], ssl_context=trusting)
+
+    @broker.task
+    async def work(text: str) -> None:
+        stage.seen.append(text)
+
+    text = "grüße" * 200_000
+    async with stage.working(broker):
+        await work.kiq(text)
+        await stage.until(lambda: stage.seen)
+    assert stage.seen == [text]
+
+
+@scenario
+async def test_a_task_that_the_broker_refuses_is_told(stage: Stage) -> None:
+    full = stage.queue(arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    broker = stage.broker(full)
+
+    @broker.task
+    async def work() -> None:
+        stage.seen.append("done")
+
+    await broker.startup()
+    await work.kiq()
+    with pytest.raises(SendTaskError) as caught:
+        await work.kiq()
+    assert isinstance(caught.value.__cause__, DeliveryError)
+    await broker.shutdown()
+
+
+@scenario
+async def test_labels_are_headers_of_their_types(stage: Stage) -> None:
+    broker = stage.broker()
+    labels = {"whole": -7, "large": 1 << 40, "real": 2.5, "yes": True, "text": "grüße"}
+    await broker.startup()
+    await broker.kick(
+        broker.formatter.dumps(
+            TaskiqMessage(task_id="1", task_name="x", labels=labels, args=[], kwargs={})
+        )
+    )
+    async with await aio_pika.connect(URL) as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(stage.queue().name)
+        message = await queue.get(no_ack=True)
+        assert {name: message.headers[name] for name in labels} == labels
+    await broker.shutdown()
 
 
 @scenario

@@ -47,11 +47,26 @@ def test_a_row_names_the_pinned_version(suite: str) -> None:
 
 @pytest.mark.parametrize("client", matrix.coverage())
 def test_scenarios_that_are_told_of_pass_on_rabbitmq(client: str) -> None:
-    shown = dict(matrix.coverage()[client])
-    suite = shown.pop("suite")
-    assert shown.keys() <= set(matrix.TOPICS)
-    assert client in {one.client for one in about(suite)}
-    assert set(shown.values()) <= set(harness.load_expected(ROOT / "compat" / suite).passed)
+    shown = matrix.coverage()[client]
+    assert client in {one.client for one in about(shown.suite)}
+    passed = harness.load_expected(ROOT / "compat" / shown.suite).passed
+    assert set(shown.tests.values()) <= set(passed)
+
+
+@pytest.mark.parametrize("client", matrix.coverage())
+def test_what_no_scenario_shows_has_its_reason(client: str) -> None:
+    shown = matrix.coverage()[client]
+    assert sorted([*shown.tests, *shown.without]) == sorted(matrix.TOPICS)
+
+
+def test_fewer_random_operations_replace_more_only_when_they_fail() -> None:
+    long = {"suite": "differential", "ok": True, "operations": 1000}
+    short = {"suite": "differential", "ok": True, "operations": 10}
+    broken = {**short, "ok": False}
+    assert matrix.merge([long], [short]) == [long]
+    assert matrix.merge([long], [broken]) == [broken]
+    assert matrix.merge([broken], [short]) == [short]
+    assert matrix.merge([short], [long]) == [long]
 
 
 def test_a_skipped_suite_keeps_the_row_of_the_run_before() -> None:
@@ -64,7 +79,10 @@ def test_a_failure_shows_in_the_table() -> None:
     client = {"client": "x", "version": "1", "language": "Y", "tests": "its own"}
     figures = {"on_rabbitmq": 1200, "passed": 1199, "failed": 1, "skipped": 0}
     table = matrix.table([{"suite": "s", "clients": [{**client, **figures}]}])
-    assert table.splitlines()[-1] == "| x | 1 | Y | `s` | its own | 1,200 | 1,199 | 1 | 0 |"
+    assert (
+        table.splitlines()[-1]
+        == "| x | 1 | Y | `s` | its own | plain Python | 1,200 | 1,199 | 1 | 0 |"
+    )
 
 
 def test_a_suite_that_never_ran_says_why() -> None:
