@@ -139,13 +139,16 @@ class Connection:
     def __init__(
         self,
         limits: Limits,
-        server_properties: Arguments,
+        start: bytes,
         mechanisms: tuple[str, ...],
         strict_sizes: bool,
         now: float,
         speaking: list[Connection],
     ) -> None:
-        """`speaking` collects, for the runtime, the connections that have something to send."""
+        """`start` is the frame of connection.start, see `start_frame`.
+
+        `speaking` collects, for the runtime, the connections that have something to send.
+        """
         self.limits = limits
         self._speaking = speaking
         self.reader = FrameReader(limits, strict_sizes)
@@ -175,7 +178,7 @@ class Connection:
         self.peer_hangs_up = False
         """The peer asked for the end and has its close-ok: its socket is the first to close."""
         self._greeting = b""
-        self._server_properties = server_properties
+        self._start = start
         self._mechanisms = mechanisms
         self._deadline: float | None = now + limits.handshake_timeout_s
         """Of the handshake, of the pause before a drop, or of the wait for close-ok."""
@@ -212,11 +215,7 @@ class Connection:
             self.end(f"refused {describe_greeting(data[:64])}")
             return b""
         self.state = State.STARTING
-        self.send_method(
-            0,
-            Methods.Start(0, 9, {}, " ".join(self._mechanisms), LOCALES),
-            self._server_properties,
-        )
+        self._send(self._start)
         return rest
 
     def handle(self, command: MethodCommand, now: float) -> Event | None:
@@ -589,6 +588,11 @@ def reply_text(exception: AMQPException) -> str:
     if text.isascii():
         return text
     return cut(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def start_frame(properties: Arguments, mechanisms: tuple[str, ...]) -> bytes:
+    """connection.start, the same for all clients of a broker."""
+    return method_frame(0, Methods.Start(0, 9, {}, " ".join(mechanisms), LOCALES), properties)
 
 
 def server_properties(version: str, cluster_name: str, information: str) -> Arguments:

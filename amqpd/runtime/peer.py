@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from amqpd.broker.access import User
@@ -39,6 +40,7 @@ from amqpd.protocol.connection import (
     SecretUpdate,
     State,
     server_properties,
+    start_frame,
 )
 from amqpd.protocol.frames import Command
 from amqpd.protocol.handshake import mechanisms
@@ -58,6 +60,13 @@ def ids_of(command: MethodCommand | Message | Settle | Oversized) -> tuple[int, 
     if isinstance(command, MethodCommand):
         return method_ids(command.method)
     return command.method if isinstance(command, Settle) else PUBLISH
+
+
+@lru_cache(maxsize=8)
+def _start(compat: str, cluster_name: str, information: str) -> bytes:
+    """connection.start: to encode it took a tenth of what a new connection costs."""
+    properties = server_properties(SERVER_VERSIONS[compat], cluster_name, information)
+    return start_frame(properties, mechanisms(compat))
 
 
 def _wake_nobody() -> None:
@@ -89,12 +98,12 @@ class Peer:
         """
         self.broker = broker
         self.name = name
-        version = SERVER_VERSIONS[broker.config.compat]
+        compat = broker.config.compat
         self.connection = Connection(
             broker.limits,
-            server_properties(version, broker.cluster_name, information),
-            mechanisms(broker.config.compat),
-            strict_sizes=broker.config.compat != "3.13",
+            _start(compat, broker.cluster_name, information),
+            mechanisms(compat),
+            strict_sizes=compat != "3.13",
             now=now,
             speaking=speaking,
         )

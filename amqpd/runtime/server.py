@@ -18,7 +18,7 @@ import socket
 import ssl
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -299,22 +299,36 @@ class Server:
         """Take in clients. Running out of file descriptors must not end the broker."""
         loop = asyncio.get_running_loop()
         listening = listener.extra(SocketAttribute.raw_socket)
+        listening.setblocking(False)
         failing = False
+        # The loop's own `sock_accept` watches and forgets the socket again for each client.
+        somebody = asyncio.Event()
         async with listener:
-            while True:
-                try:
-                    accepted, _ = await loop.sock_accept(listening)
-                    _send_at_once(accepted)
-                    client = partial(self._client, context, accepted)
-                    await loop.connect_accepted_socket(client, accepted)
-                except OSError as error:
-                    if not failing:
-                        reason = error.strerror or str(error)
-                        logger.error("cannot accept clients", extra={"reason": reason})
-                    failing = True
-                    await anyio.sleep(ACCEPT_PAUSE_S)
-                    continue
-                failing = False
+            loop.add_reader(listening, somebody.set)
+            try:
+                while True:
+                    await somebody.wait()
+                    somebody.clear()
+                    try:
+                        accepted, _ = listening.accept()
+                        accepted.setblocking(False)
+                        _send_at_once(accepted)
+                        client = partial(self._client, context, accepted)
+                        await loop.connect_accepted_socket(client, accepted)
+                    except BlockingIOError:
+                        continue  # whoever it was is gone
+                    except OSError as error:
+                        if not failing:
+                            reason = error.strerror or str(error)
+                            logger.error("cannot accept clients", extra={"reason": reason})
+                        failing = True
+                        loop.remove_reader(listening)
+                        await anyio.sleep(ACCEPT_PAUSE_S)
+                        loop.add_reader(listening, somebody.set)
+                        continue
+                    failing = False
+            finally:
+                loop.remove_reader(listening)
 
     def _client(self, context: ssl.SSLContext | None, accepted: socket.socket) -> ClientSocket:
         return ClientSocket(self, None if context is None else TLSLayer(context), accepted)
@@ -384,7 +398,11 @@ def is_loopback(address: Any) -> bool:
     """Whether a peer is on this machine; one that is gone before it can be asked is not."""
     if not isinstance(address, tuple):
         return False
-    host = str(address[0]).partition("%")[0]
+    return _is_loopback(str(address[0]).partition("%")[0])
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(host: str) -> bool:
     parsed = ipaddress.ip_address(host)
     mapped = getattr(parsed, "ipv4_mapped", None)
     return bool((mapped or parsed).is_loopback)

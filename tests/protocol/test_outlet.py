@@ -26,7 +26,7 @@ HEADER_MAX = b"\x80\x00\xff" + b"p" * 255
 
 
 def make_connection(frame_max: int = FRAME_MAX, **limits: int) -> Connection:
-    connection = Connection(Limits(**limits), {}, ("PLAIN",), False, 0.0, [])
+    connection = Connection(Limits(**limits), b"", ("PLAIN",), False, 0.0, [])
     connection.reader.frame_bytes_max = frame_max
     return connection
 
