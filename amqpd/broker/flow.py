@@ -68,8 +68,10 @@ class _Hold:
 
     @property
     def is_over(self) -> bool:
-        """Whether consumers have taken enough."""
+        """Whether consumers have taken enough, or are gone."""
         queue = self.queue
+        if not queue.consumer_count:
+            return True
         ready, octets = queue.ready, queue.ready_bytes
         if ready <= self._small[0] and octets <= self._small[1]:
             return True

@@ -131,20 +131,41 @@ QUEUES: Final = {
             **buried_in("h1"),
         },
     ),
+    # What comes back waits.
+    "y0": QueueSpec(
+        durable=True,
+        arguments={
+            "x-delayed-retry-type": "all",
+            "x-delayed-retry-min": 300,
+            "x-delayed-retry-max": 700,
+        },
+    ),
+    "y1": QueueSpec(
+        durable=True,
+        arguments={
+            "x-queue-type": "quorum",
+            "x-delayed-retry-type": "failed",
+            "x-delayed-retry-min": 90,
+            "x-delivery-limit": 3,
+            **buried_in("l1"),
+        },
+    ),
     # No two messages with the same header.
     "h0": QueueSpec(durable=True, arguments={"x-message-deduplication": True, **buried_in("l2")}),
     "h1": QueueSpec(durable=True, arguments={"x-message-deduplication": True, "x-max-length": 20}),
     "h2": QueueSpec(durable=True, arguments={"x-message-deduplication": True}),
 }
-QUORUM: Final = ("q0", "s0", "u0", "u1")
+RETRYING: Final = ("y0", "y1")
+"""Queues in which what comes back waits before it is handed out again."""
+QUORUM: Final = ("q0", "s0", "u0", "u1", "y1")
 """Queues that do not know of a prefetch limit for all of a channel."""
 DEDUPLICATING: Final = ("h0", "h1", "h2")
 """Queues with at most one message of each header."""
 DEEP: Final = ("d1", "p1", "p2", "u0", "u1", *DEDUPLICATING)
 """Queues that get many messages at once."""
-RULED: Final = ("l0", "l1", "l2", "p0", "p1", "p2", "r0", "r1", "x0", *QUORUM, *DEDUPLICATING)
+RULED: Final = ("l0", "l1", "l2", "p0", "p1", "p2", "r0", "r1", "x0", "y0", *QUORUM, *DEDUPLICATING)
 """Queues with rules of their own for what they hold."""
-UNBOUND: Final = ("l0", "l1", "l2", "r0", "r1", "q0", "s0", "u1", "h0", "h1")
+UNBOUND: Final = ("l0", "l1", "l2", "r0", "r1", "q0", "s0", "u1", "y1", "h0", "h1")
 """Queues that no client binds to an exchange but `dlx`, and to that by their own name.
 
 So there is no message twice in the ring, or in `h1`: whatever is there came from one place."""

@@ -27,26 +27,16 @@ class Death(NamedTuple):
     times: int
 
 
-class Returned(NamedTuple):
-    """How often a message came back to a quorum queue."""
+class ReturnCount(NamedTuple):
+    """How often a message came back to a queue that counts it."""
 
-    acquired: int
-    failed: int | None
-    """How many of these deliveries failed; None where it makes no difference (before 4.3)."""
+    acquired: int = 0
+    failed: int = 0
+    """How many of these deliveries failed."""
 
-    @property
-    def shown(self) -> tuple[int, int]:
-        """What `x-delivery-count` and `x-acquired-count` say; 0 if it is not there."""
-        return (self.acquired, 0) if self.failed is None else (self.failed, self.acquired)
-
-    def shows(self, known: Returned) -> bool:
-        """Whether a store that has this has what is known."""
-        return self.acquired == known.acquired and known.failed in (None, self.failed)
-
-    def again(self, *, failed: bool) -> Returned:
+    def again(self, *, failed: bool) -> ReturnCount:
         """It came back once more."""
-        failures = None if self.failed is None else self.failed + failed
-        return Returned(self.acquired + 1, failures)
+        return ReturnCount(self.acquired + 1, self.failed + failed)
 
 
 class Letter(NamedTuple):
@@ -78,15 +68,15 @@ class Letter(NamedTuple):
                 return False
         return True
 
-    def is_said_by(self, said: Delivery | Got, returned: Returned | None) -> bool:
-        """Whether a delivery shows just this, and that it came back so often (None: whatever)."""
+    def is_said_by(self, said: Delivery | Got, counted: tuple[int, int] | None) -> bool:
+        """Whether a delivery shows just this, and says so of its returns (None: whatever)."""
         published = self.published
         if (said.exchange, said.routing_key) != (self.exchange, self.routing_key):
             return False
         if said.body != published.body:
             return False
         counts = counts_in(said.properties)
-        if returned is not None and counts != returned.shown:
+        if counted is not None and counts != counted:
             return False
         if not self.deaths and counts == (0, 0):
             return said.properties == published.properties

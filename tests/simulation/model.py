@@ -76,11 +76,8 @@ from tests.simulation.letters import (
     EXPIRED,
     REJECTED,
     Letter,
-    counts_in,
+    ReturnCount,
     published_letter,
-)
-from tests.simulation.letters import (
-    Returned as Returns,
 )
 from tests.simulation.parts import (
     Copy,
@@ -101,6 +98,8 @@ from tests.simulation.states import Found, Kept, State, Waiting, uid_of
 NOT_FOUND: Final = 404
 LOCKED: Final = 405
 PRECONDITION_FAILED: Final = 406
+ALARMS: Final = ("memory", "disk")
+"""In the order in which clients are told of them."""
 DELAYED: Final = "del"
 DEDUPLICATING: Final = "ded"
 
@@ -114,6 +113,8 @@ class Model:
         self.queues: dict[str, ModelQueue] = {}
         self.exchanges: dict[str, ModelExchange] = {}
         self.policy: Mapping[str, int] | None = None
+        self.alarms: frozenset[str] = frozenset()
+        """Of what there is too little; nobody publishes then."""
         self.connections: list[ModelConnection] = []
         self.now = 0.0
         """Seconds of the broker's clock."""
@@ -132,6 +133,8 @@ class Model:
         self._out_of_order: set[str] = set()
         self._rejected: dict[tuple[ModelQueue, int], Copy] = {}
         """What clients did not want, and what did not become a dead letter yet."""
+        self.unseen: list[tuple[ModelChannel, int, Copy]] = []
+        """Deliveries of messages of which it is not known how often they came back."""
         self.deaths = 0
         self.delivered = 0
         self.confirmed = 0
@@ -309,6 +312,24 @@ class Model:
                 channel.expect(ChannelClass.CloseOk)
             case ChannelClosed():
                 raise AssertionError("close-ok on an open channel")
+
+    # -- alarms
+
+    def set_alarms(self, alarms: Collection[str]) -> None:
+        """These are active from now on."""
+        self.alarms = frozenset(alarms)
+        if not alarms:
+            for connection in self.connections:
+                if connection.blocked and not connection.ended:
+                    connection.blocked = False
+                    connection.told.append(ConnectionClass.Unblocked)
+
+    def received(self, connection: ModelConnection, *, publishes: bool) -> None:
+        """A chunk of what a client says has come; whether a message, or a part of one, is in it."""
+        require(not connection.blocked, "who is blocked was read from", connection.name)
+        if publishes and self.alarms and not connection.ended:
+            connection.blocked = True
+            connection.told.append(ConnectionClass.Blocked)
 
     # -- policies
 
@@ -501,7 +522,7 @@ class Model:
                 copy.queue.settle(copy)
                 self._rejected[copy.queue, copy.published.uid] = copy
             else:
-                copy.queue.take_back(copy, how)
+                copy.queue.take_back(copy, how, self.now_ms)
                 if copy.queue.is_quorum:
                     # It may have been handed out again since, from another place.
                     self._out_of_order.add(copy.queue.name)
@@ -516,7 +537,8 @@ class Model:
 
     def _get(self, channel: ModelChannel, queue: ModelQueue, no_ack: bool, first: bool) -> None:
         ready, deaths = len(queue.ready), queue.deaths
-        dead = len(queue.unburied)  # of which some may not have been read since the start
+        # Of these some may not have been read since the start.
+        dead = len(queue.unburied) + len(queue.retrying)
         queue.used_at = self.now
 
         def check(said: Heard) -> None:
@@ -550,7 +572,7 @@ class Model:
         if tag in channel.early:
             self._check_content(said, channel.early[tag], channel.early_flags[tag][2])
         else:
-            self._check_content(said, waiting, None if waiting is None else waiting.returned)
+            self._check_content(said, waiting, None if waiting is None else waiting.shown)
         self.delivered += 1
         if tag in channel.early:
             copy = channel.early.pop(tag)
@@ -569,21 +591,15 @@ class Model:
         self._given(channel, copy, consumer, tag, no_ack)
 
     def _check_content(
-        self, said: Delivery | Got, copy: Copy | None, returned: Returns | None
+        self, said: Delivery | Got, copy: Copy | None, counted: tuple[int, int] | None
     ) -> None:
         if copy is None:
             # Of a channel or queue that ended in this turn, or an error that is found right away.
             published = self.published[uid_of(said.body)]
             require(said.body == published.body, "not what was published", said, published)
         else:
-            same = copy.letter.is_said_by(said, returned)
-            require(same, "not what was published", said, copy.letter, returned)
-            if copy.returned is None:
-                delivered, acquired = counts_in(said.properties)
-                if self.compat == "4.3":
-                    copy.returned = Returns(acquired, delivered)
-                else:
-                    copy.returned = Returns(delivered, None)
+            same = copy.letter.is_said_by(said, counted)
+            require(same, "not what was published", said, copy.letter, counted)
 
     def _check_redelivered(self, copy: Copy, said: bool, before: bool, maybe: bool) -> None:
         require(maybe or said == before, f"redelivered is {said}", copy)
@@ -592,6 +608,8 @@ class Model:
         copy = queue.live.get(uid)
         require(copy is not None, "a message that is not in the queue", queue.name, said)
         assert copy is not None
+        if copy.unread and copy.due_ms <= self.now_ms:
+            self._read_late(queue, copy)
         for index, ready in enumerate(queue.ready):
             if ready is copy:
                 del queue.ready[index]
@@ -617,6 +635,8 @@ class Model:
             queue.settle(copy)
             return
         channel.ledger[tag] = Out(copy, consumer)
+        if copy.returned is None:
+            self.unseen.append((channel, tag, copy))
         queue.unacked += 1
         if consumer is not None:
             consumer.unacked += 1
@@ -694,8 +714,33 @@ class Model:
             require(reason == EXPIRED and timely, "it died too early", copy, self.now_ms)
         queue.unburied[uid] = copy
         copy.buried_as = reason
-        copy.recorded = copy.returned or queue.never
+        copy.recorded = copy.returned or ReturnCount()
         require(not self._targets(queue, copy.letter, reason), "there is a place", copy)
+
+    def retried(self, queue_name: str, uid: int) -> None:
+        """A message that came back has waited long enough."""
+        queue = self.queues.get(queue_name)
+        if queue is None:
+            return  # it ended in the same turn
+        require(uid in queue.retrying, "a retry of what did not wait", queue_name, uid)
+        copy = queue.retrying.pop(uid)
+        require(copy.due_ms <= self.now_ms + 1, "it came too early", copy, copy.due_ms, self.now_ms)
+        copy.unread = False
+        queue.make_ready(copy)
+        queue.entered = True
+
+    def _read_late(self, queue: ModelQueue, copy: Copy) -> None:
+        """It was on disk when its time came: so it need not wait, and has its old place."""
+        copy.unread = False
+        if queue.retrying.pop(copy.published.uid, None) is not None:
+            insort(queue.ready, copy)
+            self._out_of_order.add(queue.name)
+
+    def _check_retries(self, queue: ModelQueue) -> None:
+        for copy in list(queue.retrying.values()):
+            if copy.due_ms + 1 < self.now_ms:
+                require(copy.unread, "it waits too long", copy, copy.due_ms, self.now_ms)
+                self._read_late(queue, copy)
 
     def _targets(self, queue: ModelQueue, letter: Letter, reason: str) -> list[ModelQueue]:
         """Where a message that dies here goes."""
@@ -763,7 +808,7 @@ class Model:
             return
         ready, consumers, deaths = len(queue.ready), len(queue.consumers), queue.deaths
         declared = queue
-        dead = len(queue.unburied)
+        dead = len(queue.unburied) + len(queue.retrying)
 
         def check(said: Queue.DeclareOk) -> None:
             require(said.queue == action.name, "declare-ok of another queue", said)
@@ -778,7 +823,7 @@ class Model:
         queue = self.queues.get(action.name)
         ready = 0
         if queue is not None:
-            ready = len(queue.ready) + len(queue.unburied)
+            ready = len(queue.ready) + len(queue.unburied) + len(queue.retrying)
             self.drop_queue(queue)
         if action.nowait:
             return
@@ -797,6 +842,7 @@ class Model:
         queue.live.clear()
         queue.ready.clear()
         queue.unburied.clear()
+        queue.retrying.clear()
         for consumer in queue.consumers:
             del consumer.channel.consumers[consumer.tag]
             consumer.channel.cancels.add(consumer.tag)
@@ -816,9 +862,10 @@ class Model:
             self.drop_queue(queue)
 
     def _purge(self, channel: ModelChannel, queue: ModelQueue) -> None:
-        purged = [*queue.ready, *queue.unburied.values()]
+        purged = [*queue.ready, *queue.unburied.values(), *queue.retrying.values()]
         queue.ready = []
         queue.unburied = {}
+        queue.retrying = {}
         for copy in purged:
             queue.settle(copy)
 
@@ -926,13 +973,19 @@ class Model:
             self._out_of_order.add(queue.name)
             for copy in queue.ready:
                 copy.maybe = copy.maybe or not copy.handed_out
-                if copy.maybe and queue.is_quorum:
+                if copy.maybe and queue.counts_returns:
                     copy.returned = None
 
     # -- what the broker says
 
     def hear(self, connection: ModelConnection, number: int, said: Heard) -> None:
         """The broker said this, at the end of a turn."""
+        if number == 0 and connection.told and isinstance(said, connection.told[0]):
+            del connection.told[0]
+            reason = "low on " + " & ".join(sorted(self.alarms, key=ALARMS.index))
+            said_why = not isinstance(said, ConnectionClass.Blocked) or said.reason == reason
+            require(said_why, "blocked for another reason", said, reason)
+            return
         if number == 0:
             require(
                 connection.close_ok_due and isinstance(said, ConnectionClass.CloseOk),
@@ -984,7 +1037,7 @@ class Model:
         queue_name: str,
         body: bytes,
         consumer_tag: str | None,
-        returned: Returns,
+        returned: ReturnCount,
     ) -> None:
         """A new entry of the channel's ledger that was not said yet. `returned` is believed only
         where the model does not know."""
@@ -998,8 +1051,15 @@ class Model:
         channel.early[tag] = copy
         if copy.returned is None:
             copy.returned = returned
-        channel.early_flags[tag] = (copy.handed_out, copy.maybe, copy.returned)
+        channel.early_flags[tag] = (copy.handed_out, copy.maybe, copy.shown)
         self._given(channel, copy, consumer, tag, False)
+
+    def see_returns(self, returns: Callable[[ModelChannel, int], ReturnCount]) -> None:
+        """What the broker's ledgers say of what is not known here: that is believed."""
+        for channel, tag, copy in self.unseen:
+            if copy.returned is None and tag in channel.ledger:
+                copy.returned = returns(channel, tag)
+        self.unseen.clear()
 
     def end_turn(
         self, congested: Callable[[ModelConnection], bool], reading: Collection[str]
@@ -1007,6 +1067,9 @@ class Model:
         """Everything was said: does it add up. `reading`: queues whose head is on its way."""
         self._actions = 0
         self.postponed = False
+        for connection in self.connections:
+            told = connection.ended or not connection.told
+            require(told, "a client was not told", connection.name, connection.told)
         for queue, given in self._handed_out.items():
             if queue.entered and queue.is_prioritized:
                 # What came in this turn may go before what was handed out earlier in it.
@@ -1026,6 +1089,7 @@ class Model:
             late = [c for c in delayed.room.live.values() if c.due_ms + 1 < self.now_ms]
             require(not late, "it waits too long", late, self.now_ms)
         for queue in self.queues.values():
+            self._check_retries(queue)
             require(not queue.refused, "refused, and no dead letter", queue.refused)
             if queue.deduplicates and queue.entered:
                 require(queue.is_distinct, "duplicates", queue.name, list(queue.live.values()))
@@ -1094,7 +1158,9 @@ class Model:
                         is_maybe_marked(copy),
                         copy.expires_ms,
                         copy.letter,
+                        copy.level,
                         copy.recorded,
+                        copy.due_ms,
                         copy.buried_as,
                     )
                     for uid, copy in queue.live.items()
@@ -1180,23 +1246,28 @@ class Model:
         self._handed_out = {}
         self._out_of_order = set()
         self._rejected = {}
+        self.unseen = []
+        self.alarms = frozenset()
         self.policy = state.policy
         for name, messages in state.queues.items():
             queue = self._new_queue(name, None)
             queue.promised = True
             for kept in messages:
-                copy = queue.take(kept.letter, kept.expires_ms)
+                copy = queue.take(kept.letter, kept.expires_ms, kept.level)
                 copy.promised = True
                 copy.handed_out = kept.handed_out
                 copy.maybe = kept.maybe
-                copy.recorded = kept.recorded
-                if queue.is_quorum:
+                copy.recorded = copy.returned = kept.recorded
+                if queue.is_quorum and kept.handed_out and not kept.recorded.acquired:
                     # Who had it when the broker stopped gives it back, and nothing is written.
-                    copy.returned = kept.recorded
-                    if kept.handed_out and not kept.recorded.acquired:
-                        copy.returned = queue.once
-                    if kept.maybe:
-                        copy.returned = None
+                    copy.returned = ReturnCount(1, 1)
+                if queue.counts_returns and kept.maybe:
+                    copy.returned = None
+                copy.due_ms = kept.due_ms
+                if kept.due_ms > self.now_ms:
+                    copy.unread = True
+                    queue.ready.remove(copy)
+                    queue.retrying[kept.uid] = copy
                 if kept.buried_as:
                     copy.buried_as = kept.buried_as
                     queue.ready.remove(copy)

@@ -15,14 +15,21 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from amqpd.broker import quorum
+from msgspec.structs import replace
+
+from amqpd.broker import quorum, returns
+from amqpd.broker.alarms import Alarm, Alarms
 from amqpd.broker.definitions import ParameterRecord, ReturnRecord, SeenRecord
+from amqpd.broker.delayed_retry import delay_ms
+from amqpd.broker.flow import FlowControl
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.present_headers import PresentHeaders
 from amqpd.broker.queue import Queue
+from amqpd.broker.queue_rules import QueueRules
 from amqpd.broker.returns import Returned, Returns
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Message
+from amqpd.runtime.peer import Peer
 from amqpd_storage.entries import (
     Barrier,
     Delay,
@@ -415,10 +422,107 @@ class CountEveryReturn(Bug):
         """All of them have failed."""
         counted = Returns.count
 
-        def count_all(returns: Returns, stored: QueueMessage, failed: bool) -> Returned:
-            return counted(returns, stored, True)
+        def count_all(known: Returns, stored: QueueMessage, failed: bool) -> Returned:
+            return counted(known, stored, True)
 
         with patch.object(Returns, "count", count_all):
+            yield
+
+
+class RetryAtOnce(Bug):
+    """Every third message that comes back is handed out again without having waited."""
+
+    favourites = ("y0", "y1")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Where it is said how long it waits."""
+        seen = count(1)
+
+        def delay_most(rules: QueueRules, failures: int, failed: bool) -> int:
+            return delay_ms(rules, failures, failed) if next(seen) % 3 else 0
+
+        with patch.object(returns, "delay_ms", delay_most):
+            yield
+
+
+class ForgetRetryTimes(Bug):
+    """After a restart what waited for its retry waits no longer."""
+
+    favourites = ("y0", "y1")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Where the journal tells of them."""
+        restore = Returns.restore
+
+        def restore_count(known: Returns, record: ReturnRecord) -> None:
+            restore(known, replace(record, ready_at_ms=0))
+
+        with patch.object(Returns, "restore", restore_count):
+            yield
+
+
+class BlockEverybody(Bug):
+    """During an alarm who only consumes is blocked, too."""
+
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Whatever it said."""
+        with patch.object(Peer, "_published", lambda peer, commands: True):
+            yield
+
+
+class ForgetToUnblock(Bug):
+    """One of those who are blocked stays so when the alarm is over."""
+
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """The first of them."""
+        set_alarm = Alarms.set
+
+        def set_most(alarms: Alarms, alarm: Alarm, raised: bool) -> bool:
+            for connection in list(alarms._blocked)[:1]:
+                alarms.forget(connection)
+            return set_alarm(alarms, alarm, raised)
+
+        with patch.object(Alarms, "set", set_most):
+            yield
+
+
+class WaitForSlowConsumers(Bug):
+    """Publishers are held until consumers have caught up, however slow these are."""
+
+    favourites = ("d1", "d2")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """It looks at them, and goes on waiting."""
+
+        def wait_on(control: FlowControl, now: float) -> None:
+            control._check_at = now + 1.0
+
+        with patch.object(FlowControl, "handle_timer", wait_on):
+            yield
+
+
+class HoldWithoutNeed(Bug):
+    """Nobody tells the publishers that the queue is empty by now."""
+
+    favourites = ("d1", "d2")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """The end of a turn says nothing."""
+        with patch.object(FlowControl, "finish_turn", lambda control: control.crowded.clear()):
             yield
 
 
@@ -466,5 +570,11 @@ BUGS: Final[dict[str, type[Bug]]] = {
         ForgetHeaders,
         IgnorePriorities,
         CountEveryReturn,
+        RetryAtOnce,
+        ForgetRetryTimes,
+        BlockEverybody,
+        ForgetToUnblock,
+        WaitForSlowConsumers,
+        HoldWithoutNeed,
     )
 }

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from amqpd.config import Compat
 from tests.simulation.actions import EXCHANGES, QUEUES, Publish, Settle
-from tests.simulation.letters import Letter, Returned
+from tests.simulation.letters import Letter, ReturnCount
 
 Return = Literal["returned", "rejected", "lost"]
 """How a message comes back: by basic.nack or basic.recover, by basic.reject, or because its channel
@@ -40,9 +40,11 @@ class Copy:
 
     __slots__ = (
         "buried_as",
+        "due_ms",
         "expires_ms",
         "handed_out",
         "letter",
+        "level",
         "maybe",
         "order",
         "owed",
@@ -53,6 +55,7 @@ class Copy:
         "recorded",
         "returned",
         "successors",
+        "unread",
     )
 
     def __init__(self, letter: Letter, queue: ModelQueue, order: int, expires_ms: int) -> None:
@@ -60,7 +63,9 @@ class Copy:
         self.published = letter.published
         self.queue = queue
         self.order = order
-        self.rank = (-queue.priority_of(self.published.priority), order)
+        self.level = -queue.priority_of(self.published.priority)
+        """The lowest is the best."""
+        self.rank = (self.level, order)
         """What has the lowest one is handed out first."""
         self.expires_ms = expires_ms
         """0 for never."""
@@ -73,10 +78,14 @@ class Copy:
         """Promised when it was in another queue, where it died."""
         self.successors: tuple[Copy, ...] = ()
         """What its death made of it."""
-        self.returned: Returned | None = queue.never
-        """How often it came back to a quorum queue; None if it will be seen."""
-        self.recorded = queue.never
+        self.returned: ReturnCount | None = ReturnCount()
+        """How often it came back to a queue that counts it; None if it will be seen."""
+        self.recorded = ReturnCount()
         """What of that the store knows."""
+        self.due_ms = 0
+        """Until when it waits, or waited last, since it came back; 0 if it did not."""
+        self.unread = False
+        """It waited when the broker was started, and may be on disk only."""
         self.buried_as = ""
         """Why it is dead, and still there for want of another place."""
 
@@ -84,6 +93,16 @@ class Copy:
     def is_kept(self) -> bool:
         """Whether a durable queue has it on disk."""
         return self.published.persistent or self.queue.is_quorum
+
+    @property
+    def shown(self) -> tuple[int, int] | None:
+        """What `x-delivery-count` and `x-acquired-count` say of it; 0 if one is not there."""
+        if not self.queue.is_quorum:
+            return (0, 0)
+        if self.returned is None:
+            return None
+        acquired, failed = self.returned
+        return (failed, acquired) if self.queue.compat == "4.3" else (acquired, 0)
 
     def __lt__(self, other: Copy) -> bool:
         return self.rank < other.rank
@@ -187,11 +206,11 @@ class ModelQueue:
         if limit is None and compat != "3.13":
             limit = DELIVERY_LIMIT_DEFAULT
         self.delivery_limit = None if limit is None or limit < 0 else limit
-        counts_failures = compat == "4.3"
-        self.never = Returned(0, 0 if counts_failures else None)
-        """What is known of a message that never came back."""
-        self.once = Returned(1, 1 if counts_failures else None)
-        """Of one of which nothing is written, but that somebody had when the broker stopped."""
+        self.retry_type = spec.arguments.get("x-delayed-retry-type", "disabled")
+        self.retry_min_ms = spec.number("x-delayed-retry-min") or 0
+        self.retry_max_ms = spec.number("x-delayed-retry-max")
+        self.retrying: dict[int, Copy] = {}
+        """What came back, and waits."""
         self.left: set[str | None] = set()
         """Headers of messages that left it in this turn, if it is one without duplicates."""
         self.deduplicates = bool(spec.arguments.get("x-message-deduplication"))
@@ -279,9 +298,12 @@ class ModelQueue:
         times = (letter.expiration_ms, self.ttl_ms)
         return min((now_ms + time for time in times if time is not None), default=0)
 
-    def take(self, letter: Letter, expires_ms: int) -> Copy:
-        """A message comes in."""
+    def take(self, letter: Letter, expires_ms: int, level: int | None = None) -> Copy:
+        """A message comes in; to this level if it was written there anew."""
         copy = Copy(letter, self, self.next_order, expires_ms)
+        if level is not None:
+            copy.level = level
+            copy.rank = (level, copy.order)
         uid = letter.published.uid
         require(uid not in self.live, "a message is there twice", self.name, uid)
         self.next_order += 1
@@ -298,39 +320,67 @@ class ModelQueue:
         if self.live.pop(copy.published.uid, None) is not None and self.deduplicates:
             self.left.add(copy.published.once)
 
-    def take_back(self, copy: Copy, how: Return) -> None:
+    @property
+    def counts_returns(self) -> bool:
+        """Whether it has to know how often a message came back."""
+        return self.is_quorum or self.retry_type != "disabled"
+
+    def take_back(self, copy: Copy, how: Return, now_ms: int) -> None:
         """A message that was handed out comes back."""
         if self.deleted:
             return
-        self.entered = True
-        if self.is_quorum and self.delivery_limit is None and how != "lost":
+        wait_ms = self._retry_ms(copy, how)
+        copy.due_ms = now_ms + wait_ms if wait_ms else 0
+        if wait_ms:
+            self.retrying[copy.published.uid] = copy
+        elif self.is_quorum and self.delivery_limit is None and how != "lost":
             self._take_anew(copy)
-        elif self.is_quorum:
+            insort(self.ready, copy)
+        else:
+            self.make_ready(copy)
+        self.entered = True
+
+    def make_ready(self, copy: Copy) -> None:
+        """A message that came back may be handed out again."""
+        if self.is_quorum:
             # Ahead of all others, in the order in which they came back.
             self._returns += 1
             copy.rank = (-(1 << 40), self._returns)
         insort(self.ready, copy)
 
+    def _retry_ms(self, copy: Copy, how: Return) -> int:
+        """How long it waits; 0 for not at all."""
+        failed = how != "returned"
+        if self.retry_type in ("disabled", "returned" if failed else "failed"):
+            return 0
+        assert copy.returned is not None
+        wait_ms = self.retry_min_ms * max(1, copy.returned.failed)
+        return wait_ms if self.retry_max_ms is None else min(wait_ms, self.retry_max_ms)
+
     def _take_anew(self, copy: Copy) -> None:
         """What may come back for ever goes to the end, as a message of that moment."""
         copy.order = self.next_order
         self.next_order += 1
-        copy.rank = (-self.priority_of(PRIORITY_DEFAULT), copy.order)
+        copy.level = -self.priority_of(PRIORITY_DEFAULT)
+        copy.rank = (copy.level, copy.order)
         uid = copy.published.uid
         del self.live[uid]
         self.live[uid] = copy
 
     def is_over_limit(self, copy: Copy, how: Return) -> bool:
         """One more message comes back: whether that is once too often."""
-        if not self.is_quorum or self.deleted:
+        if not self.counts_returns or self.deleted:
             return False
         assert copy.returned is not None, "it was seen when it was handed out"
         copy.returned = copy.recorded = copy.returned.again(failed=how != "returned")
         return self.allows_no_more(copy.returned)
 
-    def allows_no_more(self, returned: Returned) -> bool:
+    def allows_no_more(self, returned: ReturnCount) -> bool:
         """Whether a message that came back so often is dead."""
-        return self.delivery_limit is not None and returned.shown[0] > self.delivery_limit
+        if not self.is_quorum or self.delivery_limit is None:
+            return False
+        count = returned.failed if self.compat == "4.3" else returned.acquired
+        return count > self.delivery_limit
 
 
 class ModelExchange:
@@ -419,7 +469,7 @@ class ModelChannel:
         self.last_tag = 0
         self.early: dict[int, Copy] = {}
         """Handed out, and not said yet: the channel waits for the disk."""
-        self.early_flags: dict[int, tuple[bool, bool, Returned | None]] = {}
+        self.early_flags: dict[int, tuple[bool, bool, tuple[int, int] | None]] = {}
         """Of these, from when they were handed out: whether that was not the first time, whether
         nobody knows, and how often they had come back."""
         self.confirming = False
@@ -450,15 +500,16 @@ class ModelConnection:
         self.channels: dict[int, ModelChannel] = {}
         self.ended = False
         self.close_ok_due = False
+        self.blocked = False
+        """It published during an alarm: nothing is read from it until all alarms are clear."""
+        self.told: list[type[Any]] = []
+        """What it is to be told of that in this turn."""
 
 
 def is_maybe_marked(copy: Copy) -> bool:
     """Whether it may come back as redelivered.
 
-    A message that waited behind later ones of higher priority does, and one that is dead and
-    stayed, since what a queue keeps is how far it got.
+    One that is dead and stayed does, since what a queue keeps is how far it got.
     """
-    queue = copy.queue
-    overtaken = queue.is_prioritized or bool(copy.buried_as)
-    waited = overtaken and copy.order <= queue.mark
+    waited = bool(copy.buried_as) and copy.order <= copy.queue.mark
     return copy.maybe or (waited and not copy.handed_out)

@@ -16,7 +16,7 @@ from amqpd.broker.definitions import (
     SeenRecord,
 )
 from tests.simulation.actions import Publish
-from tests.simulation.letters import Letter, Returned
+from tests.simulation.letters import Letter, ReturnCount
 
 
 class Kept(NamedTuple):
@@ -28,7 +28,11 @@ class Kept(NamedTuple):
     """It may have been handed out, or will be called so."""
     expires_ms: int
     letter: Letter
-    recorded: Returned
+    level: int
+    """Its priority, negative, or that under which it was written anew."""
+    recorded: ReturnCount
+    due_ms: int
+    """Until when it waits, or waited last, since it came back."""
     buried_as: str
 
 
@@ -61,8 +65,10 @@ class FoundMessage(NamedTuple):
     redelivered: bool
     """Whether it will be called so."""
     expires_ms: int
-    recorded: Returned
-    """How often it came back to a quorum queue."""
+    recorded: ReturnCount
+    """How often it came back to a queue that counts it."""
+    due_ms: int
+    """Until when it waits for its retry, or waited last."""
     buried_as: str
 
     def is_that_of(self, kept: Kept) -> bool:
@@ -72,7 +78,7 @@ class FoundMessage(NamedTuple):
             and self.expires_ms == kept.expires_ms
             and self.buried_as == kept.buried_as
             and (self.redelivered == kept.handed_out or kept.maybe)
-            and (self.recorded.shows(kept.recorded) or kept.maybe)
+            and (kept.maybe or (self.recorded, self.due_ms) == (kept.recorded, kept.due_ms))
         )
 
 
@@ -166,10 +172,11 @@ def found_message(row: FoundRow, returned: ReturnRecord | None) -> FoundMessage:
     """A row, and what is known of its return."""
     uid = uid_of(row.body)
     if returned is None:
-        return FoundMessage(uid, row.redelivered, row.expires_ms, Returned(0, 0), "")
-    recorded = Returned(returned.acquired, returned.failed)
+        return FoundMessage(uid, row.redelivered, row.expires_ms, ReturnCount(), 0, "")
+    recorded = ReturnCount(returned.acquired, returned.failed)
     redelivered = row.redelivered or recorded.acquired > 0
-    return FoundMessage(uid, redelivered, row.expires_ms, recorded, returned.buried_as)
+    due_ms, buried_as = returned.ready_at_ms, returned.buried_as
+    return FoundMessage(uid, redelivered, row.expires_ms, recorded, due_ms, buried_as)
 
 
 def uid_of(body: bytes) -> int:

@@ -33,6 +33,7 @@ from zlib import crc32
 
 from amqpd.broker import queue as queue_module
 from amqpd.broker import quorum as quorum_module
+from amqpd.broker.alarms import Alarm
 from amqpd.broker.broker import Broker
 from amqpd.broker.dead_letters import dead_letter
 from amqpd.broker.definitions import decode
@@ -41,6 +42,7 @@ from amqpd.broker.messages import QueueMessage
 from amqpd.broker.paging import PageRequest
 from amqpd.broker.policies import clear_policy, set_policy
 from amqpd.broker.queue import Queue
+from amqpd.broker.returns import Returns
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.broker.waiting_room import DelayedMessage, DelayRead
 from amqpd.commands import Connection as ConnectionMethods
@@ -77,14 +79,15 @@ from tests.simulation.actions import (
     QUEUES,
     Action,
     Beat,
+    Get,
     Publish,
     encode,
 )
 from tests.simulation.client import Client, Mode
 from tests.simulation.disk import Disk, PowerCut
-from tests.simulation.letters import Returned
+from tests.simulation.letters import ReturnCount
 from tests.simulation.model import DELAYED, Model
-from tests.simulation.parts import ModelConnection, Violation, require
+from tests.simulation.parts import ModelChannel, ModelConnection, Violation, require
 from tests.simulation.sqlite_on_disk import store_on
 from tests.simulation.states import (
     EMPTY,
@@ -110,6 +113,13 @@ ELSEWHERE: Final = 0.5
 ELSEWHERE_MAX: Final = 24
 """How often for one batch."""
 POLICY: Final = "rules"
+FLOW_WAIT_S: Final = (0.0, 0.0003, 0.05, 0.05, 2.0)
+"""How long publishers wait for consumers that are slow; by the life. In 0.3 ms some consumers are
+quick."""
+QUICK_S: Final = 0.01
+"""In more than that none are."""
+ALARMED: Final = 0.3
+"""In what share of the lives memory runs short, perhaps several times."""
 TIDIES: Final = 0.1
 """How often there is time to tidy up after a commit."""
 DISK_FULL: Final = 0.01
@@ -133,6 +143,7 @@ THEMES: Final[tuple[tuple[str, ...], ...]] = (
     ("h0",),
     ("h2", "ded"),
     ("d1", "d2"),
+    ("y0", "y1"),
 )
 """What clients have more to do with than with all else, by the life."""
 NORMAL: Final = 0.15
@@ -248,6 +259,7 @@ class SimulatedConnection:
             information="",
             now=world.now,
             speaking=world.speaking,
+            waking=partial(world.go_on, self),
         )
         self.heartbeat_s = heartbeat_s
         self.alive = True
@@ -256,6 +268,8 @@ class SimulatedConnection:
         """Sent by the client, not received by the broker."""
         self.partial = 0
         """Octets of the first of these that were received."""
+        self.paused = False
+        """There is more of the stream, and the broker does not read it: it is blocked, or held."""
         self.ears: dict[int, Ear] = {}
         self.buffer = b""
         self.latency_s = world.chance.choice(LATENCY_S)
@@ -415,6 +429,7 @@ class World:
         self._written = False
         self._take_scheduled = False
         self._pace_s = self._commit_s = 1.0
+        self._flow_wait_s = 0.0
         self._asked_at = math.inf
         """When the broker is to be asked for its timers."""
         self._passages: list[Callable[[], None]] = []
@@ -469,6 +484,7 @@ class World:
             patch.object(quorum_module, "dead_letter", self._record_sure_death),
             patch.object(DelayedMessages, "_release", self._record_release()),
             patch.object(Queue, "has_duplicate", self._record_duplicates()),
+            patch.object(Returns, "due", self._record_retries()),
             patch.object(sqlite_file, "renew_log", self.bug.renew_log),
             patch.object(sqlite_owner, "write_batch", self.bug.write),
             patch.object(sqlite_log, "close_connection", self.bug.close),
@@ -512,6 +528,11 @@ class World:
         work = chance.randint(2, 40) * pace_s / 2
         for _ in range(chance.randint(0, 3)):
             self._schedule(chance.random() * work, self._change_policy)
+        if chance.random() < ALARMED:
+            for _ in range(chance.randint(1, 3)):
+                self._schedule(chance.random() * work, partial(self._set_alarm, Alarm.MEMORY, True))
+                at = chance.random() * work * 1.5
+                self._schedule(at, partial(self._set_alarm, Alarm.MEMORY, False))
         self._cut_in_batch = None
         if how < 0.55:
             # In the midst of a write; at the end of the time if there is none.
@@ -571,6 +592,7 @@ class World:
         self.owner = owner = OwnersConnection(self._path, self.durability, pages)
         self.bug.begin()
         self.bug.connect(owner.raw)
+        self._flow_wait_s = self.chance.choice(FLOW_WAIT_S)
         self.broker = Broker(
             Config(
                 compat=self.compat,
@@ -578,7 +600,7 @@ class World:
                     unsent_bytes_max=3000,
                     consumer_timeout_s=0,
                     queue_memory_messages=self.chance.choice((4, 9, 8192)),
-                    flow_wait_s=0,  # the model takes for done what was received
+                    flow_wait_s=self._flow_wait_s,
                 ),
             ),
             journaling=True,
@@ -616,8 +638,9 @@ class World:
         for name, uids in found.queues.items():
             queue = self.broker.virtual_hosts["/"].queues[name]
             # What is in memory already may have been found to be dead, and to wait for a place.
-            dead = sum(bool(message.buried_as) for message in uids)
-            require(0 <= len(uids) - queue.ready <= dead, "not all was recovered", name)
+            # Likewise, what waits for its retry.
+            waits = sum(bool(m.buried_as or m.due_ms > self.model.now_ms) for m in uids)
+            require(0 <= len(uids) - queue.ready <= waits, "not all was recovered", name)
         self.safe = state
         self._writing = None
         self._unflushed.clear()
@@ -795,6 +818,47 @@ class World:
             self._counts["power_cuts"] += 1
             self._after_cut()
 
+    # -- alarms, and flow control
+
+    def _set_alarm(self, alarm: Alarm, raised: bool) -> None:
+        if not self.broker.set_alarm(alarm, raised):
+            return
+        self.note(f"alarms: {[active.value for active in self.broker.alarms.active]}")
+        self.model.set_alarms([active.value for active in self.broker.alarms.active])
+        self.turn()
+        for connection in list(self.connections.values()):
+            self.go_on(connection)
+
+    def _alarm_disk(self) -> None:
+        """As the server does when a batch cannot be written. In a turn of its own: what led to this
+        one is not over."""
+        self._schedule(0, partial(self._set_alarm, Alarm.DISK, True))
+
+    def _clear_disk(self) -> None:
+        """As the watch over the disk does, sooner or later after a batch was written."""
+        if Alarm.DISK in self.broker.alarms.active:
+            at = self.chance.random() * 5
+            self._schedule(at, partial(self._set_alarm, Alarm.DISK, False))
+
+    def go_on(self, connection: SimulatedConnection) -> None:
+        """It may be read from again, if it is neither blocked nor held."""
+        peer = connection.peer
+        if connection.paused and not (peer.blocked or peer.held):
+            connection.paused = False
+            self._schedule(0, lambda: self._arrive(connection))
+
+    def _check_held(self) -> None:
+        """Those who have to wait for consumers wait for consumers, and not for long."""
+        for connection in self.connections.values():
+            if not connection.peer.held:
+                continue
+            busy = any(queue.consumers and queue.ready for queue in self.model.queues.values())
+            require(busy, "a publisher is held, and no consumer has anything to take")
+            if self._flow_wait_s > QUICK_S:
+                waits_s = self.now - connection.peer.held_at
+                timely = waits_s <= self._flow_wait_s + 0.001
+                require(timely, "a publisher waits for slow consumers", connection.number, waits_s)
+
     # -- policies
 
     def _change_policy(self) -> None:
@@ -869,6 +933,7 @@ class World:
             self.disk.states = None
             self.note(f"not written: {error}")
             require(error.passing, "not written", error)
+            self._alarm_disk()
             pause_s = RETRY_S
             if error.disk_full:
                 self._writing = None
@@ -885,6 +950,7 @@ class World:
             return
         self.note(f"written: {len(batch.entries)} entries")
         self._written = True
+        self._clear_disk()
         states, self.disk.states = self.disk.states, None
         if states is not None:
             self._cut_elsewhere(states, state)
@@ -960,6 +1026,7 @@ class World:
         except JournalFailed as error:
             self.note(f"not tidied: {error}")
             require(error.passing, "not tidied", error)
+            self._alarm_disk()
             if not error.disk_full:
                 self._notice_failure(error)
                 self._schedule(self._backoff.pause_s(), self._tidy)
@@ -1069,6 +1136,19 @@ class World:
 
         return record
 
+    def _record_retries(self) -> Callable[[Returns], Iterator[QueueMessage]]:
+        """In place of what tells which messages have waited long enough: tell it on."""
+        due = Returns.due
+
+        def record(returns: Returns) -> Iterator[QueueMessage]:
+            for stored in due(returns):
+                retry = returns._queue.name, uid_of(stored.content.body)
+                self.note(f"+ {retry} has waited")
+                self._passages.append(partial(self.model.retried, *retry))
+                yield stored
+
+        return record
+
     def turn(self) -> None:
         """What one event led to ends here."""
         self._counts["turns"] += 1
@@ -1097,11 +1177,13 @@ class World:
         self._watch_timers()
         for connection in self.connections.values():
             self._read_ledgers(connection)
+        self.model.see_returns(self._returns_of)
         reading = {request.queue.name for request in self._reading}
         if self._delay_reads:
             reading.add(DELAYED)
         self.model.end_turn(self._is_congested, reading)
         self._check_counts()
+        self._check_held()
         if not self.journal.has_pending and self._batch is None and not reading:
             self.model.check_quiet()
 
@@ -1225,14 +1307,17 @@ class World:
                 stored, queue, consumer = real.unacked[tag]
                 consumer_tag = None if consumer is None else consumer.tag
                 body = stored.content.body
-                returned = self._counts_of(stored)
+                returned = counts_of(stored)
                 self.model.given_early(channel, tag, queue.name, body, consumer_tag, returned)
 
-    def _counts_of(self, stored: QueueMessage) -> Returned:
-        """What the broker knows of a message's returns."""
-        known = stored.returned
-        acquired, failed = (0, 0) if known is None else (known.acquired, known.failed)
-        return Returned(acquired, failed if self.compat == "4.3" else None)
+    def _returns_of(self, channel: ModelChannel, tag: int) -> ReturnCount:
+        """What the broker knows of the returns of a message that a client has."""
+        for connection in self.connections.values():
+            if connection.model is channel.connection:
+                assert connection.peer.session is not None
+                stored, _, _ = connection.peer.session.channels[channel.number].unacked[tag]
+                return counts_of(stored)
+        raise AssertionError("a delivery to nobody")
 
     def _is_congested(self, model: ModelConnection) -> bool:
         for connection in self.connections.values():
@@ -1249,7 +1334,7 @@ class World:
             real = queues[name]
             require(
                 real.unacked == queue.unacked
-                and 0 <= real.ready - len(queue.ready) <= len(queue.unburied),
+                and 0 <= real.ready - len(queue.ready) <= len(queue.unburied) + len(queue.retrying),
                 "the counts do not add up",
                 name,
                 (real.ready, real.unacked),
@@ -1354,8 +1439,8 @@ class World:
         stream = connection.stream
         if not stream or connection.peer.connection not in self.connections:
             return
-        if connection.peer.held:
-            self._schedule(connection.latency_s, lambda: self._arrive(connection))
+        if connection.peer.held or connection.peer.blocked:
+            connection.paused = True
             return
         chance = self.chance
         room = 1 << 30 if chance.random() < 0.6 else chance.randint(1, 300)
@@ -1363,22 +1448,26 @@ class World:
             room = len(stream[0][2]) - connection.partial
         chunk: list[bytes] = []
         applied = 0
+        publishes = False
         while stream and room > 0:
             number, action, data = stream[0]
             rest = data[connection.partial :]
             if room < len(rest):
                 chunk.append(rest[:room])
                 connection.partial += room
+                if isinstance(action, Publish):
+                    publishes |= connection.partial >= 8 + unpack_from(">I", data, 3)[0]
                 break
             alone = self.model.is_alone(connection.model, number, action)
-            if alone and applied:
-                break
+            if applied and (alone or (publishes and isinstance(action, Get))):
+                break  # a publisher may be held before a get that has to wait for a page
             del stream[0]
             connection.partial = 0
             chunk.append(rest)
             room -= len(rest)
             self.note(f"-> {connection.number}.{number} {shown(action)}")
             self.model.apply(connection.model, number, action)
+            publishes |= isinstance(action, Publish)
             applied += 1
             if alone:
                 break
@@ -1388,6 +1477,7 @@ class World:
         self.digest = crc32(octets, self.digest)
         peer = connection.peer
         if octets and not peer.closed:
+            self.model.received(connection.model, publishes=publishes)
             peer.receive(octets, self.now)
             self._read_for(peer)
             if self._ended:
@@ -1399,6 +1489,12 @@ class World:
                 require(not connection.model.close_ok_due, "no connection.close-ok")
                 self.connections.pop(peer.connection)
                 self._schedule(chance.random() * self._pace_s, self._connect)
+
+
+def counts_of(stored: QueueMessage) -> ReturnCount:
+    """What the broker knows of a message's returns."""
+    known = stored.returned
+    return ReturnCount() if known is None else ReturnCount(known.acquired, known.failed)
 
 
 def same_contents(one: State, other: State) -> bool:
