@@ -653,33 +653,45 @@ class _Game:
         """Settle; where one side may be late, until both have come to the same, for a while."""
         probes, silent = self._settle_down()
         deadline = time.monotonic() + LATE_SECONDS
+        late = False
         while not silent and self._may_be_late() and time.monotonic() < deadline:
             theirs, ours = (
                 (found, self._number_of_deliveries(side)) for side, found in self._with(probes)
             )
             if theirs == ours:
                 break
-            self._excuse(rules.LATE.name)
+            late = True
             probes, silent = self._settle_down()
+        if late:
+            self._excuse(rules.LATE.name)
         return probes, silent
 
     def _may_be_late(self) -> bool:
         """Whether a channel has ended that had messages by basic.get (see rules.LATE)."""
-        ended = {
-            (connection, event.channel)
-            for connection, wire in self.sides[THEIRS].wires.items()
-            for event in wire.events
-            if event.name in ENDS
-        }
+        ended = self._ended(self.sides[THEIRS])
         return any(
             not {at, (at[0], 0)}.isdisjoint(ended)
             and any(not channel.tags[one] for one in channel.deliveries)
             for at, channel in self.channels.items()
         )
 
+    def _ended(self, side: Side) -> set[Place]:
+        """Channels that have ended in this step, and connections as channel 0."""
+        return {
+            (connection, event.channel)
+            for connection, wire in side.wires.items()
+            for event in wire.events
+            if event.name in ENDS
+        }
+
     def _number_of_deliveries(self, side: Side) -> int:
+        """In this step, to channels that go on: those that end get more or less of them."""
+        ended = self._ended(side)
         return sum(
-            event.name == "basic.deliver" for wire in side.wires.values() for event in wire.events
+            event.name == "basic.deliver"
+            and {(connection, event.channel), (connection, 0)}.isdisjoint(ended)
+            for connection, wire in side.wires.items()
+            for event in wire.events
         )
 
     def _settle_down(self) -> tuple[list[dict[str, Any]], list[str]]:
