@@ -35,6 +35,7 @@ COMPILED: Final = (
     "amqpd/runtime/trusted_peer.py",
     "amqpd/wire/*.py",
     "amqpd_exchanges/*.py",
+    "amqpd_storage/commit_arguments.py",
     "amqpd_storage/entries.py",
     "amqpd_storage/journal.py",
     "amqpd_storage/records.py",

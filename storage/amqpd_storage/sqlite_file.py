@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from amqpd_storage import sqlite_delays
+from amqpd_storage.commit_view import create_commit_views
 from amqpd_storage.errors import (
     DamagedStore,
     ReadFailed,
@@ -47,7 +48,6 @@ from amqpd_storage.errors import (
 )
 from amqpd_storage.sqlite_log import CHECKPOINT_PAGES, close_connection, is_full, log_of, renew_log
 from amqpd_storage.sqlite_reading import fill_backlogs
-from amqpd_storage.sqlite_writing import create_commit_view
 
 Durability = Literal["full", "normal"]
 
@@ -160,7 +160,7 @@ def open_connection(
             _configure(connection, durability)
             _upgrade(connection, path)
             _check_structure(connection, path)
-            create_commit_view(connection)
+            create_commit_views(connection)
             # SQLite does that when it first flushes its log, but does not look whether it fails.
             sync_directory(path.parent)
         except BaseException:
@@ -173,7 +173,7 @@ def open_in_memory() -> sqlite3.Connection:
     """A store without a file, for simulators and tests."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     _fill(connection)
-    create_commit_view(connection)
+    create_commit_views(connection)
     return connection
 
 

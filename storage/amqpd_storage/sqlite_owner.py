@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from amqpd_storage import sqlite_file, sqlite_log
+from amqpd_storage.commit_view import BATCH
 from amqpd_storage.errors import DamagedStore, JournalFailed, ReadFailed, StoreUnwritable
 from amqpd_storage.journal import Batch
 from amqpd_storage.sqlite_file import Durability
 from amqpd_storage.sqlite_tidying import tidy
-from amqpd_storage.sqlite_writing import BATCH, write_batch
+from amqpd_storage.sqlite_writing import write_batch
 
 R = TypeVar("R")
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+from amqpd_storage.commit_view import UNREFERENCED
 from amqpd_storage.sqlite_delays import sweep_delays
-from amqpd_storage.sqlite_writing import UNREFERENCED
 
 SWEPT_ROWS: Final = 4000
 """In one step: some 10 ms."""

@@ -29,11 +29,11 @@ from amqpd.broker.definitions import (
 from amqpd.runtime import maintenance
 from amqpd.runtime.store_words import QueueNames, describe_lost, print_lines
 from amqpd.wire.tables import encode_table
+from amqpd_storage.commit_view import BATCH
 from amqpd_storage.entries import Delivered, Entry, PutDefinition
 from amqpd_storage.ownership import DirectoryLock
 from amqpd_storage.salvage import LostKeys
 from amqpd_storage.sqlite_file import PAGE_BYTES
-from amqpd_storage.sqlite_writing import BATCH
 from tests.runtime.client import Client, Gone
 from tests.runtime.process import BrokerProcess, run_command
 from tests.storage.contents import PublishedContent, enqueue, fill_store, recovered

@@ -54,13 +54,14 @@ from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover, restored_delays
 from amqpd_storage import sqlite_delays, sqlite_file, sqlite_log, sqlite_owner, sqlite_reading
+from amqpd_storage.commit_view import UNREFERENCED
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
 from amqpd_storage.errors import JournalFailed, ReadFailed, StoreUnwritable
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import Durability, Recovery, SQLiteStore
 from amqpd_storage.sqlite_log import close_connection, renew_log
 from amqpd_storage.sqlite_owner import OwnersConnection
-from amqpd_storage.sqlite_writing import UNREFERENCED, write_batch
+from amqpd_storage.sqlite_writing import write_batch
 from tests.conversation import (
     CAPABILITIES,
     HEARTBEAT,

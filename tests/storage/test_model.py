@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from amqpd_storage import sqlite_file, sqlite_tidying, sqlite_writing
+from amqpd_storage.commit_view import UNREFERENCED
 from amqpd_storage.entries import (
     ELIDED,
     PENDING,
@@ -46,7 +47,6 @@ from amqpd_storage.sqlite_reading import (
     read_definitions,
     read_delivered,
 )
-from amqpd_storage.sqlite_writing import UNREFERENCED
 from tests.storage.contents import PublishedContent, all_messages, backlogs
 
 QUEUE_IDS = st.integers(1, 5)

@@ -1,0 +1,181 @@
+"""The arguments of a commit in the making: joined bytes, and JSON that says where things lie.
+
+This runs in the writer's thread, but with the interpreter lock, which the event loop wants: so it
+is compiled where there is a compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amqpd_storage.changes import Changes
+from amqpd_storage.commit_view import PLACE_BITS, Arguments
+from amqpd_storage.entries import POSITION_MAX, Content, Delay, Enqueue, storage_key
+from amqpd_storage.large_records import own_message_id
+from amqpd_storage.records import record_pieces
+
+
+class CommitArguments:
+    """What one statement is given: see `commit_view`.
+
+    `put_messages`, `put_entries` and `put_delays` take rows from an index on until there are
+    `size_max` octets, and return the index of the first one that is left.
+    """
+
+    __slots__ = ("_columns", "_large_bytes", "_pieces", "_released", "_size", "_size_max")
+
+    def __init__(self, size_max: int, large_bytes: int, number: int | None = None) -> None:
+        """Messages with a body of `large_bytes` have a statement of their own."""
+        self._size = 0
+        self._size_max = size_max
+        self._large_bytes = large_bytes
+        self._pieces: list[bytes] = []
+        self._released: list[str] = []
+        self._columns: Arguments = {}
+        if number is not None:
+            self._columns["number"] = number
+
+    def delete(self, changes: Changes) -> None:
+        """Whatever goes, and what is deleted to be inserted anew."""
+        if changes.gone_keys:
+            self._put_list("settled", [str(key) for key in changes.gone_keys])
+        if changes.large_gone:
+            self._released += [str(own_message_id(key)) for key in changes.large_gone]
+        if changes.delivered:
+            delivered = [f'"{queue}":{below}' for queue, below in changes.delivered.items()]
+            self._put_object("delivered", delivered)
+        if changes.dropped_queues or changes.dropped_ranges:
+            self._drop_queues(changes)
+        if changes.gone_delays:
+            self._put_list("gone_delays", [str(sequence) for sequence in changes.gone_delays])
+        if changes.definitions or changes.dropped_definitions:
+            self._delete_definitions(changes)
+
+    def _drop_queues(self, changes: Changes) -> None:
+        long = changes.long_queues
+        ranges = [f"[{first},{last}]" for first, last in changes.dropped_ranges]
+        ranges += [
+            f"[{storage_key(queue_id, 0)},{storage_key(queue_id, POSITION_MAX)}]"
+            for queue_id in long
+        ]
+        self._put_list("dropped_queues", [str(queue_id) for queue_id in changes.dropped_queues])
+        self._put_list("short_queues", [str(each) for each in changes.dropped_queues - long])
+        self._put_list("dropped_ranges", ranges)
+
+    def _delete_definitions(self, changes: Changes) -> None:
+        keys = [
+            f"[{self._span(kind.encode())},{self._span(key.encode())}]"
+            for kind, key in changes.definitions
+        ]
+        ranges = []
+        for kind, prefix in changes.dropped_definitions:
+            first, end = prefix.encode(), after(prefix)
+            ranges.append(f"[{self._span(kind.encode())},{self._span(first)},{self._span(end)}]")
+        self._put_list("definition_keys", keys)
+        self._put_list("definition_ranges", ranges)
+
+    def put_definitions(self, changes: Changes) -> None:
+        """Definitions that are new, or have a new value."""
+        definitions = []
+        for (kind, key), value in changes.definitions.items():
+            if value is not None:
+                name = f"{self._span(kind.encode())},{self._span(key.encode())}"
+                definitions.append(f"[{name},{self._span(value)}]")
+        self._put_list("definitions", definitions)
+
+    def put_messages(self, contents: Sequence[Content], start: int) -> int:
+        """Messages that several queues share."""
+        messages = []
+        index = start
+        while index < len(contents) and self._size < self._size_max:
+            content = contents[index]
+            index += 1
+            if len(content.body) < self._large_bytes:
+                messages.append(f'"{content.message_id}":{self._place(content, 0)}')
+        self._put_object("messages", messages)
+        return index
+
+    def put_entries(self, enqueues: Sequence[Enqueue[Content]], start: int) -> int:
+        """Places in queues, with their messages if nobody shares them."""
+        entries, shared = [], []
+        index = start
+        while index < len(enqueues) and self._size < self._size_max:
+            enqueue = enqueues[index]
+            index += 1
+            content = enqueue.content
+            if content.message_id:
+                shared.append(f'"{enqueue.key}":{content.message_id}')
+            elif len(content.body) >= self._large_bytes:
+                shared.append(f'"{enqueue.key}":{own_message_id(enqueue.key)}')
+            else:
+                entries.append(f'"{enqueue.key}":{self._place(content, enqueue.expires_ms)}')
+        self._put_object("entries", entries)
+        self._put_object("shared", shared)
+        return index
+
+    def put_delays(self, delays: Sequence[Delay[Content]], start: int) -> int:
+        """Messages that wait."""
+        waiting = []
+        index = start
+        while index < len(delays) and self._size < self._size_max:
+            delay = delays[index]
+            index += 1
+            if len(delay.content.body) < self._large_bytes:
+                place = self._place(delay.content, 0)
+                waiting.append(f'"{delay.sequence}":[{delay.exchange_id},{delay.due_ms},{place}]')
+        self._put_object("delays", waiting)
+        return index
+
+    def sum_up(self, changes: Changes) -> None:
+        """Once all rows are there: what the queues have now, and shared messages none has."""
+        if changes.released:
+            self._released += [str(message_id) for message_id in changes.released]
+        if changes.backlogs:
+            backlogs = [
+                f'"{queue_id}":[{backlog.messages},{backlog.body_bytes},{backlog.last}]'
+                for queue_id, backlog in changes.backlogs.items()
+            ]
+            self._put_object("backlogs", backlogs)
+        if changes.delay_counts:
+            counts = [f'"{exchange}":{more}' for exchange, more in changes.delay_counts.items()]
+            self._put_object("delay_counts", counts)
+        if changes.dropped_exchanges:
+            self._put_list("dropped_exchanges", [str(each) for each in changes.dropped_exchanges])
+
+    def columns(self) -> Arguments:
+        """All of it."""
+        if self._pieces:
+            self._columns["data"] = b"".join(self._pieces)
+        self._put_list("released_messages", self._released)
+        return self._columns
+
+    def _put_list(self, column: str, items: list[str]) -> None:
+        if items:
+            self._columns[column] = f"[{','.join(items)}]"
+
+    def _put_object(self, column: str, members: list[str]) -> None:
+        if members:
+            self._columns[column] = f"{{{','.join(members)}}}"
+
+    def _place(self, content: Content, expires_ms: int) -> int:
+        """Append the message's record; its offset and length as one number."""
+        record = record_pieces(content, expires_ms)
+        head, envelope, properties, body = record
+        self._pieces += record
+        offset = self._size
+        length = len(head) + len(envelope) + len(properties) + len(body)
+        self._size = offset + length
+        return offset << PLACE_BITS | length
+
+    def _span(self, text: bytes) -> str:
+        """Append a piece; its offset (from 1, as substr counts) and length."""
+        self._pieces.append(text)
+        offset = self._size + 1
+        self._size += len(text)
+        return f"{offset},{len(text)}"
+
+
+def after(prefix: str) -> bytes:
+    """What comes right after everything that begins with the prefix; SQLite compares octets."""
+    octets = prefix.encode()
+    return octets[:-1] + bytes((octets[-1] + 1,))
