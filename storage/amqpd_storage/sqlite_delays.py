@@ -71,7 +71,9 @@ _RECORDS: Final = """
 FROM json_each(?) AS wanted LEFT JOIN delayed ON sequence = wanted.value ORDER BY wanted.key
 """
 
-_JOINED: Final = f"SELECT group_concat(octets, '') FROM (SELECT hex(record) AS octets {_RECORDS})"
+_JOINED: Final = f"""
+SELECT CAST(group_concat(record, '') AS BLOB) FROM (SELECT record {_RECORDS})
+"""
 
 _EACH: Final = f"""
 SELECT wanted.value, CASE WHEN length(record) < {LARGE_BYTES} THEN record END {_RECORDS}
@@ -101,9 +103,7 @@ def read_delays(
         ]
     else:
         ((octets,),) = connection.execute(_JOINED, (sequences,)).fetchall()
-        messages = decode_records(
-            bytes.fromhex(octets), json.loads(sequences), repeat(0, len(places))
-        )
+        messages = decode_records(octets or b"", json.loads(sequences), repeat(0, len(places)))
     delays = [
         StoredDelay(*place, message.envelope, message.properties, message.body)
         for place, message in zip(places, messages, strict=True)

@@ -319,6 +319,27 @@ def test_messages_are_read_in_bounded_batches(connection: sqlite3.Connection) ->
     assert sizes == [2000, 503, 2]
 
 
+def test_small_ones_end_where_large_ones_would(connection: sqlite3.Connection) -> None:
+    """Up to 4 MB at once, though none of them is read by itself."""
+    commit(connection, *(enqueue(1, n, b"x" * 12_000) for n in range(1, 601)))
+
+    messages = read_messages(connection, -1)
+
+    assert 4_000_000 < sum(len(message.body) for message in messages) < 4_300_000
+    assert len(all_messages(connection)) == 600
+
+
+@pytest.mark.parametrize("copies", [1, 3000])
+def test_every_octet_of_a_message_comes_back(connection: sqlite3.Connection, copies: int) -> None:
+    """Small ones are joined inside SQLite, as text."""
+    octets = bytes(range(256)) * copies
+    sent = [b"", b"\0", b"\0" + octets, octets + b"\0", b"\xff\xfe\0", b"\xc3", b"\x28" + octets]
+    commit(connection, *(enqueue(1, n, body) for n, body in enumerate(sent)))
+    commit(connection, enqueue(2, 1, PublishedContent(octets[::-1], message_id=7)))
+
+    assert [message.body for message in all_messages(connection)] == [*sent, octets[::-1]]
+
+
 def test_messages_of_a_stretch_of_one_queue(connection: sqlite3.Connection) -> None:
     commit(connection, *(enqueue(queue, n) for queue in (1, 2, 3) for n in range(1, 10)))
 
