@@ -22,6 +22,7 @@ import anyio
 from amqpd.broker.broker import Broker
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.commit_metrics import CommitMetrics, Waiting
+from amqpd.runtime.wake import Wake
 from amqpd_storage.entries import Entry
 from amqpd_storage.errors import JournalFailed, StoreError
 from amqpd_storage.journal import Batch, Journal
@@ -78,12 +79,12 @@ class JournalWriter:
         self._retry_s = retry_s
         self._backoff = Backoff(retry_s, retry_max_s)
         self._on_trouble = on_trouble
-        self._wake = anyio.Event()
+        self._wake = Wake()
         self._unwritten: Batch | None = None
         """Taken from the journal, and not written yet."""
         self._stopping = False
         self._tidied_at = 0.0
-        self._writing = anyio.Lock()
+        self._writing = anyio.Lock(fast_acquire=True)
         self._began: float | None = None
         """When the attempt under way began."""
         self._took_s = 0.0
@@ -117,10 +118,7 @@ class JournalWriter:
         """Write batches for ever, and tidy up when there are none, or now and then."""
         patience: float | None = TIDY_AFTER_S
         while True:
-            with anyio.move_on_after(patience):
-                await self._wake.wait()
-            if self._wake.is_set():
-                self._wake = anyio.Event()
+            if await self._wake.wait(patience):
                 await self.flush()
                 patience = TIDY_AFTER_S
                 if anyio.current_time() < self._tidied_at + TIDY_EVERY_S:
