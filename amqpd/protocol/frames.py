@@ -182,13 +182,15 @@ class FrameReader:
             return commands
         self._received_bytes += len(data)
         position, finished = 0, True
-        if self._frame_open is not None:
+        frame_open = self._frame_open
+        if frame_open is not None:
             try:
-                position = self._continue_frame(self._frame_open, data, commands)
+                position = self._continue_frame(frame_open, data, commands)
             except AMQPException as fault:
                 self._broken = True
                 commands.append(fault)
-            if self._frame_open is not None or self._broken:
+                return commands
+            if position < 0:
                 return commands
         elif self.has_more:
             # Not a copy of what is left, which there may be as many of as frames.
@@ -282,7 +284,8 @@ class FrameReader:
     def _continue_frame(
         self, frame: OpenFrame, data: bytes, commands: list[Command], position: int = 0
     ) -> int:
-        """More of the open frame, from `position` on; returns where what follows it begins."""
+        """More of the open frame, from `position` on; returns where what follows it begins, and -1
+        while it stays open."""
         frame.release()
         assembly = self._assemblies[frame.channel]
         body = assembly.body
@@ -301,7 +304,8 @@ class FrameReader:
             stop += 1
             if not assembly.remaining:
                 commands.append(self._complete(frame.channel, assembly))
-        return stop
+            return stop
+        return -1
 
     def _joined(self, data: bytes) -> bytes:
         """What had come before, and this."""
