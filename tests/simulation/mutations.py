@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from amqpd.broker import quorum, returns
+from amqpd.broker import priority_queue, quorum, returns
 from amqpd.broker.alarms import Alarm, Alarms
 from amqpd.broker.definitions import ParameterRecord, ReturnRecord, SeenRecord
 from amqpd.broker.delayed_retry import delay_ms
@@ -30,6 +30,7 @@ from amqpd.broker.returns import Returned, Returns
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Message
 from amqpd.runtime.peer import Peer
+from amqpd.wire.properties import read_property
 from amqpd_storage.entries import (
     Barrier,
     Delay,
@@ -411,6 +412,24 @@ class IgnorePriorities(Bug):
             yield
 
 
+class MisjudgeTheMost(Bug):
+    """A message beyond a queue's highest priority counts as one without any."""
+
+    favourites = ("p1", "p2")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """As it is read."""
+
+        def read_some(properties: bytes, name: int) -> int | None:
+            priority: int | None = read_property(properties, name)
+            return priority if priority is None or priority < 6 else 0
+
+        with patch.object(priority_queue, "read_property", read_some):
+            yield
+
+
 class CountEveryReturn(Bug):
     """In the profile 4.3 what a client returns is held against the limit, too."""
 
@@ -569,6 +588,7 @@ BUGS: Final[dict[str, type[Bug]]] = {
         LetDuplicatesIn,
         ForgetHeaders,
         IgnorePriorities,
+        MisjudgeTheMost,
         CountEveryReturn,
         RetryAtOnce,
         ForgetRetryTimes,

@@ -296,6 +296,61 @@ def test_while_another_process_reads_the_store_it_waits(tmp_path: Path) -> None:
         assert found(owner.raw) == AFTER
 
 
+def log_with_what_failed(path: Path) -> bytes:
+    """Of a store with one message, which is left at `path`: its log with one commit more, as it is
+    in the page cache when the flush of that has failed."""
+    owner = owner_on(path)
+    before = log_of(path).read_bytes()
+    owner.write(in_doubt())
+    close_keeping_log(owner)
+    log = log_of(path).read_bytes()
+    log_of(path).write_bytes(before)
+    assert log.startswith(before)
+    return log
+
+
+def close_keeping_log(owner: OwnersConnection) -> None:
+    owner.keep_log()
+    owner.close()
+
+
+def write_over(log: Path, content: bytes) -> None:
+    """The same file: whoever has it open sees it."""
+    with log.open("r+b") as file:
+        file.write(content)
+
+
+def test_a_start_beside_a_reader_from_before_the_failure_does_not_know_what_failed(
+    tmp_path: Path,
+) -> None:
+    """They share the index of the log: the owner's, who did not count it."""
+    path = tmp_path / "a"
+    log = log_with_what_failed(path)
+    with reader_of(path):
+        write_over(log_of(path), log)
+        owner = OwnersConnection(path, "full")
+        assert found(owner.raw) == BEFORE
+        owner.write(batch_of(enqueue(3, 1, b"later")))
+        close_keeping_log(owner)
+    owner = OwnersConnection(path, "full")
+    assert found(owner.raw) == {*BEFORE, b"later"}
+    owner.close()
+
+
+def test_a_start_beside_a_reader_from_after_the_failure_takes_it_on_trust(tmp_path: Path) -> None:
+    """That made an index of all that can be read, and an owner that goes on in place waits for it
+    to end. A start does not: it may be a long backup (docs/reliability.md says what that means)."""
+    path = tmp_path / "a"
+    log = log_with_what_failed(path)
+    write_over(log_of(path), log)
+    with reader_of(path):
+        with pytest.raises(StoreUnwritable, match="another process has the store open"):
+            sqlite_file.open_connection(path, "full", again=True)
+        owner = OwnersConnection(path, "full")
+        assert found(owner.raw) == AFTER
+        close_keeping_log(owner)
+
+
 def test_damage_is_damage_the_second_time(tmp_path: Path) -> None:
     """The first time it may be a page that could not be read."""
 
