@@ -20,7 +20,7 @@ from tests.simulation.mutations import BUGS
 from tests.simulation.world import World
 
 SECONDS: Final = float(os.environ.get("SIM_SECONDS", "20"))
-SEEDS_TO_FIND_A_BUG: Final = 25
+SEEDS_TO_FIND_A_BUG: Final = 60
 
 # An error of the simulated disk, where SQLite has nobody to tell of it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
