@@ -667,13 +667,20 @@ class _Game:
         return probes, silent
 
     def _may_be_late(self) -> bool:
-        """Whether a channel has ended that had messages by basic.get (see rules.LATE)."""
+        """Whether a channel has ended that had messages by basic.get, in this step or before it
+        (see rules.LATE)."""
         ended = self._ended(self.sides[THEIRS])
-        return any(
-            not {at, (at[0], 0)}.isdisjoint(ended)
-            and any(not channel.tags[one] for one in channel.deliveries)
+        got = {
+            at
             for at, channel in self.channels.items()
-        )
+            if any(not channel.tags[one] for one in channel.deliveries)
+        } | {
+            (connection, event.channel)
+            for connection, wire in self.sides[THEIRS].wires.items()
+            for event in wire.events
+            if event.name == "basic.get_ok"
+        }
+        return any(at in ended or (at[0], 0) in ended for at in got)
 
     def _ended(self, side: Side) -> set[Place]:
         """Channels that have ended in this step, and connections as channel 0."""
