@@ -50,7 +50,8 @@ class Policy(NamedTuple):
     vhost: str
     pattern: str
     apply_to: str
-    priority: float
+    priority: int | float
+    """As it was given: as `float` alone, what is compiled makes 1.0 of 1, which clients refuse."""
     definition: Definition
     regex: Pattern
 

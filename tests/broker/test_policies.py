@@ -631,3 +631,12 @@ def test_events_tell_of_it(broker: BrokerUnderTest, channel: Channel, kind: Kind
 def test_a_policy_has_a_size(broker: BrokerUnderTest) -> None:
     said = refusal(broker, {"alternate-exchange": "x" * 70000})
     assert said == "Validation failed\n\nvalue is larger than 65536 bytes\n"
+
+
+@pytest.mark.parametrize("priority", [3, 2.5])
+def test_a_priority_is_told_as_it_was_given(broker: BrokerUnderTest, priority: float) -> None:
+    """Clients that expect an integer refuse 3.0."""
+    set_policy(broker.core, "/", "p", pattern="", definition={"max-length": 1}, priority=priority)
+    (policy,) = policies(broker.core)
+    told = policy.value()["priority"]
+    assert (type(told), told) == (type(priority), priority)
