@@ -356,10 +356,6 @@ class LevelledQueue(Queue):
         with consumers, behind it."""
         return not stored.redelivered
 
-    def _tell_paged_out(self, stored: QueueMessage) -> None:
-        if self.present is not None:
-            self.present.page_out(stored.position)
-
     def _spill(self, stored: QueueMessage) -> None:
         if self.levels == 1:
             super()._spill(stored)

@@ -324,13 +324,14 @@ class ReadyMessages(Governed):
             and (len(tail) > keep or self._weight - paged.body_bytes > weight_max)
             and tail[0].state == SAFE
         ):
-            self._put_on_disk(tail.popleft(), paged)
+            stored = tail.popleft()
+            paged.put(stored)
+            self._tell_paged_out(stored)
         self._spill_last()
         self.adjust_limits()
 
-    def _put_on_disk(self, stored: QueueMessage, paged: PagedMessages) -> None:
-        """A message that is safe in the store leaves memory."""
-        paged.put(stored)
+    def _tell_paged_out(self, stored: QueueMessage) -> None:
+        """A message is on disk only from now on: who tells duplicates keeps its header."""
         if self.present is not None:
             self.present.page_out(stored.position)
 
