@@ -326,6 +326,8 @@ class LevelledQueue(Queue):
     ) -> list[tuple[int, QueueMessage]]:
         """The last heads of a level leave memory, as far as they may; the others."""
         level = paged.levels.get(number)
+        if level is not None and level.reading:
+            return heads  # what is being read comes right behind them
         first = len(heads)
         while first and self._may_leave(heads[first - 1][0], heads[first - 1][1]):
             if level is not None and heads[first - 1][1].state != SAFE:

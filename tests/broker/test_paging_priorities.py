@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from amqpd.commands import Arguments
+from amqpd.commands import Arguments, Basic
 from amqpd.commands import Queue as QueueMethods
 from amqpd.config import Compat
 from amqpd.wire.properties import PRIORITY, read_property
@@ -292,3 +292,26 @@ def test_a_purge_lets_duplicates_of_what_was_on_disk_in_again() -> None:
             assert channel.take(QueueMethods.PurgeOk).message_count == 49
     # The one that is still with its consumer is there, and its duplicate is not.
     assert channel.drain("q") == numbers(51, 99)
+
+
+@pytest.mark.parametrize("gets", range(1, 6))
+def test_heads_do_not_leave_while_what_follows_them_is_read(gets: int) -> None:
+    """What is read follows them: were they put back before it, it would be passed over them."""
+    channel = opened(PRIORITIES)
+    for number in range(60):
+        publish(channel, number, 1)
+    channel.client.broker.journal.commit()
+    seen: list[bytes] = []
+    while queue_of(channel).ready:
+        with channel.client.together():
+            # The last of these asks for a page; before it comes, better ones need the room.
+            for _ in range(gets):
+                channel.send(method(Basic.Get, queue="q", no_ack=True))
+            if len(seen) < 100:
+                for number in range(20):
+                    publish(channel, number, 9)
+        seen += [heard.body for heard in channel.take_all() if isinstance(heard, Got)]
+        channel.client.broker.journal.commit()
+        seen += take(channel, 20)
+    worse = [body for body in seen if body.startswith(b"1:")]
+    assert worse == [b"1:%d" % number for number in range(60)]
