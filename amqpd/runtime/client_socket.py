@@ -50,8 +50,11 @@ BULK_BEGIN_BYTES: Final = 64 * 1024
 CALM_ENDS: Final = frozenset({"closed by the client", "closed by the broker"})
 
 
-class ClientSocket(asyncio.Protocol):
-    """Runs one connection from its first octet to its last."""
+class ClientSocket:
+    """Runs one connection from its first octet to its last: an `asyncio.Protocol` in what it does.
+
+    Not in what it extends: then it would not be compiled, and every chunk passes here.
+    """
 
     def __init__(
         self, server: Server, tls: TLSLayer | None, sock: socket.socket | None = None
@@ -60,6 +63,8 @@ class ClientSocket(asyncio.Protocol):
         self.timer: Entry | None = None
         self.peer: Peer
         self._server = server
+        self._turns = server.turns
+        self._limits = server.limits
         self._tls = tls
         self._transport: asyncio.Transport
         self._socket = sock
@@ -98,7 +103,7 @@ class ClientSocket(asyncio.Protocol):
         self.peer = self._server.admit(
             self, transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         )
-        self._server.watch(self)
+        self._turns.watch(self)
 
     def data_received(self, data: bytes) -> None:
         """A chunk came: one turn of the broker."""
@@ -111,7 +116,7 @@ class ClientSocket(asyncio.Protocol):
             self._send(b"")
         peer = self.peer
         if data and not peer.closed:
-            peer.attend(partial(peer.receive, data), self._server.clock.now())
+            peer.attend(partial(peer.receive, data), self._turns.now())
         self._end_turn()
         if peer.placing and self._reading and self._tls is None and self._socket is not None:
             self._in_bulk = True
@@ -144,7 +149,7 @@ class ClientSocket(asyncio.Protocol):
         octets, self._in_flight = self._in_flight, 0
         self.peer.sent(octets)
         self.flush()
-        self._server.finish_turn()
+        self._turns.finish()
         self.pace()
         if self.peer.may_go_on:
             self._go_on_soon()
@@ -156,7 +161,7 @@ class ClientSocket(asyncio.Protocol):
         if self._full:
             return
         connection = self.peer.connection
-        now = self._server.clock.now()
+        now = self._turns.now()
         if connection.has_large and self._tls is None:
             pieces = connection.take_pieces(now, PIECES_BYTES_MAX)
             octets = sum(map(len, pieces))
@@ -186,18 +191,17 @@ class ClientSocket(asyncio.Protocol):
 
     def pausing(self, now: float) -> bool:
         """Whether the rest of what the peer said has to wait, in a turn that began at `now`."""
-        server = self._server
-        return server.clock.now() - now > server.limits.turn_s or self._swamped()
+        return self._turns.now() - now > self._limits.turn_s or self._swamped()
 
     def pace(self) -> None:
         """Read from the peer while the broker can take more of it, and no longer."""
-        peer, server = self.peer, self._server
+        peer = self.peer
         readable = not peer.busy and (
             peer.connection.state in ENDING
             or not (
                 peer.blocked
                 or self._swamped()
-                or (self._writes and server.must_wait_for_journal(self))
+                or (self._writes and self._turns.must_wait_for_journal(self))
             )
         )
         if readable != self._reading and not self._transport.is_closing():
@@ -269,7 +273,7 @@ class ClientSocket(asyncio.Protocol):
             self._transport.abort()
             return
         if octets:
-            peer.attend(step, self._server.clock.now())
+            peer.attend(step, self._turns.now())
             self._end_turn()
             if peer.connection.reader.latest_body_bytes >= BULK_BODY_BYTES_MIN:
                 self._loop.call_soon(self._read_bulk, sock)
@@ -304,15 +308,15 @@ class ClientSocket(asyncio.Protocol):
             self._resuming = False
             peer.resume()
         if peer.may_go_on and not self._swamped():
-            peer.attend(peer.go_on, self._server.clock.now())
+            peer.attend(peer.go_on, self._turns.now())
         self.flush()
         self._end_turn()
 
     def _end_turn(self) -> None:
-        peer, server = self.peer, self._server
-        server.finish_turn()
-        self._writes = server.journaled
-        server.watch(self)
+        peer, turns = self.peer, self._turns
+        turns.finish()
+        self._writes = turns.journaled
+        turns.watch(self)
         self.pace()
         if peer.closed:
             self._last_words()
@@ -323,7 +327,7 @@ class ClientSocket(asyncio.Protocol):
         """So much waits for the peer to read that nothing more is done for it before it does."""
         connection = self.peer.connection
         return (
-            connection.unsent_bytes > self._server.limits.unsent_pause_bytes
+            connection.unsent_bytes > self._limits.unsent_pause_bytes
             and connection.state not in ENDING
         )
 
@@ -343,7 +347,7 @@ class ClientSocket(asyncio.Protocol):
         if state is State.GREETING:
             reason = "closed by the client before it said anything"
         peer.lost(reason)
-        self._server.finish_turn()
+        self._turns.finish()
 
     def _fail_tls(self, failure: TLSFailed) -> None:
         """No TLS with this client: say so in TLS, if it can be said, and hang up."""
@@ -369,8 +373,8 @@ class ClientSocket(asyncio.Protocol):
     def _linger(self) -> None:
         """Give the peer some time to read our last words, and no more."""
         if self._drop_at is None:
-            self._drop_at = self._server.clock.now() + self._server.limits.linger_s
-            self._server.watch(self)
+            self._drop_at = self._turns.now() + self._limits.linger_s
+            self._turns.watch(self)
             self.pace()
 
     def _peer_hangs_up(self) -> bool:

@@ -12,6 +12,7 @@ broker stops: it must not go on promising what it could not write.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -84,7 +85,7 @@ class JournalWriter:
         """Taken from the journal, and not written yet."""
         self._stopping = False
         self._tidied_at = 0.0
-        self._writing = anyio.Lock(fast_acquire=True)
+        self._writing = asyncio.Lock()
         self._began: float | None = None
         """When the attempt under way began."""
         self._took_s = 0.0
@@ -117,17 +118,18 @@ class JournalWriter:
     async def run(self) -> None:
         """Write batches for ever, and tidy up when there are none, or now and then."""
         patience: float | None = TIDY_AFTER_S
-        while True:
-            if await self._wake.wait(patience):
-                await self.flush()
-                patience = TIDY_AFTER_S
-                if anyio.current_time() < self._tidied_at + TIDY_EVERY_S:
-                    continue
-            patience = await self._tidy()
+        with anyio.CancelScope() as scope:
+            while True:
+                if await self._wake.wait(patience):
+                    await self._flush(scope)
+                    patience = TIDY_AFTER_S
+                    if self._clock() < self._tidied_at + TIDY_EVERY_S:
+                        continue
+                patience = await self._tidy()
 
     async def _tidy(self) -> float | None:
         """A step; how long to wait for the next one, None if there is nothing more to do."""
-        self._tidied_at = anyio.current_time()
+        self._tidied_at = self._clock()
         with anyio.CancelScope(shield=True):
             try:
                 more = await self._store.tidy()
@@ -155,22 +157,28 @@ class JournalWriter:
 
     async def flush(self) -> None:
         """Write until nothing is left. Raises StoreError, for good."""
+        with anyio.CancelScope() as scope:
+            await self._flush(scope)
+
+    async def _flush(self, scope: anyio.CancelScope) -> None:
         async with self._writing:
             while (batch := self._unwritten or self._journal.take()) is not None:
                 self._unwritten = batch
-                await self._write(batch)
+                await self._write(batch, scope)
 
-    async def _write(self, batch: Batch) -> None:
+    async def _write(self, batch: Batch, scope: anyio.CancelScope) -> None:
         """Write one batch, however long the disk lets that take."""
-        while (error := await self._try(batch)) is not None:
+        while (error := await self._try(batch, scope)) is not None:
             # Nothing of the batch is safe, so nothing of it is confirmed; and nothing overtakes it.
             self._on_trouble(error)
             await anyio.sleep(self._retry_s if error.disk_full else self._backoff.pause_s())
 
-    async def _try(self, batch: Batch) -> JournalFailed | None:
+    async def _try(self, batch: Batch, scope: anyio.CancelScope) -> JournalFailed | None:
         """What kept it from being written, and may pass; None if it was."""
-        # Cancelling cannot stop the thread: wait for it, to know what became of the batch.
-        with anyio.CancelScope(shield=True):
+        # Cancelling cannot stop the thread: wait for it, to know what became of the batch. A scope
+        # that is a shield meanwhile, and not one for each commit, which takes 10 us.
+        scope.shield = True
+        try:
             if batch.is_empty:
                 self.metrics.elided += 1
             else:
@@ -192,6 +200,8 @@ class JournalWriter:
             self._journal.committed(batch)
             self._broker.committed(batch.enqueues, batch.barriers, batch.delays)
             self._finish_turn()
+        finally:
+            scope.shield = False
         return None
 
     def _succeeded(self) -> None:

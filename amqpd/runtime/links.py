@@ -30,7 +30,7 @@ async def run_links(server: Server) -> None:
     surroundings = Surroundings(
         connect=reach,
         now=server.clock.now,
-        finish_turn=server.finish_turn,
+        finish_turn=server.turns.finish,
         sleep=anyio.sleep,
         wait=wait_until,
         cluster_name=lambda: server.broker.cluster_name,

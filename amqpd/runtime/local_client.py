@@ -32,6 +32,7 @@ class LocalClient:
         self.timer: Entry | None = None
         self.secure = False
         self._server = server
+        self._turns = server.turns
         self._changed = anyio.Event()
         self._writes = False
         """What it said last is for the journal."""
@@ -44,7 +45,7 @@ class LocalClient:
             name=f"link {number} -> this broker",
             peer_type=TrustedPeer if trusted else Peer,
         )
-        server.watch(self)
+        self._turns.watch(self)
 
     # -- as amqpd.links.transport.Transport
 
@@ -63,10 +64,10 @@ class LocalClient:
             await self._change()
         # A turn for everybody else, however much there is to be had here.
         await anyio.lowlevel.checkpoint()
-        data = connection.take_output(self._server.clock.now(), CHUNK_BYTES)
+        data = connection.take_output(self._turns.now(), CHUNK_BYTES)
         if connection.sent(len(data)):
             self.peer.resume()
-            self._server.finish_turn()
+            self._turns.finish()
         self._advance()
         return data
 
@@ -90,7 +91,7 @@ class LocalClient:
         if not self._dismissed:
             self._dismissed = True
             self.peer.lost("the link ended")
-            self._server.finish_turn()
+            self._turns.finish()
             self._server.dismiss(self)
             self._advance()
 
@@ -110,7 +111,7 @@ class LocalClient:
 
     def pausing(self, now: float) -> bool:
         """Whether the rest of what was said has to wait, in a turn that began at `now`."""
-        return self._server.clock.now() - now > self._server.limits.turn_s
+        return self._turns.now() - now > self._server.limits.turn_s
 
     def shut_down(self, reason: str, now: float) -> None:
         """The broker stops."""
@@ -138,16 +139,16 @@ class LocalClient:
             peer.blocked
             or peer.busy
             or swamped
-            or (self._writes and server.must_wait_for_journal(self))
+            or (self._writes and self._turns.must_wait_for_journal(self))
         )
 
     def _attend(self, step: Callable[[float], None]) -> None:
         """A turn of the broker."""
-        self.peer.attend(step, self._server.clock.now())
-        self._server.finish_turn()
-        self._writes = self._server.journaled
+        self.peer.attend(step, self._turns.now())
+        self._turns.finish()
+        self._writes = self._turns.journaled
         if not self._dismissed:
-            self._server.watch(self)
+            self._turns.watch(self)
         self._advance()
 
     async def _change(self) -> None:

@@ -219,7 +219,7 @@ async def journaling(
     writer = JournalWriter(
         server.broker,
         store,
-        finish_turn=server.finish_turn,
+        finish_turn=server.turns.finish,
         on_trouble=partial(server.set_disk_trouble, "the journal can be written"),
         bytes_max=limits.unwritten_bytes_max,
         retry_s=limits.disk_full_retry_s,
@@ -227,21 +227,21 @@ async def journaling(
     )
     reader = DelayReader(
         store,
-        server.finish_turn,
+        server.turns.finish,
         partial(server.set_disk_trouble, "delayed messages can be read"),
         Backoff(*pauses),
     )
     server.attach_journal(writer)
     pager = Pager(
         store,
-        server.finish_turn,
+        server.turns.finish,
         partial(server.set_disk_trouble, "messages can be read"),
         Backoff(*pauses),
     )
-    server.attach_pager(pager)
-    server.attach_delay_reader(reader)
+    server.turns.pager = pager
+    server.turns.delay_reader = reader
     # What was made before anybody could connect (defaults, definitions) is safe before they can.
-    server.finish_turn()
+    server.turns.finish()
     try:
         try:
             await writer.flush()

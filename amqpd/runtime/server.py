@@ -1,7 +1,7 @@
 """The process around the core: listeners, connections, the journal's writer, time, signals.
 
 One event loop runs it all. A *turn* is whatever one event led to (a chunk read, a commit, a
-timer); `finish_turn` ends it: entries go to the journal, and what connections have to say is sent.
+timer); `Turns.finish` ends it: entries go to the journal, and what connections have to say is sent.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import platform
 import secrets
 import socket
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 from anyio.abc import Listener, SocketAttribute, SocketStream, TaskGroup
@@ -31,19 +31,17 @@ from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
 from amqpd.links.federation import Federation
 from amqpd.links.shovels import Shovels
-from amqpd.protocol.connection import Connection
 from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.clock import Clock, MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsFile, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
-from amqpd.runtime.delay_reader import DelayReader
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.local_client import LocalClient
-from amqpd.runtime.pager import Pager
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.settings import parse_address, show_address
 from amqpd.runtime.tls import server_context
 from amqpd.runtime.tls_layer import TLSLayer
+from amqpd.runtime.turns import Turns
 from amqpd_storage.errors import JournalFailed, ReadFailed
 
 logger = logging.getLogger("amqpd.server")
@@ -69,101 +67,29 @@ class Server:
         self.broker = broker
         self.clock: Clock = clock or MonotonicClock()
         self.addresses: dict[str, list[str]] = {"amqp": [], "amqps": [], "management": []}
-        self._timers = broker.timers
-        self._wake_at = math.inf
-        """When the timers are looked at next."""
+        self.turns = Turns(broker, self.clock.now, wake_timers=self._wake_timers, evict=self._evict)
+        self.journal: JournalWriter | None = None
+        """What writes to the store, with its figures; None where nothing is kept."""
         self._timers_changed = anyio.Event()
-        self._speaking: list[Connection] = []
-        self._clients: dict[Connection, AnyClient] = {}
-        self._waiting_for_journal: dict[AnyClient, None] = {}
         self._one_left = anyio.Event()
-        self._journal: JournalWriter | None = None
-        self._pager: Pager | None = None
-        self._delay_reader: DelayReader | None = None
-        self.journaled = False
-        """The turn that ended last had something for the journal."""
         self.disk_troubles: dict[str, str] = {}
         """Who cannot do without the disk, and what keeps it from what it wants of it."""
 
-    # -- turns
-
-    @property
-    def journal(self) -> JournalWriter | None:
-        """What writes to the store, with its figures; None where nothing is kept."""
-        return self._journal
-
     def attach_journal(self, journal: JournalWriter) -> None:
         """Entries go there from now on."""
-        self._journal = journal
-
-    def attach_pager(self, pager: Pager) -> None:
-        """Messages that are not in memory come from there."""
-        self._pager = pager
-
-    def attach_delay_reader(self, reader: DelayReader) -> None:
-        """What waiting rooms want to know is read there from now on."""
-        self._delay_reader = reader
-
-    def finish_turn(self) -> None:
-        """Journal what has to be kept, send what there is to say."""
-        if self.broker.effects.evictions:
-            self._evict()
-        entries = self.broker.finish_turn()
-        deadline = self._timers.next_deadline()
-        if deadline is not None and deadline < self._wake_at:
-            self._timers_changed.set()
-        self.journaled = bool(entries)
-        if entries:
-            assert self._journal is not None
-            self._journal.append(entries)
-        requests = self.broker.take_page_requests()
-        if requests:
-            assert self._pager is not None
-            self._pager.ask(requests)
-        reads = self.broker.effects.delay_reads
-        if reads and self._journal is not None and not self._journal.full:
-            # While the disk is behind, nothing more is read only to be written to its queues.
-            assert self._delay_reader is not None
-            self._delay_reader.ask(reads[:])
-            reads.clear()
-        speaking = self._speaking
-        if speaking:
-            for connection in speaking:
-                client = self._clients.get(connection)
-                if client is not None:
-                    client.flush()
-            speaking.clear()
-        if self._waiting_for_journal and self._journal is not None and not self._journal.full:
-            waiting, self._waiting_for_journal = self._waiting_for_journal, {}
-            for client in waiting:
-                client.pace()
-        warnings = self.broker.effects.warnings
-        if warnings:
-            for warning in warnings:
-                logger.warning(warning)
-            warnings.clear()
+        self.journal = self.turns.journal = journal
 
     def _evict(self) -> None:
         """Close the connections that an operator wants closed."""
         evictions = self.broker.effects.evictions
         now = self.clock.now()
-        for client in list(self._clients.values()):
+        for client in list(self.turns.clients.values()):
             reason = evictions.get(client.peer.session) if client.peer.session else None
             if reason is not None:
                 client.peer.close(reason, now)
                 client.pace()
-                self.watch(client)
+                self.turns.watch(client)
         evictions.clear()
-
-    def must_wait_for_journal(self, client: AnyClient) -> bool:
-        """Whether the disk is too far behind for a client that writes to it to be read from.
-
-        If it is, `ClientSocket.pace` is called once it is not.
-        """
-        if self._journal is None or not self._journal.full:
-            return False
-        self._waiting_for_journal[client] = None
-        return True
 
     def set_disk_trouble(self, whose: str, error: JournalFailed | ReadFailed | None) -> None:
         """Somebody found the disk full or failing, or it did what it was asked to."""
@@ -186,29 +112,28 @@ class Server:
         """Raise or clear an alarm; True if that changed something."""
         changed = self.broker.set_alarm(alarm, raised)
         if changed:
-            self.finish_turn()
-            for client in list(self._clients.values()):
+            self.turns.finish()
+            for client in list(self.turns.clients.values()):
                 client.pace()
         return changed
 
     # -- time
 
-    def watch(self, client: AnyClient) -> None:
-        """See to it that the client is asked at its deadline."""
-        if self._timers.watch(client):
-            self._timers_changed.set()
+    def _wake_timers(self) -> None:
+        self._timers_changed.set()
 
     async def run_timers(self) -> None:
         """Ask everybody when it is time, for ever."""
+        timers = self.broker.timers
         while True:
-            deadline = self._timers.next_deadline()
-            self._wake_at = math.inf if deadline is None else deadline
+            deadline = timers.next_deadline()
+            self.turns.wake_at = math.inf if deadline is None else deadline
             self._timers_changed = anyio.Event()
-            with anyio.move_on_after(max(0.0, self._wake_at - self.clock.now())):
+            with anyio.move_on_after(max(0.0, self.turns.wake_at - self.clock.now())):
                 await self._timers_changed.wait()
             self.broker.now = now = self.clock.now()
-            self._timers.advance(now)
-            self.finish_turn()
+            timers.advance(now)
+            self.turns.finish()
 
     # -- connections
 
@@ -228,37 +153,35 @@ class Server:
             is_loopback=is_loopback(remote),
             information=INFORMATION,
             now=self.clock.now(),
-            speaking=self._speaking,
+            speaking=self.turns.speaking,
             pausing=client.pausing,
             waking=client.wake,
             secure=client.secure,
         )
-        self._clients[peer.connection] = client
+        self.turns.clients[peer.connection] = client
         return peer
 
     def dismiss(self, client: AnyClient) -> None:
         """A client is gone."""
-        del self._clients[client.peer.connection]
-        self._waiting_for_journal.pop(client, None)
-        self._timers.forget(client)
+        self.turns.forget(client)
         self._one_left.set()
 
     def clients(self) -> Iterable[AnyClient]:
         """All that are connected."""
-        return self._clients.values()
+        return self.turns.clients.values()
 
     def close_connections(self, reason: str) -> None:
         """Ask every client to go."""
         now = self.clock.now()
-        for client in list(self._clients.values()):
+        for client in list(self.turns.clients.values()):
             client.shut_down(reason, now)
             client.pace()
-            self.watch(client)
-        self.finish_turn()
+            self.turns.watch(client)
+        self.turns.finish()
 
     async def wait_until_empty(self) -> None:
         """Return when no client is left."""
-        while self._clients:
+        while self.turns.clients:
             self._one_left = anyio.Event()
             await self._one_left.wait()
 
@@ -313,7 +236,8 @@ class Server:
                         accepted, _ = listening.accept()
                         accepted.setblocking(False)
                         _send_at_once(accepted)
-                        client = partial(self._client, context, accepted)
+                        made = partial(self._client, context, accepted)
+                        client = cast(Callable[[], asyncio.Protocol], made)
                         await loop.connect_accepted_socket(client, accepted)
                     except BlockingIOError:
                         continue  # whoever it was is gone

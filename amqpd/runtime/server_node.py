@@ -50,7 +50,7 @@ class ServerNode:
         safe = anyio.Event()
         if wait:
             self.broker.call_when_safe(safe.set)
-        self._server.finish_turn()
+        self._server.turns.finish()
         if wait:
             await safe.wait()
 

@@ -122,18 +122,18 @@ def publish(routing_key: str, body: bytes) -> bytes:
 def test_who_writes_is_not_read_from_while_the_disk_is_behind() -> None:
     server = make_server(journaling=True)
     disk = SlowDisk()
-    server.attach_journal(cast(JournalWriter, disk))
-    server.finish_turn()
+    server.turns.journal = cast(JournalWriter, disk)
+    server.turns.finish()
     client, wire = connect(server)
     other, other_wire = connect(server)
     disk.full = True
     client.data_received(frame.marshal(commands.Queue.Declare(queue="q", durable=True), 1))
     other.data_received(publish("nowhere", b"x"))  # not for the disk
     assert (wire.reading, other_wire.reading) == (False, True)
-    server.finish_turn()
+    server.turns.finish()
     assert not wire.reading
     disk.full = False
-    server.finish_turn()
+    server.turns.finish()
     assert wire.reading
     client.data_received(publish("nowhere", b"x"))
     disk.full = True
@@ -209,7 +209,7 @@ def test_who_closes_the_connection_closes_the_socket_first() -> None:
     client.data_received(close)
     assert wire.written.endswith(frame.marshal(commands.Connection.CloseOk(), 0))
     client.data_received(close)
-    server.finish_turn()
+    server.turns.finish()
     assert client.peer.closed
     assert not wire.ended
     deadline = client.deadline()

@@ -256,7 +256,7 @@ def test_what_was_held_for_the_disk_counts_no_more_once_sent() -> None:
     client.data_received(GET)
     assert not wire.reading
     outlet.release(mark)
-    server.finish_turn()
+    server.turns.finish()
     assert client.peer.connection.unsent_bytes == 0
     assert wire.reading
 
@@ -344,7 +344,7 @@ def test_who_is_to_go_is_told_in_the_same_turn() -> None:
     other, _ = connect(server)
     assert client.peer.session is not None
     close_connection(server.broker, client.peer.session, "enough")
-    server.finish_turn()
+    server.turns.finish()
     assert b"CONNECTION_FORCED - enough" in wire.written
     assert client.peer.session is None
     assert other.peer.session is not None
@@ -359,7 +359,7 @@ def test_who_is_to_go_is_read_from_though_it_was_blocked() -> None:
     client.data_received(DECLARE + publish("q", b"x"))
     assert not wire.reading
     delete_vhost(server.broker, "/")
-    server.finish_turn()
+    server.turns.finish()
     assert b"CONNECTION_FORCED - vhost '/' is down" in wire.written
     assert wire.reading
     client.data_received(frame.marshal(commands.Connection.CloseOk(), 0))
