@@ -31,6 +31,7 @@ COMPILED: Final = (
     "amqpd/timers.py",
     "amqpd/broker/*.py",
     "amqpd/protocol/*.py",
+    "amqpd/runtime/busy_wait.py",
     "amqpd/runtime/client_socket.py",
     "amqpd/runtime/commit_metrics.py",
     "amqpd/runtime/journal_writer.py",

@@ -83,6 +83,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     one, and each is twice as long as the one before."""
     turn_s: float = 0.01
     """Longest that one peer is served at a time while others wait; one command may take longer."""
+    busy_wait_s: float = 0.000_2
+    """Longest that the broker looks for more before it sleeps, while that pays; 0: it sleeps at
+    once."""
     authentication_failure_delay_s: float = 3.0
     """Pause before a connection with bad credentials is dropped without a close frame."""
     closing_timeout_s: float = 30.0

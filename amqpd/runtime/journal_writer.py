@@ -102,6 +102,11 @@ class JournalWriter:
         """So much waits to be written that publishers should wait as well."""
         return self._journal.pending_bytes > self._bytes_max
 
+    @property
+    def busy(self) -> bool:
+        """Something is being written, or will be at once."""
+        return self._unwritten is not None or self._journal.has_pending
+
     def slow_for(self, limit_s: float) -> float:
         """How long the commit under way takes already, or the last one took, in seconds; 0 if
         that is not more than the limit, or nothing is being written."""

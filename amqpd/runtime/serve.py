@@ -6,6 +6,7 @@ with an exit code of sysexits.h.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import resource
@@ -28,6 +29,7 @@ from amqpd.config import Config
 from amqpd.runtime import http_listener
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.build import is_compiled
+from amqpd.runtime.busy_wait import BusyWait, is_possible
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.delay_reader import DelayReader
@@ -157,6 +159,7 @@ async def run_server(
     """Serve clients until told to stop."""
     server = Server(config, broker)
     directory = None if store is None else store.path.parent
+    look_before_sleeping(server)
     prepare(config, broker)
     async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
         # From here on a signal is an orderly stop. Before, it may end the process as it likes.
@@ -178,6 +181,14 @@ async def run_server(
                 listeners.cancel_scope.cancel()
             await drain(server, signals)
         tasks.cancel_scope.cancel()
+
+
+def look_before_sleeping(server: Server) -> None:
+    """As the settings say, where other processes need not wait for that."""
+    longest_s = server.limits.busy_wait_s
+    if longest_s and is_possible():
+        loop = asyncio.get_running_loop()
+        server.turns.busy_wait = BusyWait(loop, server.clock.now, longest_s)
 
 
 def prepare(config: Config, broker: Broker) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from amqpd.broker.broker import Broker
 from amqpd.protocol.connection import Connection
+from amqpd.runtime.busy_wait import BusyWait
 from amqpd_storage.entries import Entry
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class Sink(Protocol):
     @property
     def full(self) -> bool:
         """So much waits to be written that publishers should wait as well."""
+
+    @property
+    def busy(self) -> bool:
+        """Something is being written, or will be at once."""
 
     def append(self, entries: list[Entry]) -> None:
         """Keep these."""
@@ -61,6 +66,8 @@ class Turns:
         """What messages that are not in memory are asked of."""
         self.delay_reader: DelayReader | None = None
         """The same for what waiting rooms want to know."""
+        self.busy_wait: BusyWait | None = None
+        """None where the process sleeps at once."""
         self.journaled = False
         """The turn that ended last had something for the journal."""
         self.wake_at = math.inf
@@ -113,6 +120,8 @@ class Turns:
             for warning in effects.warnings:
                 logger.warning(warning)
             effects.warnings.clear()
+        if self.busy_wait is not None:
+            self.busy_wait.turn_ended(writing=journal is not None and journal.busy)
 
     def watch(self, client: AnyClient) -> None:
         """See to it that the client is asked at its deadline."""

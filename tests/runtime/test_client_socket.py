@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -14,8 +14,10 @@ from pamqp import commands, frame
 from amqpd.broker.alarms import Alarm
 from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
+from amqpd.runtime.busy_wait import BusyWait
 from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.journal_writer import JournalWriter
+from amqpd.runtime.serve import look_before_sleeping
 from amqpd.runtime.server import Server
 from amqpd_storage.entries import Entry
 
@@ -76,6 +78,7 @@ class SlowDisk:
 
     def __init__(self) -> None:
         self.full = False
+        self.busy = False
 
     def append(self, entries: list[Entry]) -> None:
         """It never gets so far."""
@@ -139,6 +142,45 @@ def test_who_writes_is_not_read_from_while_the_disk_is_behind() -> None:
     disk.full = True
     client.data_received(publish("nowhere", b"x"))
     assert wire.reading
+
+
+class CountingLoop:
+    """Counts how often it is asked not to sleep."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def call_soon(self, callback: Callable[[], None], /) -> None:
+        self.asked += 1
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_turn_that_follows_soon_keeps_the_loop_awake_unless_the_disk_is_busy(busy: bool) -> None:
+    server = make_server(journaling=True)
+    disk, loop = SlowDisk(), CountingLoop()
+    server.turns.journal = cast(JournalWriter, disk)
+    server.turns.busy_wait = BusyWait(loop, lambda: 7.0, 0.000_2)
+    disk.busy = busy
+    server.turns.finish()
+    server.turns.finish()
+    assert loop.asked == (0 if busy else 1)
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "processors", "awake"),
+    [(0.000_2, {0, 1}, True), (0, {0, 1}, False), (1, {3}, False)],
+)
+def test_the_loop_is_kept_awake_if_it_may_and_has_two_processors(
+    longest_s: float, processors: set[int], awake: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: processors)
+    server = make_server(Limits(busy_wait_s=longest_s))
+
+    async def start() -> None:
+        look_before_sleeping(server)
+
+    asyncio.run(start())
+    assert (server.turns.busy_wait is not None) is awake
 
 
 def test_a_publisher_is_not_read_from_during_an_alarm() -> None:
