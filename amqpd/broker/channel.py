@@ -219,7 +219,7 @@ class Channel:
         `settlements` are deliveries, and how they come back if they do.
         """
         returned: dict[Queue, None] = {}
-        freed: dict[Consumer, None] = {}
+        freed: dict[Queue, dict[Consumer, None]] = {}
         was_full = self.consumer_unacked >= self.global_prefetch > 0
         for deliveries, how in settlements:
             if outcome == REQUEUE:
@@ -238,14 +238,14 @@ class Channel:
                 if consumer is not None:
                     self.consumer_unacked -= 1
                     consumer.unacked -= 1
-                    freed[consumer] = None
+                    freed.setdefault(queue, {})[consumer] = None
         for queue in returned:
             queue.drop_excess()
         if was_full:
             self.unblock_consumers()
         else:
-            for consumer in freed:
-                consumer.queue.unblock(consumer)
+            for queue, consumers in freed.items():
+                queue.unblock_together(list(consumers))
         for queue in returned:
             queue.dispatch()
 
@@ -266,17 +266,26 @@ class Channel:
     def unblock_consumers(self) -> None:
         """Something that held this channel's consumers back has changed.
 
-        It may be enough for one of them, or none: they are asked in turn.
+        It may be enough for some of them, or none: they are asked in turn, and no more of them
+        than there is room for. Those of one queue, if they stand one behind the other, share it.
         """
         blocked = self.blocked
-        for _ in range(len(blocked)):
-            if self.outlet.congested or 0 < self.global_prefetch <= self.consumer_unacked:
+        left = len(blocked)
+        while blocked and left > 0:
+            room = self.global_prefetch - self.consumer_unacked if self.global_prefetch else left
+            if self.outlet.congested or room <= 0:
                 return
-            consumer = next(iter(blocked), None)
-            if consumer is None:
-                return
-            blocked.move_to_end(consumer)
-            consumer.queue.unblock(consumer)
+            queue, together = next(iter(blocked)).queue, []
+            for consumer in blocked:
+                if consumer.queue is not queue or room <= 0:
+                    break
+                together.append(consumer)
+                if not consumer.no_ack:
+                    room -= 1
+            left -= len(together)
+            for consumer in together:
+                blocked.move_to_end(consumer)
+            queue.unblock_together(together)
 
     def _take_from_ledger(self, command: Settle) -> dict[int, Delivery]:
         unacked = self.unacked

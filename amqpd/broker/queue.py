@@ -489,6 +489,17 @@ class Queue(ReadyMessages):
             if self._fresh or self._returned or self._paged is not None:
                 self.dispatch()
 
+    def unblock_together(self, consumers: list[Consumer]) -> None:
+        """As `unblock`, for some of one channel: they are served in turn, not one after the other.
+
+        As with RabbitMQ (rabbit_queue_consumers, unblock).
+        """
+        able = [each for each in consumers if each.blocked and each.can_take()]
+        for consumer in able:
+            self.consumers.unblock(consumer)
+        if able and (self._fresh or self._returned or self._paged is not None):
+            self.dispatch()
+
     # -- time, as `amqpd.timers.Timed`
 
     def use(self) -> None:

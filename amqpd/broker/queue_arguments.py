@@ -357,12 +357,17 @@ def inequivalent(
 ) -> AMQPException:
     """The refusal of a declaration that differs in `name`."""
     if received is not None and existing is not None:
-        shown = f"received '{text(*received)}' but current is '{text(*existing)}'"
+        shown = f"received {_value_alone(received)} but current is {_value_alone(existing)}"
     else:
         shown = f"received {described(received)} but current is {described(existing)}"
     return amqp_error(
         PRECONDITION_FAILED, f"inequivalent arg '{name}' for {resource}: {shown}", method
     )
+
+
+def _value_alone(field: Field) -> str:
+    """To Erlang nothing (V) is nothing, as where there is no such argument."""
+    return "none" if field[0] == "V" else f"'{text(*field)}'"
 
 
 def _comparable(name: str, field: Field | None) -> Field | None:

@@ -302,6 +302,14 @@ class QuorumQueue(LevelledQueue):
         else:
             super().unblock(consumer)
 
+    def unblock_together(self, consumers: list[Consumer]) -> None:
+        """The same for some of one channel."""
+        if self.consumers.leaving is None:
+            super().unblock_together(consumers)
+        else:
+            for consumer in consumers:
+                self.unblock(consumer)
+
     # -- time
 
     def deadline(self) -> float | None:

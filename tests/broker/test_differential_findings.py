@@ -250,3 +250,55 @@ def test_what_comes_back_to_a_full_queue_goes_before_it_is_handed_out(
     waiting.consume("r", "u")
     with_two.nack(0, multiple=True)
     assert with_two.bodies() + waiting.bodies() == [b"1", b"2", b"2"]
+
+
+def test_nothing_is_told_as_nothing_where_arguments_differ(channel: Channel) -> None:
+    channel.send(method(Queue.Declare, queue="q"), {"x-max-length-bytes": ("I", 120)})
+    channel.take(Queue.DeclareOk)
+    channel.send(method(Queue.Declare, queue="q"), {"x-max-length-bytes": ("V", None)})
+    text = "PRECONDITION_FAILED - inequivalent arg 'x-max-length-bytes' for queue 'q' in vhost '/':"
+    channel.expect_closed(406, f"{text} received none but current is '120'", (50, 10))
+
+
+def test_consumers_that_a_window_held_back_share_what_is_ready(channel: Channel) -> None:
+    """Also with one that needs not acknowledge: it would take all of it."""
+    channel.queue_declare("q")
+    channel.consume("q", "c")
+    channel.consume("q", "free", no_ack=True)
+    channel.publish("", "q", b"1")
+    channel.publish("", "q", b"2")
+    channel.qos(2, of_channel=True)
+    for body in (b"3", b"4", b"5", b"6"):
+        channel.publish("", "q", body)
+    served = [(item.consumer_tag, item.body) for item in channel.deliveries()]
+    assert served == [("c", b"1"), ("free", b"2"), ("c", b"3")]
+    channel.ack(1)
+    served = [(item.consumer_tag, item.body) for item in channel.deliveries()]
+    assert served == [("free", b"4"), ("c", b"5")]
+
+
+def test_consumers_whose_windows_open_together_share_what_is_ready(channel: Channel) -> None:
+    channel.queue_declare("q")
+    channel.qos(2)
+    channel.consume("q", "a")
+    channel.consume("q", "b")
+    for number in range(8):
+        channel.publish("", "q", b"%d" % number)
+    assert len(channel.deliveries()) == 4
+    channel.ack(4, multiple=True)
+    assert [item.consumer_tag for item in channel.deliveries()] == ["a", "b", "a", "b"]
+
+
+def test_acks_of_a_transaction_make_room_for_what_it_publishes(channel: Channel) -> None:
+    channel.send(method(Queue.Declare, queue="q"), {"x-message-ttl": ("I", 0)})
+    channel.take(Queue.DeclareOk)
+    channel.tx_select()
+    channel.qos(1)
+    channel.consume("q", "t")
+    other = channel.client.channel()
+    other.publish("", "q", b"1")
+    assert channel.take(Delivery).body == b"1"
+    channel.publish("", "q", b"2")
+    channel.ack(1)
+    channel.send(method(Tx.Commit))
+    assert [item.body for item in channel.take_all() if isinstance(item, Delivery)] == [b"2"]

@@ -32,6 +32,7 @@ from tests.conversation import (
     Client,
     Confirmed,
     Delivery,
+    Got,
     method,
     properties,
 )
@@ -316,6 +317,36 @@ class QueueModel(RuleBasedStateMachine):
                 self.settle(message)
             else:
                 ledger.unacked[ledger.tag] = (message, None)
+        self.listen()
+
+    @precondition(lambda self: self.ready)
+    @rule(
+        number=st.integers(0, CHANNELS - 1),
+        gets=st.integers(1, 12),
+        persistent=st.booleans(),
+        priorities=st.lists(st.integers(0, PRIORITY_MAX + 1), min_size=1, max_size=30),
+    )
+    def get_and_publish(
+        self, number: int, gets: int, persistent: bool, priorities: list[int]
+    ) -> None:
+        """In one turn: what a get makes the broker ask the disk for comes after what is published.
+
+        No consumer has room, or nothing would be ready.
+        """
+        channel = self.channels[number]
+        first, self.ready = self.ready[:gets], self.ready[gets:]
+        with self.client.together():
+            for _ in first:
+                channel.send(method(Basic.Get, queue="q", no_ack=True))
+            for priority in priorities:
+                self.publish_one(persistent, priority if self.has_priorities else 0)
+        self.ready = first + self.ready
+        got = [heard for heard in channel.take_all() if isinstance(heard, Got)]
+        assert len(got) == len(first)
+        for heard in got:
+            self.ledgers[number].tag += 1
+            assert heard.delivery_tag == self.ledgers[number].tag
+            self.settle(self.take_first(heard.body, heard.redelivered, marked=True))
         self.listen()
 
     def unsettled(self) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from amqpd.broker.channel import Channel, Delivery
 from amqpd.broker.publishing import publish_committed
 from amqpd.broker.transaction import BufferedSettlement, Transaction
-from amqpd.commands import Arguments, Tx
+from amqpd.commands import ACK, Arguments, Tx
 from amqpd.errors import PRECONDITION_FAILED, amqp_error
 
 
@@ -24,7 +24,7 @@ def select(channel: Channel, method: Tx.Select, arguments: Arguments) -> None:
 
 
 def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
-    """tx.commit: publish, return what cannot be routed, settle; commit-ok once it is on disk.
+    """tx.commit: acks, publishes and returns, nacks; commit-ok once all of it is on disk.
 
     All of it goes to the journal in one turn, and what one turn appends is one batch: a crash
     leaves the whole transaction or nothing of it.
@@ -32,9 +32,15 @@ def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
     transaction = _transaction(channel, (90, 20))
     messages, settlements = transaction.messages, transaction.settlements
     transaction.clear()
+    # RabbitMQ's queues hear of acks before all else (rabbit_amqqueue_process, prioritise_cast):
+    # they make room for what is published.
+    for outcome, alike in groupby(settlements, attrgetter("outcome")):
+        if outcome == ACK:
+            channel.settle_together(ACK, in_order(alike))
     taken = [publish_committed(channel, message, routed) for message, routed in messages]
     for outcome, alike in groupby(settlements, attrgetter("outcome")):
-        channel.settle_together(outcome, in_order(alike))
+        if outcome != ACK:
+            channel.settle_together(outcome, in_order(alike))
     if not all(taken):
         raise amqp_error(PRECONDITION_FAILED, "partial tx completion", (90, 20))
     channel.committing = channel.reply_when_safe(Tx.CommitOk())
