@@ -238,7 +238,10 @@ class Channel:
                 if consumer is not None:
                     self.consumer_unacked -= 1
                     consumer.unacked -= 1
-                    freed.setdefault(queue, {})[consumer] = None
+                    if queue in freed:
+                        freed[queue][consumer] = None
+                    else:
+                        freed[queue] = {consumer: None}
         for queue in returned:
             queue.drop_excess()
         if was_full:
