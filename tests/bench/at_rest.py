@@ -9,9 +9,10 @@ from typing import Final
 
 from tests.bench import load, process, wire
 from tests.bench.client import Address, Connection, declare_arguments
-from tests.bench.load import Gate, Limit, Progress, Role
+from tests.bench.load import Gate, Limit, Role
 from tests.bench.report import Figure
 from tests.bench.target import PIPELINE, QUEUE, Bench, delete_queues, finish
+from tests.bench.trips import travel_times
 
 CONNECTIONS: Final = 1000
 QUEUES: Final = 10_000
@@ -73,30 +74,18 @@ def latency(bench: Bench, per_second: int, size: int, seconds: float) -> list[Fi
 
 def latencies(address: Address, per_second: int, size: int, limit: Limit) -> list[int]:
     """Nanoseconds from sending to receiving, sorted; through a queue that is there already."""
-    message, progress = wire.publish("", QUEUE, b"x" * size, wire.TRANSIENT), Progress()
+    message = wire.publish("", QUEUE, b"x" * size, wire.TRANSIENT)
 
-    def publish(gate: Gate) -> load.Published:
-        connection = Connection(address)
-        load.make_hot(connection.sock)
+    def travel(gate: Gate) -> list[int]:
+        sender, receiver = Connection(address), Connection(address)
+        receiver.consume(QUEUE, no_ack=True)
+        first = bytes(receiver.received)
         gate.wait()
-        done = load.paced(connection.sock, message, limit, per_second)
-        finish(connection)
-        return done
+        taken = travel_times(sender.sock, receiver.sock, message, limit, per_second, first)
+        finish(sender)
+        return taken
 
-    def receive(gate: Gate) -> list[int]:
-        connection = Connection(address)
-        connection.consume(QUEUE, no_ack=True)
-        gate.wait()
-        return load.stamps(connection.sock, bytes(connection.received), size, progress)
-
-    consumer, publisher = Role("consumer", receive), Role("publisher", publish)
-    with load.roles(consumer, publisher):
-        consumer.await_ready()
-        publisher.await_ready()
-        consumer.go()
-        publisher.go()
-        progress.finish(publisher.result(limit.seconds + PATIENCE_SECONDS).count)
-        taken = consumer.result(PATIENCE_SECONDS)
+    taken, _ = load.solo(Role("sender", travel), (), limit.seconds + PATIENCE_SECONDS)
     if not taken:
         raise load.LoadError("nothing was delivered")
     return taken

@@ -11,11 +11,9 @@ import struct
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from tests.bench import wire
-
-REPLY_SECONDS: Final = 30.0
+from tests.bench import sockets, wire
+from tests.bench.sockets import REPLY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,15 @@ class Address:
 class Connection:
     """An open connection with channel 1 open."""
 
-    def __init__(self, address: Address, *, channel: bool = True) -> None:
+    def __init__(self, address: Address, *, channel: bool = True, is_awake: bool = False) -> None:
+        """`is_awake`: it looks for replies, and does not sleep while it waits."""
         self.sock = socket.create_connection((address.host, address.port), REPLY_SECONDS)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
+        self._receive = _receive
+        if is_awake:
+            sockets.make_hot(self.sock)
+            self._receive = sockets.receive_awake
         self.server_properties = b""
         self._handshake(address)
         if channel:
@@ -88,10 +91,7 @@ class Connection:
     def read_frame(self) -> tuple[int, int, bytes]:
         """The next frame: type, channel, payload."""
         while (found := wire.next_frame(self.received)) is None:
-            data = self.sock.recv(1 << 18)
-            if not data:
-                raise wire.ProtocolError("the broker closed the socket")
-            self.received += data
+            self.received += self._receive(self.sock)
         kind, channel, payload, end = found
         del self.received[:end]
         return kind, channel, payload
@@ -170,6 +170,13 @@ class Connection:
             self.call(wire.BASIC_QOS, arguments, wire.BASIC_QOS_OK)
         arguments = b"\x00\x00" + wire.short(queue) + wire.short("bench") + bytes([2 * no_ack])
         self.call(wire.BASIC_CONSUME, arguments + wire.table({}), wire.BASIC_CONSUME_OK)
+
+
+def _receive(sock: socket.socket) -> bytes:
+    data = sock.recv(1 << 18)
+    if not data:
+        raise wire.ProtocolError("the broker closed the socket")
+    return data
 
 
 def declare_arguments(name: str, durable: bool) -> bytes:

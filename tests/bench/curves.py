@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.bench import brokers, load, process, wire
+from tests.bench import brokers, load, process, sockets, wire
 from tests.bench.brokers import Broker
 from tests.bench.client import Address, Connection, bind_arguments, declare_arguments
 from tests.bench.load import Limit
@@ -85,7 +85,7 @@ def _publish(address: Address, count: int) -> float:
     message = wire.publish("", QUEUE, b"x" * 100, wire.PERSISTENT)
     with Connection(address) as connection:
         connection.confirm_select()
-        load.make_hot(connection.sock)
+        sockets.make_hot(connection.sock)
         began = time.perf_counter()
         done = load.confirmed(connection.sock, message, Limit(count, 600), began, 1000)
     return done.ended - done.began

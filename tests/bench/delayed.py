@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from amqpd_storage.sqlite_file import FILE_NAME
-from tests.bench import load, wire
+from tests.bench import sockets, wire
 from tests.bench.client import Address, Connection
 from tests.bench.load import Gate, Role
 from tests.bench.report import Figure
@@ -135,7 +135,7 @@ def _fill(address: Address, count: int) -> Callable[[Gate], list[float]]:
         seconds: list[float] = []
         with Connection(address) as connection:
             connection.confirm_select()
-            load.make_hot(connection.sock)
+            sockets.make_hot(connection.sock)
             gate.wait()
             began = time.perf_counter()
             while confirms.count < count:
@@ -173,7 +173,7 @@ def _late(address: Address, publish_within_ms: list[int]) -> Callable[[Gate], li
         with Connection(address) as consumer, Connection(address) as publisher:
             gate.wait()
             consumer.consume(QUEUE, no_ack=True)
-            load.make_hot(consumer.sock, PHASE_SECONDS)
+            sockets.make_hot(consumer.sock, PHASE_SECONDS)
             if publish_within_ms:
                 _probe(publisher, *publish_within_ms)
             while len(late) < PROBES:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.bench import load, wire
+from tests.bench import load, sockets, wire
 from tests.bench.load import Gate, Limit, Progress, Role
 from tests.bench.report import Figure
 from tests.bench.target import QUEUE, Bench
@@ -31,7 +31,7 @@ def _into_sink(name: str, size: int, limit: Limit) -> Figure:
 
         def publish(gate: Gate) -> load.Published:
             sock = socket.create_connection(address)
-            load.make_hot(sock)
+            sockets.make_hot(sock)
             return load.flood(sock, [message], limit, gate.wait())
 
         publisher = Role("publisher", publish)
@@ -81,7 +81,7 @@ def _peer(serve: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
 
 
 def _swallow(sock: socket.socket) -> None:
-    buffer = bytearray(load.RECEIVE_OCTETS)
+    buffer = bytearray(sockets.RECEIVE_OCTETS)
     with contextlib.suppress(ConnectionResetError):
         while sock.recv_into(buffer):
             pass

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from tests.bench import brokers, load, wire
+from tests.bench import brokers, load, sockets, wire
 from tests.bench.client import Address, Connection
 from tests.bench.load import Limit
 from tests.bench.report import Figure
@@ -137,7 +137,7 @@ def _fill(address: Address, exchange: str, key: str, count: int, properties: byt
     message = wire.publish(exchange, key, BODY, properties)
     with Connection(address) as connection:
         connection.confirm_select()
-        load.make_hot(connection.sock)
+        sockets.make_hot(connection.sock)
         limit = Limit(count, PHASE_SECONDS)
         load.confirmed(connection.sock, message, limit, time.perf_counter(), WINDOW)
 

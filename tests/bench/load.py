@@ -24,7 +24,6 @@ import gc
 import multiprocessing
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,12 +31,12 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Final, Generic, TypeVar
 
-from tests.bench import process, wire
-from tests.bench.client import REPLY_SECONDS, Address, Connection
+from tests.bench import process, sockets, wire
+from tests.bench.client import Address, Connection
+from tests.bench.sockets import RECEIVE_OCTETS, REPLY_SECONDS, make_hot
 
 WINDOW: Final = 200
 """Publishes that wait for their confirm, and deliveries that wait for their ack."""
-RECEIVE_OCTETS: Final = 1 << 20
 IDLE_SECONDS: Final = 0.05
 """How long a consumer waits for octets before it looks whether the run is over."""
 DRAIN_SECONDS: Final = 15.0
@@ -193,17 +192,6 @@ def roles(*parts: Role[Any]) -> Iterator[None]:
             part.stop()
 
 
-def make_hot(sock: socket.socket, receive_seconds: float = REPLY_SECONDS) -> None:
-    """Timeouts by the kernel: those of Python cost a poll() before each call."""
-    sock.settimeout(None)
-    for option, seconds in (
-        (socket.SO_RCVTIMEO, receive_seconds),
-        (socket.SO_SNDTIMEO, REPLY_SECONDS),
-    ):
-        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
-        sock.setsockopt(socket.SOL_SOCKET, option, timeval)
-
-
 # --- publishers ------------------------------------------------------------------------------
 
 
@@ -291,6 +279,7 @@ def confirmed(
     sock: socket.socket, message: bytes, limit: Limit, began: float, window: int
 ) -> Published:
     """Publish with at most `window` unconfirmed; ends when the last one is confirmed."""
+    receive = sockets.receive_awake if window == 1 else _receive
     size, block = len(message), memoryview(message * window)
     confirms, published = wire.Confirms(), 0
     deadline = began + limit.seconds
@@ -301,41 +290,17 @@ def confirmed(
             published += room
         if confirms.count >= published:
             break
-        data = sock.recv(65536)
-        if not data:
-            raise LoadError("the broker closed the publisher's socket")
-        confirms.receive(data)
+        confirms.receive(receive(sock))
     if confirms.nacked:
         raise LoadError(f"{confirms.nacked} publishes were nacked")
     return Published(published, began, time.perf_counter())
 
 
-def paced(sock: socket.socket, message: bytes, limit: Limit, per_second: int) -> Published:
-    """Publish at a steady rate; the first 8 octets of the body are the time of sending.
-
-    The stamp is taken after the sleep: what the scheduler of the machine does to the sender is no
-    latency of the broker. A send never blocks at these rates, so nothing hides behind it either.
-    """
-    frame, at = bytearray(message), body_offset(message)
-    began = time.perf_counter()
-    count = min(limit.count, int(limit.seconds * per_second))
-    for number in range(count):
-        pause = began + number / per_second - time.perf_counter()
-        if pause > 0:
-            time.sleep(pause)
-        struct.pack_into(">Q", frame, at, time.perf_counter_ns())
-        sock.sendall(frame)
-    return Published(count, began, time.perf_counter())
-
-
-def body_offset(message: bytes) -> int:
-    """Where the body of a publish starts: behind two frames and the head of the third."""
-    at = 0
-    for _ in range(2):
-        found = wire.next_frame(message, at)
-        assert found is not None
-        at = found[3]
-    return at + 7
+def _receive(sock: socket.socket) -> bytes:
+    data = sock.recv(65536)
+    if not data:
+        raise LoadError("the broker closed the publisher's socket")
+    return data
 
 
 # --- consumers -------------------------------------------------------------------------------
@@ -349,6 +314,8 @@ class Inlet:
         self.sock = sock
         self.octets = 0
         self.size = 0
+        self.how = 0
+        """Flags for recv: once the size is known, the kernel counts and does not copy."""
         self._acks = memoryview(acks)
         self._settled = 0
         self._head = bytearray()
@@ -369,6 +336,7 @@ class Inlet:
             if not self.size:
                 return
             self._head.clear()
+            self.how = socket.MSG_TRUNC
         if self._acks:
             whole = self.octets // self.size
             if whole > self._settled:
@@ -392,7 +360,7 @@ def consume(inlets: Sequence[Inlet], progress: Progress) -> Consumed:
             ready = [by_number[number] for number, _ in poll.poll(IDLE_SECONDS)]
         for inlet in ready:
             try:
-                octets = inlet.sock.recv_into(buffer)
+                octets = inlet.sock.recv_into(buffer, 0, inlet.how)
             except BlockingIOError:
                 continue
             if not octets:
@@ -436,38 +404,6 @@ def drained(connection: Connection, count: int, stage: int, began: float) -> lis
             if not size:
                 head += buffer[:got]
     return seconds
-
-
-def stamps(
-    sock: socket.socket, first: bytes, body_size: int, progress: Progress, size: int = 0
-) -> list[int]:
-    """Nanoseconds from sending to arrival of each delivery, sorted.
-
-    `size` is that of a delivery with its frames, where it can't be learned from the first one.
-    """
-    make_hot(sock, IDLE_SECONDS)
-    latencies: list[int] = []
-    pending = bytearray(first)
-    while not (progress.total >= 0 and (progress.overdue or len(latencies) >= progress.total)):
-        try:
-            data = sock.recv(RECEIVE_OCTETS)
-        except BlockingIOError:
-            continue
-        now = time.perf_counter_ns()
-        if not data:
-            raise LoadError("the broker closed the consumer's socket")
-        pending += data
-        size = size or wire.delivery_size(pending) or 0
-        if not size:
-            continue
-        whole = len(pending) - len(pending) % size
-        at = size - 1 - body_size
-        latencies += [
-            now - struct.unpack_from(">Q", pending, start + at)[0]
-            for start in range(0, whole, size)
-        ]
-        del pending[:whole]
-    return sorted(latencies)
 
 
 # --- a run -----------------------------------------------------------------------------------

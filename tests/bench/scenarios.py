@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench import load, routing, strain, wire
+from tests.bench import load, routing, sockets, strain, wire
 from tests.bench.client import Address, Connection
 from tests.bench.http_api import http_api
 from tests.bench.load import Gate, Limit, Role
@@ -115,7 +115,7 @@ def _publish(address: Address, count: int, stages: int) -> Callable[[Gate], list
         for _ in range(stages):
             with Connection(address) as connection:
                 connection.confirm_select()
-                load.make_hot(connection.sock)
+                sockets.make_hot(connection.sock)
                 began = time.perf_counter()
                 done = load.confirmed(connection.sock, message, limit, began, BACKLOG_WINDOW)
                 seconds.append(done.ended - done.began)

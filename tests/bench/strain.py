@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tests.bench import load, wire
+from tests.bench import load, sockets, wire
+from tests.bench.at_rest import latencies
 from tests.bench.client import Address, Connection, declare_arguments, delete_arguments
 from tests.bench.load import Gate, Limit, Progress, Role
 from tests.bench.process import SAMPLE_SECONDS
@@ -103,7 +104,7 @@ def _flood(address: Address, queue: str, size: int, count: int) -> Callable[[Gat
 
     def work(gate: Gate) -> load.Published:
         connection = Connection(address)
-        load.make_hot(connection.sock)
+        sockets.make_hot(connection.sock)
         done = load.flood(connection.sock, [message], Limit(count, 60), gate.wait())
         connection.sock.settimeout(60)
         connection.close()
@@ -150,7 +151,7 @@ def bodies_of_128_mib(site: Site) -> list[Figure]:
 
     def publish(gate: Gate) -> load.Published:
         connection = Connection(site.address)
-        load.make_hot(connection.sock)
+        sockets.make_hot(connection.sock)
         began = gate.wait()
         for _ in range(count):
             connection.sock.sendall(message)
@@ -223,28 +224,7 @@ def small_beside_large(site: Site) -> list[Figure]:
 
 
 def _latency(site: Site, name: str) -> list[Figure]:
-    message = wire.publish("", QUEUE, b"x" * 12, wire.TRANSIENT)
-    progress, limit = Progress(), Limit(10**9, LATENCY_SECONDS)
-
-    def publish(gate: Gate) -> load.Published:
-        connection = Connection(site.address)
-        load.make_hot(connection.sock)
-        gate.wait()
-        return load.paced(connection.sock, message, limit, SMALL_A_SECOND)
-
-    def receive(gate: Gate) -> list[int]:
-        connection = Connection(site.address)
-        connection.consume(QUEUE, no_ack=True)
-        gate.wait()
-        return load.stamps(connection.sock, bytes(connection.received), 12, progress)
-
-    consumer, publisher = Role("consumer", receive), Role("publisher", publish)
-    with load.roles(consumer, publisher):
-        consumer.await_ready()
-        publisher.await_ready()
-        consumer.go()
-        watch_both(site, publisher, progress)
-        taken = consumer.result(60)
+    taken = latencies(site.address, SMALL_A_SECOND, 12, Limit(10**9, LATENCY_SECONDS))
     return [
         Figure(f"{name}: p50", taken[len(taken) // 2] / 1e6, "ms"),
         Figure(f"{name}: p99", taken[int(len(taken) * 0.99)] / 1e6, "ms"),

@@ -21,9 +21,11 @@ from typing import Final
 from tests.bench import load, wire
 from tests.bench.at_rest import PATIENCE_SECONDS, latencies, percentile, shares
 from tests.bench.client import Connection, declare_arguments
-from tests.bench.load import Gate, Limit, Progress, Role
+from tests.bench.load import Gate, Limit, Role
 from tests.bench.report import Figure
 from tests.bench.site import QUEUE, Site
+from tests.bench.sockets import RECEIVE_OCTETS
+from tests.bench.trips import travel_times
 
 PER_SECOND: Final = 10_000
 BODY_OCTETS: Final = 1024
@@ -65,33 +67,27 @@ def _figures(name: str, taken: Sequence[int]) -> list[Figure]:
 def through_relay(limit: Limit) -> list[int]:
     """Nanoseconds from sending to receiving where nothing but a relay is between both."""
     message = wire.publish("", QUEUE, b"x" * BODY_OCTETS, wire.TRANSIENT)
-    progress = Progress()
-    with _joined() as (sent, source), _joined() as (sink, received):
+    with _joined() as (sender, source), _joined() as (sink, receiver):
 
         def relay(gate: Gate) -> None:
             gate.wait()
             # As an event loop does: ask which socket is ready, read, write.
             poll = select.epoll()
             poll.register(source.fileno(), select.EPOLLIN)
-            while poll.poll() and (data := source.recv(load.RECEIVE_OCTETS)):
+            while poll.poll() and (data := source.recv(RECEIVE_OCTETS)):
                 sink.sendall(data)
 
-        def publish(gate: Gate) -> load.Published:
-            load.make_hot(sent)
+        def travel(gate: Gate) -> list[int]:
             gate.wait()
-            return load.paced(sent, message, limit, PER_SECOND)
+            size = len(message)
+            return travel_times(sender, receiver, message, limit, PER_SECOND, size=size)
 
-        def receive(gate: Gate) -> list[int]:
-            gate.wait()
-            return load.stamps(received, b"", BODY_OCTETS, progress, len(message))
-
-        parts = Role("relay", relay), Role("consumer", receive), Role("publisher", publish)
+        parts = Role("relay", relay), Role("sender", travel)
         with load.roles(*parts):
             for part in parts:
                 part.await_ready()
                 part.go()
-            progress.finish(parts[2].result(limit.seconds + PATIENCE_SECONDS).count)
-            return parts[1].result(PATIENCE_SECONDS)
+            return parts[1].result(limit.seconds + PATIENCE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench import load, wire
-from tests.bench.client import REPLY_SECONDS, Address, Connection, delete_arguments
+from tests.bench import load, sockets, wire
+from tests.bench.client import Address, Connection, delete_arguments
 from tests.bench.load import Gate, Limit, Progress, Role
 from tests.bench.report import Figure
+from tests.bench.sockets import REPLY_SECONDS
 
 QUEUE: Final = "bench-q"
 EXCHANGE: Final = "bench-x"
@@ -31,9 +32,9 @@ class Bench:
         """Bounds of one phase."""
         return Limit(count // 2, seconds / 2) if self.quick else Limit(count, seconds)
 
-    def connect(self) -> Connection:
-        """One more connection, for set-up."""
-        return Connection(self.address)
+    def connect(self, *, is_awake: bool = False) -> Connection:
+        """One more connection."""
+        return Connection(self.address, is_awake=is_awake)
 
     def cpu_us(self, seconds: float, count: int) -> float | None:
         """CPU a message, where the broker's processes are known."""
@@ -58,7 +59,7 @@ def flood(bench: Bench, messages: Sequence[bytes], limit: Limit) -> Publish:
 
     def work(gate: Gate) -> load.Published:
         connection = bench.connect()
-        load.make_hot(connection.sock)
+        sockets.make_hot(connection.sock)
         done = load.flood(connection.sock, messages, limit, gate.wait())
         finish(connection)
         return done
@@ -78,7 +79,7 @@ def confirmed(bench: Bench, message: bytes, limit: Limit, window: int) -> Publis
     def work(gate: Gate) -> load.Published:
         connection = bench.connect()
         connection.confirm_select()
-        load.make_hot(connection.sock)
+        sockets.make_hot(connection.sock)
         return load.confirmed(connection.sock, message, limit, gate.wait(), window)
 
     return work

@@ -1,0 +1,53 @@
+"""A load that waits for single answers does not sleep while it waits: it looks for them.
+
+The load shares two cores with the broker. A process that sleeps has to be woken, which takes the
+machine longer than it takes a broker to handle a small message. So who waits for one answer looks
+for it again and again, and gives way to whoever wants the processor (sched_yield): what is timed is
+the broker being woken, and not its load.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from typing import Final
+
+from tests.bench import wire
+
+REPLY_SECONDS: Final = 30.0
+"""How long a broker may be silent."""
+RECEIVE_OCTETS: Final = 1 << 20
+
+
+def make_hot(sock: socket.socket, receive_seconds: float = REPLY_SECONDS) -> None:
+    """Timeouts by the kernel: those of Python cost a poll() before each call."""
+    sock.settimeout(None)
+    for option, seconds in (
+        (socket.SO_RCVTIMEO, receive_seconds),
+        (socket.SO_SNDTIMEO, REPLY_SECONDS),
+    ):
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
+def receive_awake(sock: socket.socket) -> bytes:
+    """What comes next through a socket that is hot. Raises ProtocolError when nothing does."""
+    given_up = time.perf_counter() + REPLY_SECONDS
+    while (data := look(sock)) is None:
+        os.sched_yield()
+        if time.perf_counter() > given_up:
+            raise wire.ProtocolError(f"the broker was silent for {REPLY_SECONDS:.0f} s")
+    return data
+
+
+def look(sock: socket.socket) -> bytes | None:
+    """What has come already, if anything has. Raises ProtocolError when the broker has closed."""
+    try:
+        data = sock.recv(RECEIVE_OCTETS, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    if not data:
+        raise wire.ProtocolError("the broker closed the socket")
+    return data
