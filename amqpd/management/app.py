@@ -6,7 +6,6 @@ sent when it is on disk, as AMQP's `-ok` is.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from amqpd.broker.paging import Postponed
+from amqpd.loopback import is_loopback
 from amqpd.management import options
 from amqpd.management.auth import log_in
 from amqpd.management.call import Answer, Call
@@ -89,7 +89,8 @@ class Application:
     ) -> Response:
         node = self._node
         headers = {name.lower(): value for name, value in request.headers.items()}
-        user = log_in(node.broker, headers, _is_loopback(request))
+        is_local = request.client is not None and is_loopback(request.client.host)
+        user = log_in(node.broker, headers, is_local)
         call = Call(
             node=node,
             method=method,
@@ -151,17 +152,6 @@ def _query(request: Request) -> dict[str, str]:
     for name, value in pairs:
         query.setdefault(name, value)
     return query
-
-
-def _is_loopback(request: Request) -> bool:
-    if request.client is None:
-        return False
-    try:
-        address = ipaddress.ip_address(request.client.host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def _response(status: int, body: Any, headers: dict[str, str] | None = None) -> Response:

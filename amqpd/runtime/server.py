@@ -7,7 +7,6 @@ timer); `Turns.finish` ends it: entries go to the journal, and what connections 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import math
@@ -17,8 +16,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -31,6 +29,8 @@ from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
 from amqpd.links.federation import Federation
 from amqpd.links.shovels import Shovels
+from amqpd.loopback import is_loopback
+from amqpd.runtime import client_tcp
 from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.clock import Clock, MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsFile, load_definitions
@@ -150,7 +150,7 @@ class Server:
         peer = peer_type(
             self.broker,
             name or f"{_shown(remote)} -> {_shown(local)}",
-            is_loopback=is_loopback(remote),
+            is_loopback=isinstance(remote, tuple) and is_loopback(str(remote[0])),
             information=INFORMATION,
             now=self.clock.now(),
             speaking=self.turns.speaking,
@@ -223,6 +223,7 @@ class Server:
         loop = asyncio.get_running_loop()
         listening = listener.extra(SocketAttribute.raw_socket)
         listening.setblocking(False)
+        paced = client_tcp.is_paced(listening)
         failing = False
         # The loop's own `sock_accept` watches and forgets the socket again for each client.
         somebody = asyncio.Event()
@@ -233,9 +234,9 @@ class Server:
                     await somebody.wait()
                     somebody.clear()
                     try:
-                        accepted, _ = listening.accept()
+                        accepted, remote = listening.accept()
                         accepted.setblocking(False)
-                        _send_at_once(accepted)
+                        client_tcp.prepare(accepted, remote, paced=paced)
                         made = partial(self._client, context, accepted)
                         client = cast(Callable[[], asyncio.Protocol], made)
                         await loop.connect_accepted_socket(client, accepted)
@@ -266,14 +267,6 @@ class Server:
         unfinished = path.with_name(path.name + ".new")
         unfinished.write_text(json.dumps(content) + "\n")
         unfinished.replace(path)
-
-
-def _send_at_once(sock: socket.socket) -> None:
-    """What is written goes out, and does not wait for the peer to acknowledge what went before
-    (Nagle). uvloop sees to that; asyncio only where the socket says that it is TCP's, and one that
-    was accepted does not. Without it, 10,000 deliveries a second were 3 ms late each."""
-    with suppress(OSError):  # it may be gone already
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def make_broker(config: Config, clock: Clock, *, journaling: bool) -> Broker:
@@ -316,20 +309,6 @@ def _shown(address: Any) -> str:
     if isinstance(address, tuple):
         return show_address(str(address[0]), int(address[1]))
     return "gone" if address is None else str(address)
-
-
-def is_loopback(address: Any) -> bool:
-    """Whether a peer is on this machine; one that is gone before it can be asked is not."""
-    if not isinstance(address, tuple):
-        return False
-    return _is_loopback(str(address[0]).partition("%")[0])
-
-
-@lru_cache(maxsize=256)
-def _is_loopback(host: str) -> bool:
-    parsed = ipaddress.ip_address(host)
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
 
 
 def describe_platform() -> str:

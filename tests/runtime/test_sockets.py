@@ -21,7 +21,6 @@ from pamqp import commands, frame
 from amqpd.broker.broker import Broker
 from amqpd.config import Config
 from amqpd.runtime.peer import Peer
-from amqpd.runtime.server import is_loopback
 from tests.runtime.client import (
     GREETING,
     Client,
@@ -451,22 +450,6 @@ def test_short_of_disk(broker: BrokerProcess) -> None:
 
 
 # -- who is local
-
-
-@pytest.mark.parametrize(
-    ("address", "local"),
-    [
-        (("127.0.0.1", 1), True),
-        (("127.9.9.9", 1), True),
-        (("::1", 1, 0, 0), True),
-        (("::ffff:127.0.0.1", 1, 0, 0), True),
-        (("::ffff:10.0.0.1", 1, 0, 0), False),
-        (("10.0.0.1", 1), False),
-        (("fe80::1%eth0", 1, 0, 2), False),
-    ],
-)
-def test_loopback(address: tuple[object, ...], local: bool) -> None:
-    assert is_loopback(address) == local
 
 
 def test_guest_is_for_loopback_only() -> None:
