@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from itertools import repeat
 from typing import Final
 
 from amqpd_storage.entries import StoredDelay, StoredDelays, StoredMessage
@@ -103,7 +102,7 @@ def read_delays(
         ]
     else:
         ((octets,),) = connection.execute(_JOINED, (sequences,)).fetchall()
-        messages = decode_records(octets or b"", json.loads(sequences), repeat(0, len(places)))
+        messages = decode_records(octets or b"", json.loads(sequences))
     delays = [
         StoredDelay(*place, message.envelope, message.properties, message.body)
         for place, message in zip(places, messages, strict=True)

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from amqpd_storage.entries import Backlog, Enqueue, Entry, StoredMessage, storage_key
 from amqpd_storage.journal import Batch, Journal
@@ -45,6 +45,14 @@ def enqueue(
     return Enqueue(storage_key(queue_id, position), content)
 
 
+def expiring(
+    queue_id: int, position: int, body: bytes, expires_ms: int
+) -> Enqueue[PublishedContent]:
+    entry = enqueue(queue_id, position, body)
+    entry.expires_ms = expires_ms
+    return entry
+
+
 def batch_of(*entries: Entry) -> Batch:
     journal = Journal()
     journal.append_all(list(entries))
@@ -58,10 +66,25 @@ def commit(connection: sqlite3.Connection, *entries: Entry) -> None:
     write_batch(connection, batch_of(*entries))
 
 
-def all_messages(connection: sqlite3.Connection) -> list[StoredMessage]:
-    found: list[StoredMessage] = []
+class Found(NamedTuple):
+    """A message that the store has."""
+
+    key: int
+    message_id: int
+    envelope: bytes
+    properties: bytes
+    body: bytes
+    expires_ms: int
+
+    @classmethod
+    def of(cls, stored: StoredMessage) -> Found:
+        return cls(*(getattr(stored, name) for name in cls._fields))
+
+
+def all_messages(connection: sqlite3.Connection) -> list[Found]:
+    found: list[Found] = []
     while more := read_messages(connection, found[-1].key if found else -1):
-        found += more
+        found += map(Found.of, more)
     return found
 
 
@@ -80,10 +103,10 @@ def bodies(connection: sqlite3.Connection) -> dict[int, bytes]:
     return {message.key: message.body for message in all_messages(connection)}
 
 
-async def stored_messages(store: SQLiteStore) -> list[StoredMessage]:
-    found: list[StoredMessage] = []
+async def stored_messages(store: SQLiteStore) -> list[Found]:
+    found: list[Found] = []
     while more := await store.read_messages(found[-1].key if found else -1):
-        found += more
+        found += map(Found.of, more)
     return found
 
 
@@ -101,10 +124,10 @@ def fill_store(directory: Path, *entries: Entry) -> None:
     run(fill())
 
 
-def recovered(directory: Path) -> list[StoredMessage]:
+def recovered(directory: Path) -> list[Found]:
     """Every message in a data directory."""
 
-    async def read() -> list[StoredMessage]:
+    async def read() -> list[Found]:
         async with await open_store(directory) as store:
             return await stored_messages(store)
 

@@ -15,7 +15,6 @@ from amqpd_storage.entries import (
     Delay,
     DropQueue,
     DropRange,
-    Enqueue,
     Release,
     Settle,
     storage_key,
@@ -35,6 +34,7 @@ from tests.storage.contents import (
     bodies,
     commit,
     enqueue,
+    expiring,
     fill_store,
 )
 
@@ -56,14 +56,6 @@ def shared_rows(connection: sqlite3.Connection) -> list[int]:
 
 def settle(queue_id: int, position: int, body: bytes, message_id: int = 0) -> Settle:
     return Settle(storage_key(queue_id, position), len(body), message_id)
-
-
-def expiring(
-    queue_id: int, position: int, body: bytes, expires_ms: int
-) -> Enqueue[PublishedContent]:
-    entry = enqueue(queue_id, position, body)
-    entry.expires_ms = expires_ms
-    return entry
 
 
 def test_large_and_small_come_back_in_order(connection: sqlite3.Connection) -> None:

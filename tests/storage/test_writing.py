@@ -44,6 +44,7 @@ from tests.storage.contents import (
     bodies,
     commit,
     enqueue,
+    expiring,
 )
 
 
@@ -316,7 +317,8 @@ def test_messages_are_read_in_bounded_batches(connection: sqlite3.Connection) ->
         sizes.append(len(messages))
         after = messages[-1].key
 
-    assert sizes == [2000, 503, 2]
+    assert sizes == [1024, 1024, 455, 2]
+    assert len(read_messages(connection, -1, rows_max=5000)) == 1024
 
 
 def test_small_ones_end_where_large_ones_would(connection: sqlite3.Connection) -> None:
@@ -338,6 +340,40 @@ def test_every_octet_of_a_message_comes_back(connection: sqlite3.Connection, cop
     commit(connection, enqueue(2, 1, PublishedContent(octets[::-1], message_id=7)))
 
     assert [message.body for message in all_messages(connection)] == [*sent, octets[::-1]]
+
+
+@pytest.mark.parametrize("missing", [(1,), (50,), (100,), (2, 3, 99)], ids=str)
+def test_messages_with_gaps_between_them(
+    connection: sqlite3.Connection, missing: tuple[int, ...]
+) -> None:
+    """Small ones in a row have the keys between the first and the last."""
+    commit(connection, *(enqueue(1, n, b"%d" % n) for n in range(1, 101)))
+    commit(connection, *(Settle(storage_key(1, n), len(b"%d" % n)) for n in missing))
+
+    expected = {storage_key(1, n): b"%d" % n for n in range(1, 101) if n not in missing}
+    assert bodies(connection) == expected
+
+
+def test_neighbours_that_differ_in_one_thing(connection: sqlite3.Connection) -> None:
+    """What stands before the body is not taken apart again where it is the same."""
+    sent = [
+        PublishedContent(b"one", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
+        PublishedContent(b"two", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
+        PublishedContent(b"three", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
+        PublishedContent(b"fours", envelope=b"\x00\x01r", properties=b"\x10\x00\x02"),
+        PublishedContent(b"fives", envelope=b"\x00\x01r", properties=b"\x10\x00\x01"),
+        PublishedContent(b"\x10\x00\x01si", envelope=b"\x00\x01r", properties=b""),
+        PublishedContent(b"", envelope=b"", properties=b""),
+        PublishedContent(b"", envelope=b"", properties=b""),
+    ]
+    commit(connection, *(enqueue(1, n, content) for n, content in enumerate(sent, 1)))
+    commit(connection, *(expiring(2, n, b"x", 1_790_000_000_000 + n // 2) for n in range(4)))
+
+    found = all_messages(connection)
+
+    told = [(each.envelope, each.properties, each.body) for each in found[: len(sent)]]
+    assert told == [(each.envelope, each.properties, each.body) for each in sent]
+    assert [each.expires_ms - 1_790_000_000_000 for each in found[len(sent) :]] == [0, 0, 1, 1]
 
 
 def test_messages_of_a_stretch_of_one_queue(connection: sqlite3.Connection) -> None:
