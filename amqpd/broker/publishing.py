@@ -7,7 +7,7 @@ properties then skips them all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 from amqpd.broker.counts import Tally
 from amqpd.broker.events import INTERNAL_USER
@@ -248,26 +248,37 @@ def find_queues(channel: Channel, message: Message, routed: Routed) -> tuple[Rec
     return (*replies, *(known[key] for key in dict.fromkeys(keys) if key in known))
 
 
-def publish_committed(channel: Channel, message: Message, routed: Routed) -> bool:
-    """tx.commit: a message that was checked and routed before. Whether every queue took it."""
-    virtual_host = channel.virtual_host
-    content = RoutedContent(virtual_host, message)
-    exchange = virtual_host.exchanges.get(message.target.exchange)
+def route_committed(channel: Channel, message: Message, routed: Routed) -> RoutedMessage:
+    """tx.commit: where a message goes that was checked and routed before.
+
+    It is returned, if that is nowhere: RabbitMQ's channel does so before its queues hear of
+    anything that is committed.
+    """
+    content = RoutedContent(channel.virtual_host, message)
+    exchange = channel.virtual_host.exchanges.get(message.target.exchange)
     queues: tuple[Receiver, ...] = ()
     if routed is not None or not message.target.exchange:
         queues = find_queues(channel, message, routed)
     elif exchange is not None:
         queues = route(channel, exchange, message, content)
+    channel.turn_to(Tally() if exchange is None else exchange.tally)
+    channel.published += 1
+    if len(queues) != 1:
+        spread(channel, message, len(queues), False)
+    return RoutedMessage(message, queues, content, channel.tally)
+
+
+def publish_committed(channel: Channel, routed: RoutedMessage) -> bool:
+    """tx.commit: the message goes to its queues. Whether all of them took it."""
+    message, queues, content, tally = routed
+    virtual_host = channel.virtual_host
     refused = False
     if virtual_host.refusing_queues and queues:
         queues, refused = sift(virtual_host, message, queues)
         if refused:
             content.take_back()
-    channel.turn_to(Tally() if exchange is None else exchange.tally)
-    channel.published += 1
-    if len(queues) != 1:
-        spread(channel, message, len(queues), refused)
-    share(channel.virtual_host, message, queues)
+            tally.extra -= len(routed.queues) - len(queues)
+    share(virtual_host, message, queues)
     for queue in queues:
         queue.publish(message, None)
     return not refused
@@ -555,6 +566,16 @@ class RoutedContent:
         """No exchange is to remember the message: a queue refused it."""
         for memory in self._passed:
             memory.take_back(self.headers())
+
+
+class RoutedMessage(NamedTuple):
+    """A message of a transaction at its commit, before it is in any queue."""
+
+    message: Message
+    queues: "tuple[Receiver, ...]"  # noqa: UP037 - compiled, it is looked up here, and is not there
+    content: RoutedContent
+    tally: Tally
+    """Of the exchange that it was published to."""
 
 
 class PreviewedContent(RoutedContent):

@@ -14,6 +14,7 @@ from tests.conversation import (
     BrokerUnderTest,
     Channel,
     Confirmed,
+    Delivery,
     Returned,
     method,
     properties,
@@ -100,6 +101,24 @@ def test_returns_come_at_commit_before_commit_ok(pair: tuple[Channel, Channel]) 
     channel.expect_nothing()
     channel.send(method(Tx.Commit))
     assert channel.take(Returned).body == b"1"
+    channel.take(Tx.CommitOk)
+
+
+def test_returns_come_before_what_committed_acks_make_room_for(
+    pair: tuple[Channel, Channel],
+) -> None:
+    """As with RabbitMQ, whose channel returns them before its queues hear of the acks."""
+    channel, other = pair
+    channel.qos(1)
+    channel.consume("q", "t")
+    other.publish("", "q", b"1")
+    other.publish("", "q", b"2")
+    assert channel.bodies() == [b"1"]
+    channel.ack(1)
+    channel.publish("", "nope", b"lost", mandatory=True)
+    channel.send(method(Tx.Commit))
+    assert channel.take(Returned).body == b"lost"
+    assert channel.take(Delivery).body == b"2"
     channel.take(Tx.CommitOk)
 
 

@@ -8,7 +8,7 @@ from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from amqpd.broker.channel import Channel, Delivery
-from amqpd.broker.publishing import publish_committed
+from amqpd.broker.publishing import publish_committed, route_committed
 from amqpd.broker.transaction import BufferedSettlement, Transaction
 from amqpd.commands import ACK, Arguments, Tx
 from amqpd.errors import PRECONDITION_FAILED, amqp_error
@@ -24,7 +24,7 @@ def select(channel: Channel, method: Tx.Select, arguments: Arguments) -> None:
 
 
 def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
-    """tx.commit: acks, publishes and returns, nacks; commit-ok once all of it is on disk.
+    """tx.commit: returns, acks, publishes, nacks; commit-ok once all of it is on disk.
 
     All of it goes to the journal in one turn, and what one turn appends is one batch: a crash
     leaves the whole transaction or nothing of it.
@@ -32,12 +32,13 @@ def commit(channel: Channel, method: Tx.Commit, arguments: Arguments) -> None:
     transaction = _transaction(channel, (90, 20))
     messages, settlements = transaction.messages, transaction.settlements
     transaction.clear()
+    routed = [route_committed(channel, message, ahead) for message, ahead in messages]
     # RabbitMQ's queues hear of acks before all else (rabbit_amqqueue_process, prioritise_cast):
     # they make room for what is published.
     for outcome, alike in groupby(settlements, attrgetter("outcome")):
         if outcome == ACK:
             channel.settle_together(ACK, in_order(alike))
-    taken = [publish_committed(channel, message, routed) for message, routed in messages]
+    taken = [publish_committed(channel, each) for each in routed]
     for outcome, alike in groupby(settlements, attrgetter("outcome")):
         if outcome != ACK:
             channel.settle_together(outcome, in_order(alike))
