@@ -12,7 +12,6 @@ from urllib.parse import parse_qsl
 
 import anyio
 import anyio.lowlevel
-import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,8 +21,9 @@ from amqpd.loopback import is_loopback
 from amqpd.management import options
 from amqpd.management.auth import log_in
 from amqpd.management.call import Answer, Call
+from amqpd.management.encoding import encode
 from amqpd.management.errors import ApiError, not_found
-from amqpd.management.fields import readable
+from amqpd.management.listing import Steps
 from amqpd.management.node import Node
 from amqpd.management.resources import table
 from amqpd.management.routing import Resource
@@ -118,7 +118,7 @@ class Application:
             if answer is None:
                 await at_hand.wait()
         shown = method == "GET" and answer.status == OK
-        body = options.apply(answer, call.query) if shown else answer.body
+        body = await _in_turns(options.apply(answer, call.query)) if shown else answer.body
         return _response(answer.status, body, dict(answer.headers))
 
     async def _body(self, request: Request) -> bytes:
@@ -140,6 +140,16 @@ class Application:
         return b"".join(parts)
 
 
+async def _in_turns(steps: Steps[Any]) -> Any:
+    """What comes of these steps: others have their turns between them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        await anyio.lowlevel.checkpoint()
+
+
 def _query(request: Request) -> dict[str, str]:
     """The first value of each name. Raises 400 for a query of absurd length."""
     try:
@@ -159,13 +169,5 @@ def _response(status: int, body: Any, headers: dict[str, str] | None = None) -> 
     named = {**HEADERS, **(headers or {})}
     if body is not None:
         named.setdefault("content-type", JSON)
-        content = _encoded(body)
+        content = encode(body)
     return Response(content, status, named)
-
-
-def _encoded(body: Any) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:
-        # A name with octets that are no UTF-8.
-        return msgspec.json.encode(readable(body))

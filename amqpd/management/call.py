@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -12,8 +12,11 @@ from amqpd.broker.access import User
 from amqpd.broker.broker import Broker
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.management.errors import bad_request, missing_keys, not_found
+from amqpd.management.listing import Listing
 from amqpd.management.node import Node
 from amqpd.management.statistics import Statistics
+
+S = TypeVar("S")
 
 TEXT_BODY: Final = (
     "invalid payload: the request body JSON-decoded to a string. Is the input doubly-JSON-encoded?"
@@ -77,13 +80,11 @@ class Call:
 
 @dataclass
 class Answer:
-    """What goes back. `body` is made into JSON; None is an empty body."""
+    """What goes back. `body` is made into JSON, be it a Listing; None is an empty body."""
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    sorted_by: tuple[str, ...] | None = None
-    """`body` is a list that options may sort and cut; in this order unless they say another."""
 
 
 NO_CONTENT: Final = 204
@@ -95,9 +96,24 @@ def done(created: bool = False) -> Answer:
     return Answer(CREATED if created else NO_CONTENT)
 
 
-def listed(items: list[Any], *sorted_by: str) -> Answer:
+def listed(items: Sequence[Any], *sorted_by: str) -> Answer:
     """A list, which the query may sort, cut into pages and reduce to columns."""
-    return Answer(body=items, sorted_by=sorted_by)
+    return Answer(body=Listing(items, _itself, _itself, sorted_by))
+
+
+def listed_in_steps(
+    sources: Sequence[S],
+    make: Callable[[S], Any],
+    *sorted_by: str,
+    head: Callable[[S], Any] | None = None,
+) -> Answer:
+    """The same for a list that may be long: `make` makes a row, and `head` of it what costs nothing
+    and is enough to put it where it belongs."""
+    return Answer(body=Listing(sources, make, head or make, sorted_by))
+
+
+def _itself(item: Any) -> Any:
+    return item
 
 
 def boolean(values: Mapping[str, Any], name: str, default: bool = False) -> bool:

@@ -34,17 +34,6 @@ SEEN_BYTES = 250
 """What a deduplication exchange needs for each header that it has seen."""
 
 
-def readable(value: Any) -> Any:
-    """`value` with text that UTF-8 can carry: names may hold any octets."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if isinstance(value, dict):
-        return {readable(key): readable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [readable(item) for item in value]
-    return value
-
-
 # -- users
 
 
@@ -127,6 +116,11 @@ def exchange(virtual_host: VirtualHost, found: BrokerExchange) -> dict[str, Any]
             "size": found.memory.size,
         }
     return shown
+
+
+def queue_head(found: Queue) -> dict[str, Any]:
+    """What a queue is called."""
+    return {"name": found.name, "vhost": found.virtual_host}
 
 
 def queue(node: str, found: Queue, unacked: Unacked) -> dict[str, Any]:
@@ -241,6 +235,11 @@ def connection(node: Node, session: Session, traffic: Traffic) -> dict[str, Any]
 def channel_name(found: Channel) -> str:
     """What a channel is called in paths."""
     return f"{found.session.origin.name} ({found.number})"
+
+
+def channel_head(found: Channel) -> dict[str, Any]:
+    """What a channel is called."""
+    return {"name": channel_name(found), "vhost": found.virtual_host.name}
 
 
 def channel(node: Node, found: Channel) -> dict[str, Any]:

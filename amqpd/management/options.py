@@ -7,27 +7,57 @@ Names in `sort` and `columns` lead into objects with dots. Without `page` the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from amqpd.broker.patterns import compile_filter
 from amqpd.management.call import Answer
 from amqpd.management.errors import ApiError, bad_request
+from amqpd.management.listing import Listing, Steps
 
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 500
 UNREADABLE: Final = "Pagination parameters are invalid"
 
 
-def apply(answer: Answer, query: Mapping[str, str]) -> Any:
-    """The answer's body as the query wants it. Raises 400."""
+def apply(answer: Answer, query: Mapping[str, str]) -> Steps[Any]:
+    """The answer's body as the query wants it, in steps. Raises 400."""
     columns = _columns(query)
-    if answer.sorted_by is None:
-        return _reduced(answer.body, columns)
-    items = _sorted(answer.body, answer.sorted_by, query)
-    if "page" not in query:
-        return _reduced(items, columns)
-    return _page(items, columns, query)
+    listing = answer.body
+    if not isinstance(listing, Listing):
+        return _reduced(listing, columns)
+    page = _page(query) if "page" in query else None
+    names = [query["sort"]] if query.get("sort") else list(listing.sorted_by)
+    paths = [name.split(".") for name in names]
+
+    def key(row: Any) -> list[tuple[int, Any]]:
+        return [_order(_at(row, path)) for path in paths]
+
+    found = yield from listing.find(
+        _filter(query) if page else _anything,
+        key if paths else None,
+        [path[0] for path in paths],
+        reverse=query.get("sort_reverse") == "true",
+    )
+    shown = partial(_reduced, columns=columns)
+    if page is None:
+        return (yield from found.rows(0, found.count, shown))
+    number, size = page
+    pages = max(1, -(-found.count // size))
+    if number > pages:
+        text = f"Page out of range, page: {number} page size: {size}, len: {found.count}"
+        raise ApiError(400, {"error": "page_out_of_range", "reason": text})
+    rows = yield from found.rows((number - 1) * size, number * size, shown)
+    return {
+        "filtered_count": found.count,
+        "item_count": len(rows),
+        "items": rows,
+        "page": number,
+        "page_count": pages,
+        "page_size": size,
+        "total_count": len(listing.sources),
+    }
 
 
 def _columns(query: Mapping[str, str]) -> list[list[str]] | None:
@@ -61,17 +91,6 @@ def _copy(value: dict[str, Any], kept: dict[str, Any], path: list[str]) -> None:
         _copy(inner, kept.setdefault(name, {}), rest)
 
 
-def _sorted(items: list[Any], default: tuple[str, ...], query: Mapping[str, str]) -> list[Any]:
-    names = [query["sort"]] if query.get("sort") else list(default)
-    paths = [name.split(".") for name in names]
-    reverse = query.get("sort_reverse") == "true"
-
-    def key(item: Any) -> list[tuple[int, Any]]:
-        return [_order(_at(item, path)) for path in paths]
-
-    return sorted(items, key=key, reverse=reverse) if paths else items
-
-
 def _at(value: Any, path: list[str]) -> Any:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
@@ -87,9 +106,8 @@ def _order(value: Any) -> tuple[int, Any]:
     return (2, value) if isinstance(value, str) else (3, str(value))
 
 
-def _page(
-    items: list[Any], columns: list[list[str]] | None, query: Mapping[str, str]
-) -> dict[str, Any]:
+def _page(query: Mapping[str, str]) -> tuple[int, int]:
+    """The number of the page, and how many rows it has at most. Raises 400."""
     page, size = _number(query.get("page")), _number(query.get("page_size", str(PAGE_SIZE)))
     if page is None and query.get("page"):
         raise bad_request(UNREADABLE)
@@ -97,35 +115,26 @@ def _page(
         shown = [query.get(name) or "undefined" for name in ("page", "page_size")]
         text = f"Invalid pagination parameters: page number {shown[0]}, page size {shown[1]}"
         raise ApiError(400, {"error": "invalid_pagination_parameters", "reason": text})
-    filtered = _named(items, query)
-    pages = max(1, -(-len(filtered) // size))
-    if page > pages:
-        text = f"Page out of range, page: {page} page size: {size}, len: {len(filtered)}"
-        raise ApiError(400, {"error": "page_out_of_range", "reason": text})
-    chosen = filtered[(page - 1) * size : page * size]
-    return {
-        "filtered_count": len(filtered),
-        "item_count": len(chosen),
-        "items": _reduced(chosen, columns),
-        "page": page,
-        "page_count": pages,
-        "page_size": size,
-        "total_count": len(items),
-    }
+    return page, size
 
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _named(items: list[Any], query: Mapping[str, str]) -> list[Any]:
+def _filter(query: Mapping[str, str]) -> Callable[[Any], bool]:
+    """What a row's name has to be like to be on a page. Raises 400."""
     wanted = query.get("name", "")
     if not wanted:
-        return items
+        return _anything
     if query.get("use_regex") != "true":
-        return [item for item in items if wanted.lower() in str(item.get("name", "")).lower()]
+        return lambda row: wanted.lower() in str(row.get("name", "")).lower()
     try:
         pattern = compile_filter(wanted)
     except ValueError as error:
         raise bad_request(UNREADABLE) from error
-    return [item for item in items if pattern.search(str(item.get("name", "")))]
+    return lambda row: pattern.search(str(row.get("name", ""))) is not None
+
+
+def _anything(row: Any) -> bool:
+    return True

@@ -10,7 +10,7 @@ from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Arguments, Exchange, Frame, Queue
 from amqpd.management import amqp, fields
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
-from amqpd.management.call import Answer, Call, done, listed
+from amqpd.management.call import Answer, Call, done, listed, listed_in_steps
 from amqpd.management.errors import bad_request, not_found
 from amqpd.management.resources.exchanges import arguments, exchange_name
 from amqpd.management.routing import Table
@@ -20,24 +20,35 @@ from amqpd_exchanges.exchange import Binding
 ORDER = ("vhost", "source", "destination", "routing_key", "properties_key")
 
 
-def all_in(virtual_host: VirtualHost) -> list[dict[str, Any]]:
+Found = tuple[VirtualHost, Binding[BrokerQueue] | str]
+"""A binding, or the name of a queue: to that leads one of the default exchange."""
+
+
+def all_in(virtual_host: VirtualHost) -> list[Found]:
     """Every binding, those of the default exchange as well."""
-    implied = [fields.default_binding(virtual_host, name) for name in virtual_host.queues]
-    made = [
-        fields.binding(virtual_host, binding)
+    implied: list[Found] = [(virtual_host, name) for name in virtual_host.queues]
+    return implied + [
+        (virtual_host, binding)
         for exchange in virtual_host.exchanges.values()
         for binding in exchange.table.bindings
     ]
-    return implied + made
+
+
+def shown(found: Found) -> dict[str, Any]:
+    """A row of the list."""
+    virtual_host, binding = found
+    if isinstance(binding, str):
+        return fields.default_binding(virtual_host, binding)
+    return fields.binding(virtual_host, binding)
 
 
 def every(call: Call) -> Answer:
     """In the virtual hosts that the user sees, or in one."""
     if "vhost" in call.parameters:
-        return listed(all_in(call.virtual_host), *ORDER)
+        return listed_in_steps(all_in(call.virtual_host), shown, *ORDER)
     names = visible_virtual_hosts(call)
-    found = [item for name in names for item in all_in(call.broker.virtual_hosts[name])]
-    return listed(found, *ORDER)
+    found = [each for name in names for each in all_in(call.broker.virtual_hosts[name])]
+    return listed_in_steps(found, shown, *ORDER)
 
 
 def between(call: Call) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from amqpd.broker.administration import close_connection
@@ -9,7 +10,7 @@ from amqpd.broker.channel import Channel
 from amqpd.broker.session import Session
 from amqpd.management import fields, statistics
 from amqpd.management.auth import MONITORING, anybody, has, in_virtual_host, visible_virtual_hosts
-from amqpd.management.call import Answer, Call, done, listed
+from amqpd.management.call import Answer, Call, done, listed_in_steps
 from amqpd.management.errors import not_authorised, not_found
 from amqpd.management.node import NO_TRAFFIC, Traffic
 from amqpd.management.routing import Table
@@ -44,8 +45,11 @@ def every(call: Call) -> Answer:
     if "user" in call.parameters:
         sessions = [session for session in sessions if session.user == call["user"]]
     traffic = call.node.traffic()
-    items = [_shown(call, session, traffic.get(session, NO_TRAFFIC)) for session in sessions]
-    return listed(items, "name")
+
+    def make(session: Session) -> dict[str, Any]:
+        return _shown(call, session, traffic.get(session, NO_TRAFFIC))
+
+    return listed_in_steps(sessions, make, "name", head=lambda one: {"name": one.origin.name})
 
 
 def _shown(call: Call, session: Session, traffic: Traffic) -> dict[str, Any]:
@@ -81,7 +85,8 @@ def _channels(call: Call, sessions: list[Session]) -> Answer:
     channels: list[Channel] = [
         channel for session in sessions for channel in session.channels.values()
     ]
-    return listed([_shown_channel(call, channel) for channel in channels], "name")
+    make = partial(_shown_channel, call)
+    return listed_in_steps(channels, make, "name", head=fields.channel_head)
 
 
 def _shown_channel(call: Call, channel: Channel) -> dict[str, Any]:
@@ -128,12 +133,12 @@ def consumers(call: Call) -> Answer:
     else:
         hosts = [call.broker.virtual_hosts[name] for name in visible_virtual_hosts(call)]
     found = [
-        fields.consumer(call.node, consumer)
+        consumer
         for host in hosts
         for queue in host.queues.values()
         for consumer in queue.consumers.members()
     ]
-    return listed(found)
+    return listed_in_steps(found, partial(fields.consumer, call.node))
 
 
 def register(table: Table) -> None:

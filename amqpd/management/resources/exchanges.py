@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from amqpd.broker.exchange import BrokerExchange
@@ -9,7 +10,7 @@ from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Exchange
 from amqpd.management import amqp, fields, messages, statistics
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
-from amqpd.management.call import Answer, Call, boolean, done, listed
+from amqpd.management.call import Answer, Call, boolean, done, listed, listed_in_steps
 from amqpd.management.errors import bad_request, not_authorised, not_found
 from amqpd.management.routing import Table
 from amqpd.wire.tables import typed
@@ -42,11 +43,12 @@ def every(call: Call) -> Answer:
             raise not_found()
         hosts.append(virtual_host)
     settle_tallies(call)
-    return listed(
-        [shown(call, host, found) for host in hosts for found in host.exchanges.values()],
-        "vhost",
-        "name",
-    )
+    exchanges = [(host, found) for host in hosts for found in host.exchanges.values()]
+    return listed_in_steps(exchanges, lambda each: shown(call, *each), "vhost", "name", head=_head)
+
+
+def _head(each: tuple[VirtualHost, BrokerExchange]) -> dict[str, Any]:
+    return {"name": each[1].name, "vhost": each[0].name}
 
 
 def settle_tallies(call: Call) -> None:
@@ -126,11 +128,13 @@ def bindings_from(call: Call) -> Answer:
     found = virtual_host.exchanges.get(exchange_name(call))
     if found is None:
         return listed([])
+    order = ("vhost", "source", "destination", "routing_key")
     if not found.name:
-        made = [fields.default_binding(virtual_host, name) for name in virtual_host.queues]
-    else:
-        made = [fields.binding(virtual_host, binding) for binding in found.table.bindings]
-    return listed(made, "vhost", "source", "destination", "routing_key")
+        implied = partial(fields.default_binding, virtual_host)
+        return listed_in_steps(list(virtual_host.queues), implied, *order)
+    return listed_in_steps(
+        list(found.table.bindings), partial(fields.binding, virtual_host), *order
+    )
 
 
 def bindings_to(call: Call) -> Answer:

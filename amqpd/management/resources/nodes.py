@@ -213,7 +213,7 @@ def deprecated_features(call: Call) -> Answer:
 
 def deprecated_features_used(call: Call) -> Answer:
     """Those of them that some client used."""
-    known = {item["name"]: item for item in deprecated_features(call).body}
+    known = {item["name"]: item for item in deprecated_features(call).body.sources}
     return listed([item for name, item in known.items() if call.broker.has_warned(name)], "name")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from amqpd.broker.queue import Queue as BrokerQueue
@@ -11,7 +12,7 @@ from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Queue
 from amqpd.management import amqp, fields, messages, statistics
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
-from amqpd.management.call import Answer, Call, boolean, done, listed
+from amqpd.management.call import Answer, Call, boolean, done, listed, listed_in_steps
 from amqpd.management.errors import bad_request, not_found
 from amqpd.management.resources.exchanges import arguments
 from amqpd.management.resources.overview import node_name
@@ -38,8 +39,9 @@ def every(call: Call) -> Answer:
             raise not_found()
         hosts.append(virtual_host)
     unacked = unacked_of(call.broker)
-    queues = [shown(call, queue, unacked) for host in hosts for queue in host.queues.values()]
-    return listed(queues, "vhost", "name")
+    queues = [queue for host in hosts for queue in host.queues.values()]
+    make = partial(shown, call, unacked=unacked)
+    return listed_in_steps(queues, make, "vhost", "name", head=fields.queue_head)
 
 
 def shown(call: Call, queue: BrokerQueue, unacked: Mapping[BrokerQueue, Unacked]) -> dict[str, Any]:
