@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,33 @@ def test_queues_that_come_and_go_while_a_list_is_made() -> None:
     names = [row["name"] for row in asyncio.run(both())]
     assert names == sorted(names)
     assert len(names) == len(set(names)) >= QUEUES
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["connections", "channels", "consumers", "exchanges", "bindings", "queues?sort=messages"],
+)
+def test_all_that_goes_while_a_list_is_made(path: str) -> None:
+    broker = api()
+    clients = [broker.broker.client() for _ in range(ROWS_A_STEP + 10)]
+    for number, client in enumerate(clients):
+        channel = client.channel()
+        channel.queue_declare(f"q{number}", exclusive=True)
+        channel.exchange_declare(f"x{number}", "fanout", auto_delete=True)
+        channel.queue_bind(f"q{number}", f"x{number}", "")
+        channel.consume(f"q{number}", f"c{number}")
+
+    async def both() -> Any:
+        asking = asyncio.create_task(broker.ask("GET", f"/{path}"))
+        while not asking.done():
+            await asyncio.sleep(0)
+            if clients:
+                clients.pop().drop()
+        return await asking
+
+    answer = asyncio.run(both())
+    assert answer.status_code == 200, answer.text
+    assert isinstance(answer.json(), list)
 
 
 @given(
