@@ -270,7 +270,9 @@ class Channel:
         """Something that held this channel's consumers back has changed.
 
         It may be enough for some of them, or none: they are asked in turn, and no more of them
-        than there is room for. Those of one queue, if they stand one behind the other, share it.
+        than there is room for. Those of one queue, if they stand one behind the other, share it;
+        where some have priorities, all of these are asked, and it is the queue that knows whose
+        turn it is.
         """
         blocked = self.blocked
         left = len(blocked)
@@ -278,9 +280,10 @@ class Channel:
             room = self.global_prefetch - self.consumer_unacked if self.global_prefetch else left
             if self.outlet.congested or room <= 0:
                 return
-            queue, together = next(iter(blocked)).queue, []
+            queue, together = next(iter(blocked)).queue, list[Consumer]()
+            ranked = queue.consumers.ranked
             for consumer in blocked:
-                if consumer.queue is not queue or room <= 0:
+                if consumer.queue is not queue or (room <= 0 and not ranked):
                     break
                 together.append(consumer)
                 if not consumer.no_ack:

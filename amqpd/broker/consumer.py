@@ -138,6 +138,7 @@ class ConsumerRing:
         "by_age",
         "exclusive",
         "leaving",
+        "ranked",
         "touched",
     )
 
@@ -162,6 +163,8 @@ class ConsumerRing:
         """The active one, if it makes way for another as soon as all it was sent is settled."""
         self.exclusive: Consumer | None = None
         """The one that has the queue to itself."""
+        self.ranked = False
+        """Some had a priority other than 0."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -176,6 +179,8 @@ class ConsumerRing:
         self._members[consumer] = number
         if consumer.exclusive:
             self.exclusive = consumer
+        if consumer.priority:
+            self.ranked = True
         if not self._single_active:
             self._enter(consumer)
         elif self.active is None:

@@ -143,8 +143,12 @@ class PagedMessages:
                 horizon = min(horizon, page[-1].key & POSITION_MAX)
         taken: list[StoredMessage] = []
         for lane, page in zip(lanes, pages, strict=True):
-            known = [stored for stored in page if stored.key & POSITION_MAX <= horizon]
-            size = sum(len(stored.body) for stored in known)
+            known = page
+            if page[-1].key & POSITION_MAX > horizon:
+                known = [stored for stored in page if stored.key & POSITION_MAX <= horizon]
+            size = 0
+            for stored in known:
+                size += len(stored.body)
             lane.messages -= len(known)
             lane.body_bytes -= size
             self.messages -= len(known)

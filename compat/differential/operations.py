@@ -53,7 +53,7 @@ QUEUE_ARGUMENTS: Final[dict[str, tuple[Field, ...]]] = {
     "x-max-length-bytes": (("l", 1 << 33), ("I", 120), ("s", -1), ("S", "1"), ("V", None)),
     "x-max-priority": (("I", 5), ("l", 1), ("I", 256), ("I", -1), ("S", "5"), ("f", 1.0)),
     "x-overflow": (("S", "drop-head"), ("S", "reject-publish"), ("S", "zz"), ("I", 1), ("x", b"")),
-    "x-dead-letter-exchange": (("S", NO_EXCHANGE), ("S", ""), ("I", 1), ("t", False)),
+    "x-dead-letter-exchange": (("S", NO_EXCHANGE), ("I", 1), ("t", False)),
     "x-dead-letter-routing-key": (("S", "dead"), ("I", 7), ("A", [])),
     "x-queue-type": (("S", "classic"), ("S", "zz"), ("I", 1), ("S", "")),
     "x-queue-mode": (("S", "lazy"), ("S", "default"), ("S", "zz"), ("I", 1)),

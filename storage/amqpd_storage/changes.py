@@ -128,14 +128,14 @@ def net_changes(batch: Batch) -> Changes:
                 if size >= LARGE_BYTES and not entry.content.message_id:
                     changes.large_enqueues.append(entry)
         elif isinstance(entry, Settle):
-            key, body_bytes, message_id = entry
-            if message_id:
-                changes.released.add(message_id)
+            key, body_bytes = entry.key, entry.body_bytes
+            if entry.message_id:
+                changes.released.add(entry.message_id)
             queue_id = key >> POSITION_BITS
             if dropped and queue_id in dropped:
                 continue
             gone.add(key)
-            if body_bytes >= LARGE_BYTES and not message_id:
+            if body_bytes >= LARGE_BYTES and not entry.message_id:
                 changes.large_gone.append(key)
             if queue_id != total_of:
                 total, total_of = sums.setdefault(queue_id, [0, 0, 0]), queue_id

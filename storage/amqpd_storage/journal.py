@@ -39,6 +39,7 @@ from amqpd_storage.entries import (
     Enqueue,
     Entry,
     PutDefinition,
+    Settle,
 )
 
 ENTRY_OVERHEAD_BYTES: Final = 100
@@ -114,6 +115,8 @@ class Journal:
                 if content is not last:
                     size += len(content.body) + len(content.properties) + len(content.envelope)
                     last = content
+            elif isinstance(entry, Settle):
+                continue  # as common as Enqueues, and nothing else to be asked
             elif isinstance(entry, PutDefinition):
                 size += len(entry.value)
             elif isinstance(entry, Delay):

@@ -12,8 +12,8 @@ the machine of the next hour is a different machine.
 
 - `wire`: frames, encoded before the clock starts; `client`: a blocking connection to set things up;
   `sockets`: how the load waits for what comes
-- `load`: publishers and consumers, and the process they run in, once per workload; `trips`: messages
-  that are timed one by one
+- `load`: publishers and consumers, and the process they run in, once per workload;
+  `trips`: messages that are timed one by one
 - `workloads`: what is measured, by name, one function each in `one_queue`, `routing`, `requests`,
   `at_rest` and `generator_speed`; `target` is what they are given
 - `scenarios`: what takes long or restarts the broker: also in `strain`, `tail`, `delayed`, `links`,

@@ -201,6 +201,20 @@ def test_higher_priority_first_and_lower_while_it_is_busy(channel: Channel) -> N
     assert [item.consumer_tag for item in channel.deliveries()] == ["high", "low"]
 
 
+def test_a_window_of_the_channel_opens_for_those_of_high_priority(channel: Channel) -> None:
+    """As with RabbitMQ, whose queues let all of a channel go on at once."""
+    channel.queue_declare("q")
+    publish(channel, *(b"%d" % number for number in range(6)))
+    channel.qos(1, of_channel=True)
+    for tag, priority in (("low", 0), ("lower", -1), ("high", 1), ("as high", 1)):
+        channel.consume("q", tag, arguments={"x-priority": priority})
+    tags = [item.consumer_tag for item in channel.deliveries()]
+    for delivery_tag in range(1, 6):
+        channel.ack(delivery_tag)
+        tags += [item.consumer_tag for item in channel.deliveries()]
+    assert tags == ["low", "high", "as high", "high", "as high", "high"]
+
+
 def test_turns_within_a_priority(channel: Channel) -> None:
     channel.queue_declare("q")
     for tag in ("a", "b"):
