@@ -42,7 +42,8 @@ _NOT_DROPPED: Final = (
     "NOT EXISTS (SELECT 1 FROM dropped AS d WHERE e.key BETWEEN d.first AND d.last)"
 )
 
-# Joined as text, as in _JOINED. Of no use if any row is not small, or refers to a shared message.
+# Joined as text, as in _JOINED. Of no use if any row is not small, or refers to a shared message:
+# where that can be seen from the first one, nothing is read.
 _SMALL: Final = f"""
 SELECT min(key), max(key), count(*), total(is_small),
     group_concat(key), CAST(group_concat(CASE WHEN is_small THEN record END, '') AS BLOB)
@@ -51,7 +52,10 @@ FROM (
         typeof(e.record) = 'blob' AND length(e.record) <= {SMALL_BYTES_MAX} AS is_small
     FROM entry AS e NOT INDEXED
     WHERE e.key > :after AND e.key <= :last AND {_NOT_DROPPED}
-    ORDER BY e.key LIMIT :rows_max
+    ORDER BY e.key LIMIT :rows_max * coalesce((
+        SELECT typeof(record) = 'blob' AND length(record) <= {SMALL_BYTES_MAX}
+        FROM entry WHERE key > :after ORDER BY key LIMIT 1
+    ), 0)
 )
 """
 
@@ -195,12 +199,10 @@ def read_messages(
 def _read_small(
     connection: sqlite3.Connection, after: int, last: int, rows_max: int
 ) -> list[StoredMessage] | None:
-    """The next messages, if all of them are small and in no other queue."""
+    """The next messages, if there are any, and all are small and in no other queue."""
     wanted = {"after": after, "last": last, "rows_max": rows_max}
     ((first, end, rows, small, keys, octets),) = connection.execute(_SMALL, wanted).fetchall()
-    if not rows:
-        return []
-    if small != rows:
+    if not rows or small != rows:
         return None
     if end - first == rows - 1:
         return decode_records(octets, range(first, end + 1))

@@ -235,8 +235,9 @@ def run(plan: Plan, progress: bool) -> Report:
         if plan.with_start:
             for broker, starter in zip(started, plan.starters, strict=True):
                 report.add(broker.label, start_figure(broker, starter, plan.work_dir))
+        fresh = {workload.name for workload in workloads.WORKLOADS if workload.fresh}
         for name, measurement in plan.measurements:
-            for _ in range(plan.rounds):
+            for _ in range(1 if name in fresh else plan.rounds):
                 for broker in started:
                     _one(report, name, measurement, broker, progress)
         labels = [broker.label for broker in started]

@@ -36,6 +36,8 @@ class Workload:
     """Part of --quick: the figures of the front page."""
     default: bool = True
     """Part of a run that names none; the others take long, or say nothing of the broker."""
+    fresh: bool = False
+    """Of a broker that has done nothing yet: the first round has it alone."""
 
     def in_run(self, quick: bool) -> bool:
         """Whether a run that names no workload has it."""
@@ -43,7 +45,7 @@ class Workload:
 
 
 WORKLOADS: Final = (
-    Workload("memory", at_rest.memory, quick=True),
+    Workload("memory", at_rest.memory, quick=True, fresh=True),
     Workload("auto-ack", one_queue.auto_ack, quick=True),
     Workload("manual-ack", one_queue.manual_ack, quick=True),
     Workload("persistent", one_queue.persistent, quick=True),
