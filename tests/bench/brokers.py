@@ -213,7 +213,8 @@ def amqpd(
 def rabbitmq(home: Path) -> Iterator[Broker]:
     """Debian's RabbitMQ beside its service, if that runs: everything it owns is moved.
 
-    Only epmd, which finds Erlang nodes by name, is shared and stays behind.
+    Only epmd, which finds Erlang nodes by name, is shared and stays behind. The node is named after
+    its directory: what it keeps is under that name, and a restart has to find it.
     """
     if not RABBITMQ.exists():
         raise BrokerError("rabbitmq-server (the Debian package) is not installed")
@@ -221,7 +222,7 @@ def rabbitmq(home: Path) -> Iterator[Broker]:
     (home / "enabled_plugins").write_text("[].\n")
     (home / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
     env = {
-        "RABBITMQ_NODENAME": f"bench{port}@localhost",
+        "RABBITMQ_NODENAME": f"{home.name}@localhost",
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
