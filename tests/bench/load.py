@@ -278,7 +278,10 @@ class Outlet:
 def confirmed(
     sock: socket.socket, message: bytes, limit: Limit, began: float, window: int
 ) -> Published:
-    """Publish with at most `window` unconfirmed; ends when the last one is confirmed."""
+    """Publish with at most `window` unconfirmed; ends when the last one is confirmed.
+
+    Who has one alone does not sleep while it waits (sockets).
+    """
     receive = sockets.receive_awake if window == 1 else _receive
     size, block = len(message), memoryview(message * window)
     confirms, published = wire.Confirms(), 0
