@@ -143,12 +143,8 @@ class PagedMessages:
                 horizon = min(horizon, page[-1].key & POSITION_MAX)
         taken: list[StoredMessage] = []
         for lane, page in zip(lanes, pages, strict=True):
-            known = page
-            if page[-1].key & POSITION_MAX > horizon:
-                known = [stored for stored in page if stored.key & POSITION_MAX <= horizon]
-            size = 0
-            for stored in known:
-                size += len(stored.body)
+            known = [stored for stored in page if stored.key & POSITION_MAX <= horizon]
+            size = sum(len(stored.body) for stored in known)
             lane.messages -= len(known)
             lane.body_bytes -= size
             self.messages -= len(known)

@@ -51,8 +51,7 @@ class Application:
         """Read the counters every few seconds, for ever."""
         while True:
             self._node.begin_turn()
-            for _ in self.statistics.sample():
-                await anyio.lowlevel.checkpoint()
+            await _in_turns(self.statistics.sample())
             await anyio.sleep(SAMPLE_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

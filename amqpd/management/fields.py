@@ -339,6 +339,13 @@ def binding(virtual_host: VirtualHost, found: Binding[Queue]) -> dict[str, Any]:
     }
 
 
+def any_binding(virtual_host: VirtualHost, found: Binding[Queue] | str) -> dict[str, Any]:
+    """A binding; or, by the name of a queue, the one of the default exchange to it."""
+    if isinstance(found, str):
+        return default_binding(virtual_host, found)
+    return binding(virtual_host, found)
+
+
 def default_binding(virtual_host: VirtualHost, queue_name: str) -> dict[str, Any]:
     """The binding that every queue has from birth."""
     return {

@@ -56,14 +56,13 @@ class Listing(Generic[S]):
             known = self.make
         kept = known is self.make
         chunks: list[list[tuple[Any, Any]]] = []
-        for begin in range(0, len(self.sources), HEADS_A_STEP):
+        step = ROWS_A_STEP if kept else HEADS_A_STEP
+        for begin in range(0, len(self.sources), step):
             chunk: list[tuple[Any, Any]] = []
-            for number, source in enumerate(self.sources[begin : begin + HEADS_A_STEP], 1):
+            for source in self.sources[begin : begin + step]:
                 row = known(source)
                 if is_wanted(row):
                     chunk.append((key and key(row), row if kept else source))
-                if kept and not number % ROWS_A_STEP:
-                    yield
             if key is not None:
                 chunk.sort(key=itemgetter(0), reverse=reverse)
             chunks.append(chunk)

@@ -23,6 +23,7 @@ from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.queue import Queue
 from amqpd.broker.session import Session
 from amqpd.broker.virtual_host import VirtualHost
+from amqpd.management.listing import Steps
 from amqpd.management.node import NO_TRAFFIC, Node, Traffic
 
 SAMPLE_S: Final = 5.0
@@ -89,8 +90,8 @@ class Statistics:
 
     # -- reading
 
-    def sample(self) -> Iterator[None]:
-        """Read everything, a slice at a time: call `next` until it ends."""
+    def sample(self) -> Steps[None]:
+        """Read everything, a slice at a time."""
         self._begun += 1
         self._times.append(self._node.broker.now)
         firsts: Firsts = {}

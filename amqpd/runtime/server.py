@@ -29,7 +29,6 @@ from amqpd.broker.broker import Broker
 from amqpd.config import Config, Limits
 from amqpd.links.federation import Federation
 from amqpd.links.shovels import Shovels
-from amqpd.loopback import is_loopback
 from amqpd.runtime import client_tcp
 from amqpd.runtime.client_socket import ClientSocket
 from amqpd.runtime.clock import Clock, MonotonicClock
@@ -150,7 +149,7 @@ class Server:
         peer = peer_type(
             self.broker,
             name or f"{_shown(remote)} -> {_shown(local)}",
-            is_loopback=isinstance(remote, tuple) and is_loopback(str(remote[0])),
+            is_loopback=client_tcp.is_local(remote),
             information=INFORMATION,
             now=self.clock.now(),
             speaking=self.turns.speaking,

@@ -6,8 +6,8 @@ messages are read by one statement of one row: everything joined. Joined in hexa
 that nobody can mistake, it took four times as long: 6.5 us for 1 KB, of which 3.4 with the lock.
 
     a page of     is read in
-    small rows    one pass: 1.1 us for 1 KB (_SMALL)
-    any rows      two: where it ends, for it may be too long, and the rows: 2.3 us (_JOINED)
+    small rows    one pass (_SMALL)
+    any rows      two: where it ends, for it may be too long, and the rows (_JOINED)
     large rows    one statement, row by row, the largest where they lie (_EACH, large_records); in
                   a transaction, so that what is deleted meanwhile is there to its end
 """
@@ -263,10 +263,10 @@ def count_backlogs(connection: sqlite3.Connection) -> dict[int, Backlog]:
     """What table `backlog` should hold, counted anew: reads the head of every row."""
     sums: dict[int, list[int]] = {}
     for key, head in connection.execute(
-        """SELECT e.key, substr(coalesce(m.record, e.record), 1, 15)
+        f"""SELECT e.key, substr(coalesce(m.record, e.record), 1, 15)
         FROM entry AS e NOT INDEXED LEFT JOIN message AS m
             ON typeof(e.record) = 'integer' AND m.message_id = e.record
-        WHERE NOT EXISTS (SELECT 1 FROM dropped AS d WHERE e.key BETWEEN d.first AND d.last)
+        WHERE {_NOT_DROPPED}
         ORDER BY e.key"""
     ):
         if not isinstance(head, bytes):

@@ -48,7 +48,7 @@ class Connection:
         self.sock = socket.create_connection((address.host, address.port), REPLY_SECONDS)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
-        self._receive = _receive
+        self._receive = sockets.receive
         if is_awake:
             sockets.make_hot(self.sock)
             self._receive = sockets.receive_awake
@@ -170,13 +170,6 @@ class Connection:
             self.call(wire.BASIC_QOS, arguments, wire.BASIC_QOS_OK)
         arguments = b"\x00\x00" + wire.short(queue) + wire.short("bench") + bytes([2 * no_ack])
         self.call(wire.BASIC_CONSUME, arguments + wire.table({}), wire.BASIC_CONSUME_OK)
-
-
-def _receive(sock: socket.socket) -> bytes:
-    data = sock.recv(1 << 18)
-    if not data:
-        raise wire.ProtocolError("the broker closed the socket")
-    return data
 
 
 def declare_arguments(name: str, durable: bool) -> bytes:

@@ -282,7 +282,7 @@ def confirmed(
 
     Who has one alone does not sleep while it waits (sockets).
     """
-    receive = sockets.receive_awake if window == 1 else _receive
+    receive = sockets.receive_awake if window == 1 else sockets.receive
     size, block = len(message), memoryview(message * window)
     confirms, published = wire.Confirms(), 0
     deadline = began + limit.seconds
@@ -297,13 +297,6 @@ def confirmed(
     if confirms.nacked:
         raise LoadError(f"{confirms.nacked} publishes were nacked")
     return Published(published, began, time.perf_counter())
-
-
-def _receive(sock: socket.socket) -> bytes:
-    data = sock.recv(65536)
-    if not data:
-        raise LoadError("the broker closed the publisher's socket")
-    return data
 
 
 # --- consumers -------------------------------------------------------------------------------

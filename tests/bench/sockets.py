@@ -19,6 +19,9 @@ from tests.bench import wire
 REPLY_SECONDS: Final = 30.0
 """How long a broker may be silent."""
 RECEIVE_OCTETS: Final = 1 << 20
+"""At a time, of much."""
+REPLY_OCTETS: Final = 1 << 18
+"""At a time, of what is waited for by itself."""
 
 
 def make_hot(sock: socket.socket, receive_seconds: float = REPLY_SECONDS) -> None:
@@ -30,6 +33,11 @@ def make_hot(sock: socket.socket, receive_seconds: float = REPLY_SECONDS) -> Non
     ):
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
         sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
+def receive(sock: socket.socket) -> bytes:
+    """What comes next, asleep until it does. Raises ProtocolError when the broker has closed."""
+    return _said(sock.recv(REPLY_OCTETS))
 
 
 def receive_awake(sock: socket.socket) -> bytes:
@@ -45,9 +53,12 @@ def receive_awake(sock: socket.socket) -> bytes:
 def look(sock: socket.socket) -> bytes | None:
     """What has come already, if anything has. Raises ProtocolError when the broker has closed."""
     try:
-        data = sock.recv(RECEIVE_OCTETS, socket.MSG_DONTWAIT)
+        return _said(sock.recv(REPLY_OCTETS, socket.MSG_DONTWAIT))
     except BlockingIOError:
         return None
+
+
+def _said(data: bytes) -> bytes:
     if not data:
         raise wire.ProtocolError("the broker closed the socket")
     return data

@@ -33,6 +33,17 @@ def pair(broker: BrokerUnderTest) -> tuple[Channel, Channel]:
     return channel, other
 
 
+def consuming_one_at_a_time(pair: tuple[Channel, Channel]) -> Channel:
+    """The transactional channel: it was given `1`, and `2` waits until that is settled."""
+    channel, other = pair
+    channel.qos(1)
+    channel.consume("q", "t")
+    other.publish("", "q", b"1")
+    other.publish("", "q", b"2")
+    assert channel.bodies() == [b"1"]
+    return channel
+
+
 def test_without_select(channel: Channel) -> None:
     text = "PRECONDITION_FAILED - channel is not transactional"
     with channel.refuses(406, text, COMMIT):
@@ -108,12 +119,7 @@ def test_returns_come_before_what_committed_acks_make_room_for(
     pair: tuple[Channel, Channel],
 ) -> None:
     """As with RabbitMQ, whose channel returns them before its queues hear of the acks."""
-    channel, other = pair
-    channel.qos(1)
-    channel.consume("q", "t")
-    other.publish("", "q", b"1")
-    other.publish("", "q", b"2")
-    assert channel.bodies() == [b"1"]
+    channel = consuming_one_at_a_time(pair)
     channel.ack(1)
     channel.publish("", "nope", b"lost", mandatory=True)
     channel.send(method(Tx.Commit))
@@ -260,12 +266,7 @@ def test_rejects_count_at_commit(pair: tuple[Channel, Channel], requeue: bool) -
 def test_an_ack_in_a_transaction_opens_no_window_before_commit(
     pair: tuple[Channel, Channel],
 ) -> None:
-    channel, other = pair
-    channel.qos(1)
-    channel.consume("q", "t")
-    other.publish("", "q", b"1")
-    other.publish("", "q", b"2")
-    assert channel.bodies() == [b"1"]
+    channel = consuming_one_at_a_time(pair)
     channel.ack(1)
     channel.expect_nothing()
     channel.tx_commit()

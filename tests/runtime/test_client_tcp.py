@@ -69,6 +69,20 @@ def test_bbr_paces(default: bytes, paced: bool) -> None:
     assert client_tcp.is_paced(Listening(default)) == paced  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("remote", "local"),
+    [
+        (LOCAL, True),
+        (("::ffff:127.0.0.1", 1, 0, 0), True),
+        (REMOTE, False),
+        (("fe80::1%eth0", 1, 0, 2), False),
+        (None, False),
+    ],
+)
+def test_who_is_on_this_machine(remote: object, local: bool) -> None:
+    assert client_tcp.is_local(remote) == local
+
+
 def test_a_socket_that_is_gone_is_no_matter() -> None:
     gone = socket.socket()
     gone.close()

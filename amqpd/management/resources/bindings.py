@@ -21,7 +21,7 @@ ORDER = ("vhost", "source", "destination", "routing_key", "properties_key")
 
 
 Found = tuple[VirtualHost, Binding[BrokerQueue] | str]
-"""A binding, or the name of a queue: to that leads one of the default exchange."""
+"""What `fields.any_binding` makes a row of."""
 
 
 def all_in(virtual_host: VirtualHost) -> list[Found]:
@@ -34,21 +34,14 @@ def all_in(virtual_host: VirtualHost) -> list[Found]:
     ]
 
 
-def shown(found: Found) -> dict[str, Any]:
-    """A row of the list."""
-    virtual_host, binding = found
-    if isinstance(binding, str):
-        return fields.default_binding(virtual_host, binding)
-    return fields.binding(virtual_host, binding)
-
-
 def every(call: Call) -> Answer:
     """In the virtual hosts that the user sees, or in one."""
     if "vhost" in call.parameters:
-        return listed_in_steps(all_in(call.virtual_host), shown, *ORDER)
-    names = visible_virtual_hosts(call)
-    found = [each for name in names for each in all_in(call.broker.virtual_hosts[name])]
-    return listed_in_steps(found, shown, *ORDER)
+        hosts = [call.virtual_host]
+    else:
+        hosts = [call.broker.virtual_hosts[name] for name in visible_virtual_hosts(call)]
+    found = [each for host in hosts for each in all_in(host)]
+    return listed_in_steps(found, lambda each: fields.any_binding(*each), *ORDER)
 
 
 def between(call: Call) -> Answer:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from amqpd.broker.exchange import BrokerExchange
+from amqpd.broker.queue import Queue as BrokerQueue
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Exchange
 from amqpd.management import amqp, fields, messages, statistics
@@ -14,6 +16,7 @@ from amqpd.management.call import Answer, Call, boolean, done, listed, listed_in
 from amqpd.management.errors import bad_request, not_authorised, not_found
 from amqpd.management.routing import Table
 from amqpd.wire.tables import typed
+from amqpd_exchanges.exchange import Binding
 
 DEFAULT = "amq.default"
 """What the default exchange is called in paths."""
@@ -128,12 +131,8 @@ def bindings_from(call: Call) -> Answer:
     found = virtual_host.exchanges.get(exchange_name(call))
     if found is None:
         return listed([])
-    order = ("vhost", "source", "destination", "routing_key")
-    if not found.name:
-        implied = partial(fields.default_binding, virtual_host)
-        return listed_in_steps(list(virtual_host.queues), implied, *order)
-    return listed_in_steps(
-        list(found.table.bindings), partial(fields.binding, virtual_host), *order
+    return listed_bindings(
+        virtual_host, found.table.bindings if found.name else virtual_host.queues
     )
 
 
@@ -142,8 +141,15 @@ def bindings_to(call: Call) -> Answer:
     virtual_host = call.virtual_host
     found = virtual_host.exchanges.get(exchange_name(call))
     incoming = [] if found is None else virtual_host.router.bindings_to(found.table)
-    made = [fields.binding(virtual_host, binding) for binding in incoming]
-    return listed(made, "vhost", "source", "destination", "routing_key")
+    return listed_bindings(virtual_host, incoming)
+
+
+def listed_bindings(
+    virtual_host: VirtualHost, found: Iterable[Binding[BrokerQueue] | str]
+) -> Answer:
+    """Bindings of one exchange or queue: see `fields.any_binding`."""
+    make = partial(fields.any_binding, virtual_host)
+    return listed_in_steps(list(found), make, "vhost", "source", "destination", "routing_key")
 
 
 def publish(call: Call) -> Answer:

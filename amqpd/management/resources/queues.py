@@ -12,9 +12,9 @@ from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Queue
 from amqpd.management import amqp, fields, messages, statistics
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
-from amqpd.management.call import Answer, Call, boolean, done, listed, listed_in_steps
+from amqpd.management.call import Answer, Call, boolean, done, listed_in_steps
 from amqpd.management.errors import bad_request, not_found
-from amqpd.management.resources.exchanges import arguments
+from amqpd.management.resources.exchanges import arguments, listed_bindings
 from amqpd.management.resources.overview import node_name
 from amqpd.management.routing import Table
 from amqpd.wire.tables import typed
@@ -123,15 +123,8 @@ def bindings(call: Call) -> Answer:
     name = call["name"]
     found = virtual_host.queues.get(name)
     incoming = [] if found is None else virtual_host.router.bindings_to(found)
-    made = [fields.binding(virtual_host, binding) for binding in incoming]
     # RabbitMQ shows the default one whether the queue is there or not.
-    return listed(
-        [fields.default_binding(virtual_host, name), *made],
-        "vhost",
-        "source",
-        "destination",
-        "routing_key",
-    )
+    return listed_bindings(virtual_host, [name, *incoming])
 
 
 def act(call: Call) -> Answer:
