@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,11 @@ def suites() -> list[str]:
     return sorted(path.parent.name for path in HERE.glob("*/run.py"))
 
 
+def longest_first(names: Iterable[str]) -> list[str]:
+    """So that the last to end is not one that began late."""
+    return sorted(names, key=lambda name: -harness.load_expected(HERE / name).seconds)
+
+
 class Run:
     """Suites at work, and what they reported."""
 
@@ -50,10 +55,11 @@ class Run:
         """Their reports, in the order of the names. Several at a time print when they are done."""
         if self._args.jobs == 1:
             return [self.one(name) for name in names]
-        longest_first = sorted(names, key=lambda s: -harness.load_expected(HERE / s).seconds)
         with ThreadPoolExecutor(self._args.jobs) as pool:
             try:
-                running = {name: pool.submit(self.one, name, apart=True) for name in longest_first}
+                running = {
+                    name: pool.submit(self.one, name, apart=True) for name in longest_first(names)
+                }
                 return [running[name].result() for name in names]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
