@@ -36,6 +36,8 @@ def describe_lost(lost: Iterable[LostKeys | LostNames], names: QueueNames) -> li
             what = _lost_messages(item)
         elif item.table == "delayed":
             what = f"delayed messages with the numbers {_span(item.first, item.last)}"
+        elif item.table == "run":
+            what = f"what was acknowledged and comes back, {_lost_places(item, names)}"
         else:
             what = f"what was delivered before, of queues with id {_span(item.first, item.last)}"
         found = f"; {item.found} were found again" if item.found else ""

@@ -45,6 +45,8 @@ class LostRow(NamedTuple):
 
     rowid: int
     reason: str
+    beginning: bytes = b""
+    """What comes before the page of its chain that is damaged, its columns still encoded."""
 
 
 class Gap(NamedTuple):
@@ -63,6 +65,14 @@ class IndexGap(NamedTuple):
 
 class BadCell(Exception):
     """A cell cannot be what it should be; `str()` says why."""
+
+
+class BrokenChain(BadCell):
+    """The pages of a row cannot be followed to its end."""
+
+    def __init__(self, reason: str, beginning: bytes) -> None:
+        super().__init__(reason)
+        self.beginning = beginning
 
 
 class _Cell(NamedTuple):
@@ -150,7 +160,9 @@ class Trees:
                 yield Gap(before, cell.rowid - 1, f"page {number} is damaged")
             try:
                 yield Row(cell.rowid, self._payload(page, cell, self._table_inline_max))
-            except (BadCell, BadPage) as error:
+            except BrokenChain as error:
+                yield LostRow(cell.rowid, str(error), error.beginning)
+            except BadCell as error:
                 yield LostRow(cell.rowid, str(error))
             before = cell.rowid
             expected = index + 1
@@ -245,7 +257,7 @@ class Trees:
         )
 
     def _payload(self, page: bytes, cell: _Cell, inline_max: int) -> bytes:
-        """The row's bytes, gathered from its overflow pages. Raises BadCell or BadPage."""
+        """The row's bytes, gathered from its overflow pages. Raises BadCell."""
         usable = self.pages.usable_bytes
         size, at = cell.size, cell.at
         if size <= inline_max:
@@ -266,8 +278,13 @@ class Trees:
         chain: list[int] = []
         while left > 0:
             if following < 2 or self.visited[following : following + 1] == b"\1":
-                raise BadCell("its chain of pages is broken")
-            overflow = self.pages.read(following)
+                # The page that says so is not what it was, if it is one of the chain.
+                sound = pieces[:-1] or pieces
+                raise BrokenChain("its chain of pages is broken", b"".join(sound))
+            try:
+                overflow = self.pages.read(following)
+            except BadPage as error:
+                raise BrokenChain(str(error), b"".join(pieces)) from error
             chain.append(following)
             pieces.append(overflow[4 : 4 + min(left, room)])
             left -= room
@@ -277,6 +294,20 @@ class Trees:
         for number in chain:
             self.visited[number] = 1
         return b"".join(pieces)
+
+
+def beginning_of_blob(payload: bytes) -> bytes:
+    """What is there of the last column of a row with a key and this column, of which the end is
+    lost. Raises BadCell."""
+    try:
+        header_bytes, at = _varint(payload, 0)
+        key, at = _varint(payload, at)
+        serial, at = _varint(payload, at)
+    except IndexError as error:
+        raise BadCell("the row cannot be decoded") from error
+    if key or serial < 12 or serial & 1 or at != header_bytes:
+        raise BadCell("the row has other columns than it should")
+    return payload[header_bytes:]
 
 
 def columns(payload: bytes) -> list[Value]:

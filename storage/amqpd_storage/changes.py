@@ -74,6 +74,7 @@ class Changes:
         """First and last key of rows that are deleted later."""
         self.gone_keys: set[int] = set()
         self.enqueues: list[Enqueue[Content]] = []
+        """Queue by queue, in the order in which they came."""
         self.large_enqueues: list[Enqueue[Content]] = []
         """Those among them whose large message is in no other queue."""
         self.large_gone: list[int] = []
@@ -102,10 +103,12 @@ def net_changes(batch: Batch) -> Changes:
     changes = Changes()
     dropped = changes.dropped_queues
     gone = changes.gone_keys
-    insert = changes.enqueues.append
     sums: dict[int, list[int]] = {}
     total = [0, 0, 0]
     total_of = -1
+    rows: dict[int, list[Enqueue[Content]]] = {}
+    rows_of = -1
+    insert = changes.enqueues.append
     for entry in reversed(batch.entries):
         if isinstance(entry, Enqueue):
             key = entry.key
@@ -124,6 +127,8 @@ def net_changes(batch: Batch) -> Changes:
             if key in gone:
                 gone.remove(key)  # it never was in the store: nothing comes, and nothing goes
             else:
+                if queue_id != rows_of:
+                    insert, rows_of = rows.setdefault(queue_id, []).append, queue_id
                 insert(entry)
                 if size >= LARGE_BYTES and not entry.content.message_id:
                     changes.large_enqueues.append(entry)
@@ -166,7 +171,9 @@ def net_changes(batch: Batch) -> Changes:
         elif isinstance(entry, DropDefinitions):
             changes.dropped_definitions.append((entry.kind, entry.prefix))
     changes.delays.reverse()
-    changes.enqueues.reverse()  # rows of one queue in ascending order: the B-tree appends
+    for each in rows.values():
+        each.reverse()  # ascending order: the B-tree appends, and neighbours become runs
+        changes.enqueues += each
     changes.messages = batch.shared
     changes.backlogs = {queue_id: Backlog(*total) for queue_id, total in sums.items()}
     return changes

@@ -12,7 +12,50 @@ from amqpd_storage.changes import Changes
 from amqpd_storage.commit_view import PLACE_BITS, Arguments
 from amqpd_storage.entries import POSITION_MAX, Content, Delay, Enqueue, storage_key
 from amqpd_storage.large_records import own_message_id
-from amqpd_storage.records import record_pieces
+from amqpd_storage.records import RUN_HEAD_BYTES, record_pieces, run_head
+from amqpd_storage.runs import (
+    RECORD_BYTES_MAX,
+    RUN_BYTES_MAX,
+    RUN_MESSAGES_MAX,
+    RUN_MESSAGES_MIN,
+    key_ranges,
+)
+
+
+class Run:
+    """Neighbours of one queue that may become one row."""
+
+    __slots__ = ("behind", "first", "head_at", "lengths", "size")
+
+    def __init__(self) -> None:
+        self.behind = 0
+        """The key that follows on the last run."""
+        self.first = 0
+        self.head_at = 0
+        """Which of the pieces is the head."""
+        self.size = 0
+        self.lengths: list[int] = []
+
+    def takes(self, key: int, length: int) -> bool:
+        """Whether a record of so many octets under this key belongs to them."""
+        messages = len(self.lengths)
+        return (
+            key == self.first + messages
+            and key & POSITION_MAX != 0
+            and length <= RECORD_BYTES_MAX
+            and messages < RUN_MESSAGES_MAX
+            and self.size + length <= RUN_BYTES_MAX
+        )
+
+    def begin(self, key: int, head_at: int) -> None:
+        """With the record of this key."""
+        self.first = key
+        self.head_at = head_at
+
+    def end(self) -> None:
+        """They are written."""
+        self.size = 0
+        self.lengths = []
 
 
 class CommitArguments:
@@ -22,7 +65,17 @@ class CommitArguments:
     `size_max` octets, and return the index of the first one that is left.
     """
 
-    __slots__ = ("_columns", "_large_bytes", "_pieces", "_released", "_size", "_size_max")
+    __slots__ = (
+        "_columns",
+        "_entries",
+        "_large_bytes",
+        "_pieces",
+        "_released",
+        "_run",
+        "_runs",
+        "_size",
+        "_size_max",
+    )
 
     def __init__(self, size_max: int, large_bytes: int, number: int | None = None) -> None:
         """Messages with a body of `large_bytes` have a statement of their own."""
@@ -32,13 +85,17 @@ class CommitArguments:
         self._pieces: list[bytes] = []
         self._released: list[str] = []
         self._columns: Arguments = {}
+        self._entries: list[str] = []
+        self._run = Run()
+        self._runs: list[str] = []
         if number is not None:
             self._columns["number"] = number
 
     def delete(self, changes: Changes) -> None:
         """Whatever goes, and what is deleted to be inserted anew."""
         if changes.gone_keys:
-            self._put_list("settled", [str(key) for key in changes.gone_keys])
+            ranges = key_ranges(changes.gone_keys)
+            self._put_object("settled", [f'"{first}":{last}' for first, last in ranges])
         if changes.large_gone:
             self._released += [str(own_message_id(key)) for key in changes.large_gone]
         if changes.delivered:
@@ -97,21 +154,55 @@ class CommitArguments:
 
     def put_entries(self, enqueues: Sequence[Enqueue[Content]], start: int) -> int:
         """Places in queues, with their messages if nobody shares them."""
-        entries, shared = [], []
+        shared: list[str] = []
+        run = self._run
         index = start
         while index < len(enqueues) and self._size < self._size_max:
             enqueue = enqueues[index]
             index += 1
-            content = enqueue.content
+            key, content = enqueue.key, enqueue.content
             if content.message_id:
-                shared.append(f'"{enqueue.key}":{content.message_id}')
-            elif len(content.body) >= self._large_bytes:
-                shared.append(f'"{enqueue.key}":{own_message_id(enqueue.key)}')
-            else:
-                entries.append(f'"{enqueue.key}":{self._place(content, enqueue.expires_ms)}')
-        self._put_object("entries", entries)
+                shared.append(f'"{key}":{content.message_id}')
+                continue
+            if len(content.body) >= self._large_bytes:
+                shared.append(f'"{key}":{own_message_id(key)}')
+                continue
+            record = record_pieces(content, enqueue.expires_ms)
+            head, envelope, properties, body = record
+            length = len(head) + len(envelope) + len(properties) + len(body)
+            if not run.takes(key, length):
+                self._end_run(run)
+            if not run.lengths:
+                run.begin(key, len(self._pieces))
+                self._pieces.append(b"")  # the head of the run, if it becomes one
+            run.lengths.append(length)
+            run.size += length
+            self._pieces += record
+            self._size += length
+            if length > RECORD_BYTES_MAX:
+                self._end_run(run)
+        self._end_run(run)
+        self._put_object("entries", self._entries)
+        self._put_object("runs", self._runs)
         self._put_object("shared", shared)
         return index
+
+    def _end_run(self, run: Run) -> None:
+        """The neighbours that were collected: one row, or as many as they are."""
+        offset = self._size - run.size
+        # The last few behind a run are one, too: for who reads them all it is one page.
+        if len(run.lengths) >= RUN_MESSAGES_MIN or (run.lengths and run.first == run.behind):
+            self._pieces[run.head_at] = run_head(len(run.lengths))
+            self._size += RUN_HEAD_BYTES
+            place = offset << PLACE_BITS | RUN_HEAD_BYTES + run.size
+            self._entries.append(f'"{run.first}":{place}')
+            run.behind = run.first + len(run.lengths)
+            self._runs.append(f'"{run.first}":{run.behind - 1}')
+        else:
+            for number, length in enumerate(run.lengths):
+                self._entries.append(f'"{run.first + number}":{offset << PLACE_BITS | length}')
+                offset += length
+        run.end()
 
     def put_delays(self, delays: Sequence[Delay[Content]], start: int) -> int:
         """Messages that wait."""

@@ -4,8 +4,8 @@
 
 is one step of one statement, and a whole transaction (sqlite_writing says why that counts). The
 arguments are the columns of the view: `data` is the records of all messages, joined; `entries` is
-a JSON object that says where in it the record of each key lies; and so on. COLUMNS has them all,
-with what the trigger does for each, in this order.
+a JSON object that says where in it the record of each row lies, by key; and so on. COLUMNS has them
+all, with what the trigger does for each, in this order.
 
 Even for a column without anything in it a trigger opens tables and indexes: with all of them a
 commit of one message took 47 us in SQLite alone, 11 with those that it needs. So there is a view
@@ -17,6 +17,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final, NamedTuple
 
+from amqpd_storage import runs
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX
 
 BATCH: Final = "batch"
@@ -47,6 +48,10 @@ COLUMNS: Final = {
     DELETE FROM entry WHERE key IN (
         SELECT e.key FROM json_each(new.short_queues) AS q CROSS JOIN entry AS e NOT INDEXED
         WHERE e.key BETWEEN q.value << {POSITION_BITS}
+                        AND (q.value << {POSITION_BITS} | {POSITION_MAX}));
+    DELETE FROM run WHERE first IN (
+        SELECT run.first FROM json_each(new.short_queues) AS q CROSS JOIN run
+        WHERE run.first BETWEEN q.value << {POSITION_BITS}
                         AND (q.value << {POSITION_BITS} | {POSITION_MAX}));""",
     "dropped_queues": """
     DELETE FROM delivered WHERE queue_id IN (SELECT value FROM json_each(new.dropped_queues));
@@ -54,12 +59,12 @@ COLUMNS: Final = {
     "dropped_ranges": """
     INSERT INTO dropped SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')
         FROM json_each(new.dropped_ranges);""",
-    "settled": """
-    DELETE FROM entry WHERE key IN (SELECT value FROM json_each(new.settled));""",
+    "settled": runs.SETTLE,
     "entries": f"""
     INSERT INTO entry SELECT CAST(key AS INTEGER),
         substr(new.data, (value >> {PLACE_BITS}) + 1, value & {_PLACE_MASK})
         FROM json_each(new.entries);""",
+    "runs": runs.BEGIN,
     "shared": """
     INSERT INTO entry SELECT CAST(key AS INTEGER), value FROM json_each(new.shared);""",
     "messages": f"""
@@ -167,9 +172,14 @@ COMMIT_VIEWS: Final = (
     _view("commit_publishes", "data", "entries", "backlogs", "number"),
     _view("commit_acks", "settled", "backlogs", "delivered", "number"),
     _view("commit_messages", "data", "settled", "entries", "backlogs", "delivered", "number"),
+    _view("commit_runs", "data", "entries", "runs", "backlogs", "number"),
+    _view(
+        "commit_messages_and_runs",
+        *("data", "settled", "entries", "runs", "backlogs", "delivered", "number"),
+    ),
     _view(
         "commit_shared",
-        *("data", "settled", "entries", "shared", "messages", "released_messages"),
+        *("data", "settled", "entries", "runs", "shared", "messages", "released_messages"),
         *("backlogs", "delivered", "number"),
     ),
     _view("commit_definitions", "data", "definition_keys", "definitions", "number"),
@@ -186,6 +196,7 @@ def create_commit_views(connection: sqlite3.Connection) -> None:
     """Prepare a connection for `commit`."""
     connection.executescript(
         "PRAGMA temp_store = MEMORY; CREATE TEMP TABLE released (message_id INTEGER);"
+        + runs.SETTLED_RUNS
         + "".join(view.definition for view in COMMIT_VIEWS)
     )
 

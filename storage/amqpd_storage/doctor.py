@@ -16,6 +16,7 @@ from typing import Final
 from amqpd_storage.entries import POSITION_BITS
 from amqpd_storage.errors import DamagedStore, StoreUnreadable
 from amqpd_storage.records import decode_record
+from amqpd_storage.runs import wrong_runs
 from amqpd_storage.salvage import (
     Definition,
     LostKeys,
@@ -28,7 +29,7 @@ from amqpd_storage.salvage import (
     Waiting,
 )
 from amqpd_storage.sqlite_delays import count_delays, read_delay_counts
-from amqpd_storage.sqlite_file import MAGIC, TABLES, check_identity
+from amqpd_storage.sqlite_file import BACKLOGS_SINCE, MAGIC, check_identity, tables_of
 from amqpd_storage.sqlite_reading import count_backlogs, read_backlogs
 from amqpd_storage.untouched import log_bytes, open_untouched
 
@@ -121,14 +122,15 @@ def _structure(examination: Examination) -> None:
         with open_untouched(path) as connection:
             check_identity(connection, path)
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-            if not tables >= TABLES:
-                problems.append(f"tables are missing: {', '.join(sorted(TABLES - tables))}")
+            ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+            if missing := tables_of(version) - tables:
+                problems.append(f"tables are missing: {', '.join(sorted(missing))}")
             if not examination.log_bytes:
                 _length(examination, connection)
             for (verdict,) in connection.execute(f"PRAGMA integrity_check({PROBLEMS_MAX})"):
                 if verdict != "ok":
                     problems += [line for line in str(verdict).splitlines() if line]
-            if not problems:
+            if not problems and version >= BACKLOGS_SINCE:
                 _backlogs(examination, connection)
                 _delay_counts(examination, connection)
     except DamagedStore as error:
@@ -151,10 +153,11 @@ def _length(examination: Examination, connection: sqlite3.Connection) -> None:
 def _backlogs(examination: Examination, connection: sqlite3.Connection) -> None:
     known = {queue: backlog for queue, backlog in read_backlogs(connection).items() if backlog[0]}
     counted = count_backlogs(connection)
+    wrong = {key >> POSITION_BITS for key in wrong_runs(connection)}
     examination.miscounted = sorted(
         queue_id
-        for queue_id in known.keys() | counted.keys()
-        if known.get(queue_id, (0, 0))[:2] != counted.get(queue_id, (0, 0))[:2]
+        for queue_id in known.keys() | counted.keys() | wrong
+        if queue_id in wrong or known.get(queue_id, (0, 0))[:2] != counted.get(queue_id, (0, 0))[:2]
     )
 
 

@@ -21,6 +21,8 @@ write is that of an elided message: somebody acknowledged it, so that nothing re
 - A message settled while its Enqueue is PENDING gets `state = ELIDED` and no Settle; from TAKEN on
   it gets a Settle. Rows of a deleted queue need none: the DropQueue takes them.
 - All Enqueues of one publish are appended together, one after another.
+- No key of a queue at or below its last one is used before all messages of the queue are settled,
+  or it was dropped: neighbours lie in one row, also when some of them are gone (`runs`).
 - `content.message_id` does not change once an Enqueue of it was appended, and message ids are never
   used twice. `content.envelope`, `properties` and `body` never change: the writer's thread reads
   them while the event loop goes on.

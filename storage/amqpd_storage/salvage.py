@@ -7,8 +7,10 @@ the page, and the message may have been acknowledged since; that cannot be known
 
 Tables are told apart by what their rows look like, if the schema cannot be read:
 
-    entry       (NULL, record or message id)   key >= 2^40, since queue ids begin at 1
+    entry       (NULL, record, run of records or message id)
+                                               key >= 2^40, since queue ids begin at 1
     message     (NULL, record)                 key < 2^40
+    run         (NULL, last key, number, ranges)
     delivered   (NULL, position)               key < 2^23
     delayed     (NULL, exchange id, due time, record)
     definition  (kind, key, value)             meta  (name, value)
@@ -16,6 +18,7 @@ Tables are told apart by what their rows look like, if the schema cannot be read
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,15 +36,17 @@ from amqpd_storage.btree import (
     Row,
     Trees,
     Value,
+    beginning_of_blob,
     columns,
 )
 from amqpd_storage.entries import POSITION_BITS, QUEUE_ID_MAX
 from amqpd_storage.errors import DamagedStore, StoreTooNew, StoreUnreadable
 from amqpd_storage.pages import BadPage, PageFile
-from amqpd_storage.records import decode_record
-from amqpd_storage.sqlite_file import SCHEMA_VERSION, TABLES
+from amqpd_storage.records import decode_record, decode_records, holds_run, split_run
+from amqpd_storage.runs import RUN_MESSAGES_MAX, KeyRanges, settled_ranges
+from amqpd_storage.sqlite_file import RUNS_SINCE, SCHEMA_VERSION, TABLES
 
-Table = Literal["meta", "definition", "message", "delivered", "entry", "delayed"]
+Table = Literal["meta", "definition", "message", "delivered", "entry", "delayed", "run"]
 
 ROOTS: Final[dict[str, int]] = {
     "meta": 3,
@@ -51,6 +56,7 @@ ROOTS: Final[dict[str, int]] = {
     "delivered": 9,
     "definition": 10,
     "delayed": 11,
+    "run": 14,
 }
 """Where the trees begin in a file whose schema cannot be read: in the order of their creation.
 
@@ -107,7 +113,10 @@ class Mark(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A message's place in its queue: its record, or the id of a shared one."""
+    """A message's place in its queue: its record, or the id of a shared one.
+
+    As it lies in the file it may be a run of records; `Salvage.rows` takes these apart.
+    """
 
     key: int
     record: bytes | int
@@ -175,12 +184,19 @@ class Salvage:
         """Where among `lost` the gaps of a table are."""
         self._found_names: dict[Table, set[tuple[str, ...]]] = {"meta": set(), "definition": set()}
         self._name_gaps: set[Table] = set()
-        self.roots = self._read_roots()
+        known, guessed = self._read_roots()
+        self.roots = guessed | known
         self.meta: dict[str, str] = {
             row.name: row.value for row in self._index("meta") if isinstance(row, Meta)
         }
         self._check_version()
-        self._dropped = self._read_dropped()
+        self._dropped = KeyRanges(sorted(self._read_dropped()))
+        if "run" not in known and self._version() < RUNS_SINCE:
+            self.roots.pop("run", None)
+        # A root that is a guess may be the page of something else.
+        trees = self._trees if "run" in known else Trees(self.pages)
+        self._run_firsts, self._run_lasts = array("q"), array("q")
+        self._settled = KeyRanges(sorted(self._read_runs(trees)))
         self._dropped_exchanges = set(self._read_dropped_exchanges())
 
     def rows(self) -> Iterator[Found]:
@@ -198,7 +214,8 @@ class Salvage:
 
     # -- what kind of file it is
 
-    def _read_roots(self) -> dict[str, int]:
+    def _read_roots(self) -> tuple[dict[str, int], dict[str, int]]:
+        """What the schema says; and where to look where it cannot be read."""
         found: dict[str, int] = {}
         whole = self.pages.header.is_sound
         for row in Trees(self.pages).table(1, 0, KEY_MAX):
@@ -213,7 +230,7 @@ class Salvage:
                 whole = False
         if whole and not found.keys() & TABLES:
             raise DamagedStore(self.path, "it is an SQLite database, but not amqpd's")
-        return (ROOTS_1 if self._is_of_version_1() else ROOTS) | found
+        return found, {} if whole else ROOTS_1 if self._is_of_version_1() else ROOTS
 
     def _is_of_version_1(self) -> bool:
         """Page 2 is the root of meta, then, and otherwise none of a tree."""
@@ -223,10 +240,13 @@ class Salvage:
             return False
 
     def _check_version(self) -> None:
-        text = self.meta.get("schema_version", "")
-        version = int(text) if text.isascii() and text.isdigit() else 0
-        if version > SCHEMA_VERSION:
+        if (version := self._version()) > SCHEMA_VERSION:
             raise StoreTooNew(self.path, version, SCHEMA_VERSION)
+
+    def _version(self) -> int:
+        """That of the schema; the latest if nobody knows."""
+        text = self.meta.get("schema_version", "")
+        return int(text) if text.isascii() and text.isdigit() else SCHEMA_VERSION
 
     def _read_dropped(self) -> list[tuple[int, int]]:
         """First and last key of rows that are to be deleted: they are not lost, but gone."""
@@ -240,13 +260,66 @@ class Salvage:
                                 ranges.append((row.rowid, last))
         return ranges
 
+    def _read_runs(self, trees: Trees) -> Iterator[tuple[int, int]]:
+        """Which keys runs have; first and last key of what is gone of them. Where that cannot be
+        read, it comes back."""
+        if "run" not in self.roots:
+            return
+        for row in trees.table(self.roots["run"], KEY_MIN - 1, KEY_MAX):
+            if isinstance(row, Gap):
+                self.lost.append(LostKeys("run", row.low + 1, row.high, row.reason))
+                continue
+            last = row.rowid + RUN_MESSAGES_MAX - 1
+            reason = row.reason if isinstance(row, LostRow) else "the row is damaged"
+            if isinstance(row, Row):
+                with suppress(BadCell, ValueError):
+                    match columns(row.payload):
+                        case [None, int(run_last), int(), str(settled)]:
+                            ranges = settled_ranges(row.rowid, settled)
+                            if run_last <= last and all(a <= b <= run_last for a, b in ranges):
+                                self._run_firsts.append(row.rowid)
+                                self._run_lasts.append(run_last)
+                                yield from ranges
+                                continue
+            self.lost.append(LostKeys("run", row.rowid, last, reason))
+
+    def _last_of(self, key: int) -> int:
+        """The last key that a message may have which lies in the row with this key, or before."""
+        place = bisect_right(self._run_firsts, key) - 1
+        if place >= 0 and self._run_lasts[place] > key:
+            return self._run_lasts[place]
+        lost = (each for each in self.lost if isinstance(each, LostKeys) and each.table == "run")
+        unknown = any(each.first <= key <= each.last for each in lost)
+        return min(key + RUN_MESSAGES_MAX - 1, KEY_MAX) if unknown else key
+
+    def _messages(self, row: Found) -> Iterator[Found]:
+        """The row as it is; or the messages of a run, each as a row of its own; without those that
+        are gone. Raises DamagedStore if that is no run."""
+        if isinstance(row, Place) and isinstance(row.record, bytes) and holds_run(row.record):
+            for key, record in split_run(row.key, row.record)[0]:
+                place = Place(key, record)
+                if key not in self._settled and not self._is_dropped(place):
+                    yield place
+        elif not self._is_dropped(row):
+            yield row
+
+    def _beginning_of_run(self, key: int, payload: bytes, reason: str) -> Iterator[Found]:
+        """What can be read of a row of `entry` that is not whole; the rest is lost."""
+        octets = b""
+        records: list[tuple[int, bytes]] = []
+        end = self._last_of(key) + 1
+        with suppress(BadCell, DamagedStore):
+            octets = beginning_of_blob(payload)
+            if holds_run(octets):
+                records, end = split_run(key, octets)
+        if records:
+            yield from self._messages(Place(key, octets))
+        self.lost.append(LostKeys("entry", key + len(records), end - 1, reason))
+
     def _is_dropped(self, row: Found) -> bool:
         if isinstance(row, Waiting):
             return row.exchange_id in self._dropped_exchanges
-        if not isinstance(row, Place):
-            return False
-        place = bisect_right(self._dropped, (row.key, KEY_MAX)) - 1
-        return place >= 0 and row.key <= self._dropped[place][1]
+        return isinstance(row, Place) and row.key in self._dropped
 
     def _read_dropped_exchanges(self) -> Iterator[int]:
         """Exchanges whose rows are gone, and not deleted yet."""
@@ -264,17 +337,21 @@ class Salvage:
             match row:
                 case Row(rowid, payload):
                     try:
-                        found = understood(rowid, payload, table)
-                        if not self._is_dropped(found):
-                            yield found
+                        yield from self._messages(understood(rowid, payload, table))
                     except (BadCell, DamagedStore) as error:
                         reason = error.reason if isinstance(error, DamagedStore) else str(error)
-                        self.lost.append(LostKeys(table, rowid, rowid, reason))
+                        if table == "entry":
+                            yield from self._beginning_of_run(rowid, payload, reason)
+                        else:
+                            self.lost.append(LostKeys(table, rowid, rowid, reason))
+                case LostRow(rowid, reason, beginning) if table == "entry":
+                    yield from self._beginning_of_run(rowid, beginning, reason)
                 case LostRow(rowid, reason):
                     self.lost.append(LostKeys(table, rowid, rowid, reason))
                 case Gap(low, high, reason):
                     self._gaps[table].append(len(self.lost))
-                    self.lost.append(LostKeys(table, low + 1, high, reason))
+                    last = self._last_of(high) if table == "entry" else high
+                    self.lost.append(LostKeys(table, low + 1, last, reason))
 
     def _index(self, table: Table) -> Iterator[Found]:
         last: tuple[str, ...] | None = None
@@ -314,25 +391,24 @@ class Salvage:
         """Rows on pages that are neither free nor part of a tree, if they fill a gap."""
         free = self._free_pages()
         visited = self._trees.visited
-        seen: set[tuple[Table, int]] = set()
+        seen: set[tuple[Table, int | str]] = set()
         for number in range(2, self._last_page() + 1):
             if visited[number] or number in free:
                 continue
             for row in self._rows_of(number):
-                if self._is_dropped(row):
-                    continue
                 table = _TABLE_OF[type(row)]
                 if isinstance(row, Meta | Definition):
                     name = row[:-1]
                     if table not in self._name_gaps or name in self._found_names[table]:
                         continue
                     self._found_names[table].add(name)
-                else:
-                    if (table, row[0]) in seen or not self._fill_gap(table, row[0]):
-                        continue
-                    seen.add((table, row[0]))
-                self.found_again += 1
-                yield row
+                elif (table, row[0]) in seen or not self._fill_gap(table, row[0]):
+                    continue
+                for each in self._messages(row):
+                    if isinstance(each, Meta | Definition) or (table, each[0]) not in seen:
+                        seen.add((table, each[0]))
+                        self.found_again += 1
+                        yield each
 
     def _rows_of(self, number: int) -> list[Found]:
         """The rows of a page, if all of them are such as a store has."""
@@ -405,8 +481,11 @@ def understood(rowid: int, payload: bytes, table: Table | None = None) -> Found:
 def _understood(rowid: int, value: Value) -> SharedMessage | Mark | Place:
     """A row that is told from others by its key and the type of its one column."""
     if isinstance(value, bytes):
+        if rowid >= KEY_MIN:
+            decode_records(value, (rowid,))
+            return Place(rowid, value)
         decode_record(value)
-        return Place(rowid, value) if rowid >= KEY_MIN else SharedMessage(rowid, value)
+        return SharedMessage(rowid, value)
     if isinstance(value, int):
         return Place(rowid, value) if rowid >= KEY_MIN else Mark(rowid, value)
     raise BadCell("the row holds what it should not")

@@ -1,7 +1,10 @@
 """The SQLite file: its schema, how it is created, opened and checked. Synchronous.
 
     entry       key      queue_id << 40 | position      one row per message in a durable queue
-                record   BLOB: the message itself; INTEGER: its id in `message`
+                record   BLOB: the message itself, or a run of several, which have the keys that
+                         follow; INTEGER: its id in `message`
+    run         first, last, remaining, settled         which rows of entry are runs, and what is
+                                                        gone of them: see runs
     message     message_id, record                      a message that several rows share, or a
                                                         large one: see large_records
     backlog     queue_id, messages, body_bytes, last    what a queue has, without counting rows
@@ -37,7 +40,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from amqpd_storage import sqlite_delays
+from amqpd_storage import runs, sqlite_delays
 from amqpd_storage.commit_view import create_commit_views
 from amqpd_storage.errors import (
     DamagedStore,
@@ -56,7 +59,9 @@ FILE_NAME: Final = "amqpd.sqlite3"
 APPLICATION_ID: Final = 0x616D7170
 """`amqp` in ASCII, in the header of the file: tells our file from any other SQLite database."""
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+BACKLOGS_SINCE: Final = 2
+RUNS_SINCE: Final = 3
 
 SCHEMA: Final = (
     """
@@ -75,6 +80,7 @@ CREATE TABLE definition (
 ) WITHOUT ROWID;
 """
     + sqlite_delays.SCHEMA
+    + runs.SCHEMA
 )
 
 TABLES: Final = sqlite_delays.TABLES | {
@@ -85,7 +91,18 @@ TABLES: Final = sqlite_delays.TABLES | {
     "dropped",
     "delivered",
     "definition",
+    "run",
 }
+
+
+def tables_of(version: int) -> frozenset[str]:
+    """The tables of a store of this version."""
+    since = {
+        BACKLOGS_SINCE: {"backlog", "dropped"} | sqlite_delays.TABLES,
+        RUNS_SINCE: {"run"},
+    }
+    later = [tables for first, tables in since.items() if version < first]
+    return frozenset(TABLES.difference(*later))
 
 
 def _upgrade_from_1(connection: sqlite3.Connection) -> None:
@@ -103,7 +120,15 @@ def _upgrade_from_1(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {1: _upgrade_from_1}
+def _upgrade_from_2(connection: sqlite3.Connection) -> None:
+    """Version 3 knows runs: several messages in a row. Those of before have rows of their own."""
+    connection.execute(runs.SCHEMA)
+
+
+UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {
+    1: _upgrade_from_1,
+    2: _upgrade_from_2,
+}
 """From which version an upgrade starts, and what it does."""
 
 PAGE_BYTES: Final = 8192

@@ -5,16 +5,21 @@ beside a busy event loop it takes milliseconds to get it back (see sqlite_writin
 messages are read by one statement of one row: everything joined. Joined in hexadecimal, as text
 that nobody can mistake, it took four times as long: 6.5 us for 1 KB, of which 3.4 with the lock.
 
-    a page of     is read in
-    small rows    one pass (_SMALL)
-    any rows      two: where it ends, for it may be too long, and the rows (_JOINED)
-    large rows    one statement, row by row, the largest where they lie (_EACH, large_records); in
-                  a transaction, so that what is deleted meanwhile is there to its end
+    a page of            is read in
+    small rows, or runs  one pass (_SMALL)
+    any rows             two: where it ends, for it may be too long, and the rows (_JOINED)
+    large rows           one statement, row by row, the largest where they lie (_EACH,
+                         large_records); in a transaction, so that what is deleted meanwhile is
+                         there to its end
+
+What is settled of a run is asked for by the statement that reads the row: a moment later the row
+may be gone, and with it the settled ranges, as if nothing were settled.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from amqpd_storage.entries import (
@@ -26,7 +31,8 @@ from amqpd_storage.entries import (
 )
 from amqpd_storage.errors import DamagedStore
 from amqpd_storage.large_records import LARGE_BYTES, read_large
-from amqpd_storage.records import decode_record, decode_records
+from amqpd_storage.records import KIND_RUN, decode_records, holds_run
+from amqpd_storage.runs import RUN_MESSAGES_MAX, KeyRanges, read_runs, run_around, settled_ranges
 
 READ_ROWS_MAX: Final = 1024
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -38,47 +44,79 @@ SMALL_BYTES_MAX: Final = READ_BYTES_MAX // READ_ROWS_MAX
 JOINED_BYTES_MAX: Final = 16 * 1024
 """Messages that are larger on average are read one by one, and are not copied to be joined."""
 
-_NOT_DROPPED: Final = (
-    "NOT EXISTS (SELECT 1 FROM dropped AS d WHERE e.key BETWEEN d.first AND d.last)"
-)
+RUN_SHARE: Final = 64
+"""A page of runs has one row for so many messages that are asked for, and one more where the first
+may have none left that is asked for. What it has too much is not decoded, and is read again."""
 
-# Joined as text, as in _JOINED. Of no use if any row is not small, or refers to a shared message:
-# where that can be seen from the first one, nothing is read.
+_AROUND: Final = run_around(":after + 1")
+
+
+def _bound(last: str) -> str:
+    """SQL: the last key that may be read. A page ends before what was dropped."""
+    dropped = "(SELECT min(first) - 1 FROM dropped WHERE last > :after)"
+    return f"min({last}, coalesce({dropped}, {last}))"
+
+
+def _wanted(last: str) -> str:
+    """SQL: which rows are read, from the one with the first key that is wanted on."""
+    # As a join, with one row that has both ends, it would be sorted: all records copied once more.
+    return f"e.key BETWEEN coalesce({_AROUND}, :after + 1) AND {_bound(last)}"
+
+
+_SETTLED: Final = "(SELECT run.settled FROM run WHERE run.first = e.key)"
+"""SQL: what is settled of the run in a row; NULL if it is none."""
+
+_ALL_SETTLED: Final = "group_concat(CASE WHEN settled <> '' THEN key || ':' || settled END, ';')"
+
+_IS_SMALL: Final = f"typeof(e.record) = 'blob' AND length(e.record) <= {SMALL_BYTES_MAX}"
+
+_BEGINS_WITH_RUN: Final = f"""({_AROUND} IS NOT NULL OR coalesce((
+    SELECT key IN (SELECT first FROM run) FROM entry WHERE key > :after ORDER BY key LIMIT 1
+), 0))"""
+
+_BEFORE_RUNS: Final = "coalesce((SELECT min(first) - 1 FROM run WHERE first > :after), :last)"
+
+# Either some runs and what is between them, or many small rows, up to the next run. Joined as text,
+# as in _JOINED. Of no use if any row is too large: where the first one is, nothing is read.
 _SMALL: Final = f"""
-SELECT min(key), max(key), count(*), total(is_small),
-    group_concat(key), CAST(group_concat(CASE WHEN is_small THEN record END, '') AS BLOB)
+SELECT min(key), max(key), {_bound(":last")}, count(*), total(is_small), group_concat(key),
+    CAST(group_concat(CASE WHEN is_small THEN record END, '') AS BLOB), {_ALL_SETTLED}
 FROM (
-    SELECT e.key AS key, e.record AS record,
-        typeof(e.record) = 'blob' AND length(e.record) <= {SMALL_BYTES_MAX} AS is_small
-    FROM entry AS e NOT INDEXED
-    WHERE e.key > :after AND e.key <= :last AND {_NOT_DROPPED}
-    ORDER BY e.key LIMIT :rows_max * coalesce((
-        SELECT typeof(record) = 'blob' AND length(record) <= {SMALL_BYTES_MAX}
-        FROM entry WHERE key > :after ORDER BY key LIMIT 1
-    ), 0)
+    SELECT key, record, settled, is_small OR settled IS NOT NULL AS is_small FROM (
+        SELECT e.key AS key, e.record AS record, {_SETTLED} AS settled, {_IS_SMALL} AS is_small
+        FROM entry AS e NOT INDEXED
+        WHERE {_wanted(":last")} AND ({_BEGINS_WITH_RUN} OR e.key <= {_BEFORE_RUNS})
+        ORDER BY e.key LIMIT CASE WHEN {_BEGINS_WITH_RUN} THEN :runs_max + ({_AROUND} IS NOT NULL)
+            ELSE :rows_max * coalesce((
+                SELECT {_IS_SMALL} FROM entry AS e WHERE e.key > :after ORDER BY e.key LIMIT 1
+            ), 0) END
+    )
 )
 """
 
-_ROWS: Final = f"""
+
+def _rows(last: str) -> str:
+    return f"""
 FROM entry AS e NOT INDEXED LEFT JOIN message AS m
     ON typeof(e.record) = 'integer' AND m.message_id = e.record
-WHERE e.key > :after AND e.key <= :last
-    AND {_NOT_DROPPED}
+WHERE {_wanted(last)}
 ORDER BY e.key
 """
+
 
 _SIZE: Final = """CASE WHEN typeof(e.record) = 'integer'
     THEN length(m.record) ELSE length(e.record) END"""
 """Of a record: SQLite reads none of it for that, as it would if the CASE were the argument."""
 
+# A row more, for the first one may be a run of which no message is left that is asked for.
 _FOUND: Final = f"""
 SELECT e.key AS key, {_SIZE} AS size,
     typeof(e.record) = 'integer' AND m.record IS NULL AS is_missing
-{_ROWS} LIMIT :rows_max
+{_rows(":last")} LIMIT :rows_max + 1
 """
 
 _END: Final = f"""
-SELECT max(key) FROM (
+SELECT max(key), {_bound(":last")} FROM (
     SELECT key, size, is_missing, sum(size) OVER (ORDER BY key ROWS UNBOUNDED PRECEDING) AS total
     FROM ({_FOUND})
 ) WHERE total - size < {READ_BYTES_MAX} OR is_missing
@@ -94,13 +132,14 @@ WITH page AS (
             AND sum(size) <= {JOINED_BYTES_MAX} * count(*) AS is_joined
     FROM ({_FOUND})
 )
-SELECT (SELECT last FROM page),
-    group_concat(key), group_concat(message_id), CAST(group_concat(record, '') AS BLOB)
+SELECT (SELECT last FROM page), {_bound(":last")},
+    group_concat(key), group_concat(message_id), CAST(group_concat(record, '') AS BLOB),
+    {_ALL_SETTLED}
 FROM (
-    SELECT e.key AS key,
+    SELECT e.key AS key, {_SETTLED} AS settled,
         CASE WHEN typeof(e.record) = 'integer' THEN max(e.record, 0) ELSE 0 END AS message_id,
         CASE WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END AS record
-    {_ROWS.replace(":last", "(SELECT last FROM page WHERE is_joined)")}
+    {_rows("(SELECT last FROM page WHERE is_joined)")}
 )
 """
 
@@ -109,8 +148,9 @@ SELECT e.key,
     CASE WHEN typeof(e.record) = 'integer' THEN e.record ELSE 0 END,
     {_SIZE},
     CASE WHEN {_SIZE} >= {LARGE_BYTES} THEN NULL
-        WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END
-{_ROWS}
+        WHEN typeof(e.record) = 'integer' THEN m.record ELSE e.record END,
+    e.key || ':' || nullif({_SETTLED}, '')
+{_rows(":last")}
 """
 
 LAST_KEY: Final = (1 << 63) - 1
@@ -178,6 +218,22 @@ def read_messages(
     Raises DamagedStore rather than skip one.
     """
     rows_max = min(rows_max, READ_ROWS_MAX)
+    while True:
+        messages = _read_page(connection, after, last, rows_max)
+        if messages:
+            return messages
+        ((beyond,),) = connection.execute(
+            "SELECT min(last) FROM dropped WHERE last > ? AND first <= ?", (after, last)
+        ).fetchall()
+        if beyond is None or beyond >= last:
+            return []
+        after = beyond
+
+
+def _read_page(
+    connection: sqlite3.Connection, after: int, last: int, rows_max: int
+) -> list[StoredMessage]:
+    """Those that come before anything that was dropped."""
     messages = _read_small(connection, after, last, rows_max)
     if messages is not None:
         return messages
@@ -187,11 +243,13 @@ def read_messages(
     connection.execute("BEGIN")
     try:
         wanted = {"after": after, "last": last, "rows_max": rows_max}
-        ((end,),) = connection.execute(_END, wanted).fetchall()
+        ((end, bound),) = connection.execute(_END, wanted).fetchall()
         if end is None:
             return []
-        _, messages = _read_joined(connection, after, end, rows_max)
-        return _read_each(connection, after, end) if messages is None else messages
+        _, messages = _read_joined(connection, after, min(end, bound), rows_max)
+        if messages is not None:
+            return messages
+        return _read_each(connection, after, end, bound)[:rows_max]
     finally:
         connection.execute("COMMIT")
 
@@ -199,14 +257,19 @@ def read_messages(
 def _read_small(
     connection: sqlite3.Connection, after: int, last: int, rows_max: int
 ) -> list[StoredMessage] | None:
-    """The next messages, if there are any, and all are small and in no other queue."""
-    wanted = {"after": after, "last": last, "rows_max": rows_max}
-    ((first, end, rows, small, keys, octets),) = connection.execute(_SMALL, wanted).fetchall()
+    """The next messages, if there are any, and all are small or in runs, and in no other queue."""
+    runs_max = max(1, rows_max // RUN_SHARE)
+    wanted = {"after": after, "last": last, "rows_max": rows_max, "runs_max": runs_max}
+    ((first, end, bound, rows, small, keys, octets, settled),) = connection.execute(
+        _SMALL, wanted
+    ).fetchall()
     if not rows or small != rows:
         return None
-    if end - first == rows - 1:
-        return decode_records(octets, range(first, end + 1))
-    return decode_records(octets, [int(key) for key in keys.split(",")])
+    skipped = _skipped(settled, first, after, end, bound)
+    found = range(first, end + 1)
+    if len(found) != rows:
+        return decode_records(octets, _numbers(keys), None, skipped, rows_max)
+    return decode_records(octets, found, None, skipped, rows_max)
 
 
 def _read_joined(
@@ -214,31 +277,57 @@ def _read_joined(
 ) -> tuple[int | None, list[StoredMessage] | None]:
     """The last key of the next rows, if there are any, and their messages if they are small."""
     wanted = {"after": after, "last": last, "rows_max": rows_max}
-    ((end, keys, message_ids, octets),) = connection.execute(_JOINED, wanted).fetchall()
+    ((end, bound, keys, message_ids, octets, settled),) = connection.execute(
+        _JOINED, wanted
+    ).fetchall()
     if keys is None:
         return end, None
-    found = [int(key) for key in keys.split(",")]
+    found = _numbers(keys)
+    skipped = _skipped(settled, found[0], after, end, bound)
     if not message_ids.strip("0,"):
-        return end, decode_records(octets, found)
-    ids = [int(message_id) for message_id in message_ids.split(",")]
-    return end, _share(decode_records(octets, found, ids))
+        return end, decode_records(octets, found, None, skipped, rows_max)
+    ids = _numbers(message_ids)
+    return end, _share(decode_records(octets, found, ids, skipped, rows_max))
 
 
-def _read_each(connection: sqlite3.Connection, after: int, last: int) -> list[StoredMessage]:
+def _read_each(
+    connection: sqlite3.Connection, after: int, end: int, bound: int
+) -> list[StoredMessage]:
     messages: list[StoredMessage] = []
-    for key, message_id, size, record in connection.execute(
-        _EACH, {"after": after, "last": last}
+    for key, message_id, size, record, settled in connection.execute(
+        _EACH, {"after": after, "last": end}
     ).fetchall():
         if size is None:
             raise DamagedStore(None, f"row {key} refers to message {message_id}, which is missing")
         if size < LARGE_BYTES:
-            message = decode_record(_blob(key, record))
+            skipped = _skipped(settled, key, after, key, bound)
+            ids = (max(message_id, 0),)
+            messages += decode_records(_blob(key, record), (key,), ids, skipped)
         elif message_id:
             message = read_large(connection, "message", message_id)
+            messages.append(StoredMessage(key, max(message_id, 0), *message))
         else:  # written before large records had a place of their own
             message = read_large(connection, "entry", key)
-        messages.append(StoredMessage(key, max(message_id, 0), *message))
+            messages.append(StoredMessage(key, 0, *message))
     return _share(messages)
+
+
+def _numbers(joined: str) -> list[int]:
+    return [int(number) for number in joined.split(",")]
+
+
+def _skipped(settled: str | None, first: int, after: int, end: int, bound: int) -> AbstractSet[int]:
+    """What the rows from `first` to `end` hold and is not wanted: it is settled, or is not between
+    `after` and `bound`."""
+    if settled is None and first > after and end + RUN_MESSAGES_MAX <= bound:
+        return frozenset()
+    skipped = set(range(first, after + 1))
+    skipped.update(range(max(end, bound) + 1, end + RUN_MESSAGES_MAX))
+    for each in settled.split(";") if settled is not None else ():
+        run, ranges = each.split(":")
+        for begin, stop in settled_ranges(int(run), ranges):
+            skipped.update(range(begin, stop + 1))
+    return skipped
 
 
 def _share(messages: list[StoredMessage]) -> list[StoredMessage]:
@@ -261,20 +350,31 @@ def _blob(key: int, record: object) -> bytes:
 
 def count_backlogs(connection: sqlite3.Connection) -> dict[int, Backlog]:
     """What table `backlog` should hold, counted anew: reads the head of every row."""
+    runs = read_runs(connection)
+    dropped = KeyRanges(connection.execute("SELECT first, last FROM dropped ORDER BY first"))
     sums: dict[int, list[int]] = {}
-    for key, head in connection.execute(
-        f"""SELECT e.key, substr(coalesce(m.record, e.record), 1, 15)
+    for row_key, head in connection.execute(
+        f"""SELECT e.key, CASE WHEN substr(e.record, 1, 1) = x'{KIND_RUN:02x}' THEN e.record
+            ELSE substr(coalesce(m.record, e.record), 1, 15) END
         FROM entry AS e NOT INDEXED LEFT JOIN message AS m
             ON typeof(e.record) = 'integer' AND m.message_id = e.record
-        WHERE {_NOT_DROPPED}
         ORDER BY e.key"""
     ):
         if not isinstance(head, bytes):
             continue  # its shared message is missing
-        total = sums.setdefault(key >> POSITION_BITS, [0, 0, 0])
-        total[0] += 1
-        total[1] += int.from_bytes(head[7:15], "big")
-        total[2] = key & POSITION_MAX
+        if holds_run(head):
+            run = runs.get(row_key)
+            settled = frozenset(run.settled_keys() if run is not None else ())
+            messages = decode_records(head, (row_key,), None, settled)
+            sizes = [(message.key, len(message.body)) for message in messages]
+        else:
+            sizes = [(row_key, int.from_bytes(head[7:15], "big"))]
+        for key, body_bytes in sizes:
+            if key not in dropped:
+                total = sums.setdefault(key >> POSITION_BITS, [0, 0, 0])
+                total[0] += 1
+                total[1] += body_bytes
+                total[2] = key & POSITION_MAX
     return {queue_id: Backlog(*total) for queue_id, total in sums.items()}
 
 

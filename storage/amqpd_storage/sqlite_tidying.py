@@ -12,9 +12,11 @@ import sqlite3
 from typing import Final
 
 from amqpd_storage.commit_view import UNREFERENCED
+from amqpd_storage.runs import drop_rows
 from amqpd_storage.sqlite_delays import sweep_delays
 
 SWEPT_ROWS: Final = 4000
+SWEPT_BYTES: Final = 4 * 1024 * 1024
 """In one step: some 10 ms."""
 
 FREED_PAGES: Final = 256
@@ -40,32 +42,43 @@ def sweep(connection: sqlite3.Connection) -> bool:
     ((first, last),) = found
     connection.execute("BEGIN IMMEDIATE")
     try:
-        beyond = connection.execute(
-            "SELECT key FROM entry WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1 OFFSET ?",
-            (first, last, SWEPT_ROWS),
-        ).fetchall()
-        end = beyond[0][0] - 1 if beyond else last
+        beyond = _beyond(connection, first, last)
+        end = last if beyond is None else beyond - 1
         connection.execute(
             "INSERT INTO released SELECT record FROM entry NOT INDEXED"
             " WHERE key BETWEEN ? AND ? AND typeof(record) = 'integer'",
             (first, end),
         )
-        connection.execute("DELETE FROM entry WHERE key BETWEEN ? AND ?", (first, end))
+        drop_rows(connection, first, end)
         connection.execute(
             "DELETE FROM message WHERE message_id IN (SELECT message_id FROM released)"
             f" AND {UNREFERENCED}"
         )
         connection.execute("DELETE FROM released")
         connection.execute("DELETE FROM dropped WHERE first = ?", (first,))
-        if beyond:
+        if beyond is not None:
             # Where another range begins there, it is one of a queue that is gone by now as a whole.
-            connection.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", (end + 1, last))
+            connection.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", (beyond, last))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
     return True
+
+
+def _beyond(connection: sqlite3.Connection, first: int, last: int) -> int | None:
+    """The row between these keys with which the next step begins; `None` if this one has all."""
+    octets = 0
+    found = connection.execute(
+        "SELECT key, length(record) FROM entry WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
+        (first, last, SWEPT_ROWS + 1),
+    )
+    for number, (key, size) in enumerate(found.fetchall()):
+        if number == SWEPT_ROWS or octets > SWEPT_BYTES:
+            return int(key)
+        octets += size
+    return None
 
 
 def give_back(connection: sqlite3.Connection) -> bool:

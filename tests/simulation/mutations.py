@@ -31,6 +31,7 @@ from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Message
 from amqpd.runtime.peer import Peer
 from amqpd.wire.properties import read_property
+from amqpd_storage import sqlite_reading
 from amqpd_storage.entries import (
     Barrier,
     Delay,
@@ -399,6 +400,16 @@ class ForgetHeaders(Bug):
             yield
 
 
+class ForgetSettled(Bug):
+    """What was acknowledged of a run is not left out when the rest is read."""
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Where a page is read."""
+        with patch.object(sqlite_reading, "_skipped", lambda *_: frozenset()):
+            yield
+
+
 class IgnorePriorities(Bug):
     """A quorum queue of the 4.x profiles hands out in the order in which messages came."""
 
@@ -587,6 +598,7 @@ BUGS: Final[dict[str, type[Bug]]] = {
         BuryWithoutAPlace,
         LetDuplicatesIn,
         ForgetHeaders,
+        ForgetSettled,
         IgnorePriorities,
         MisjudgeTheMost,
         CountEveryReturn,

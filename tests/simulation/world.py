@@ -53,11 +53,19 @@ from amqpd.protocol.methods import encode_method
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover, restored_delays
-from amqpd_storage import sqlite_delays, sqlite_file, sqlite_log, sqlite_owner, sqlite_reading
+from amqpd_storage import (
+    commit_arguments,
+    sqlite_delays,
+    sqlite_file,
+    sqlite_log,
+    sqlite_owner,
+    sqlite_reading,
+)
 from amqpd_storage.commit_view import UNREFERENCED
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX, Entry, StoredMessage
 from amqpd_storage.errors import JournalFailed, ReadFailed, StoreUnwritable
 from amqpd_storage.journal import Batch, Journal
+from amqpd_storage.runs import RUN_MESSAGES_MIN
 from amqpd_storage.sqlite_engine import Durability, Recovery, SQLiteStore
 from amqpd_storage.sqlite_log import close_connection, renew_log
 from amqpd_storage.sqlite_owner import OwnersConnection
@@ -149,6 +157,8 @@ THEMES: Final[tuple[tuple[str, ...], ...]] = (
 """What clients have more to do with than with all else, by the life."""
 NORMAL: Final = 0.15
 """How often durability is normal."""
+RUNS: Final = (1, 2, 2, RUN_MESSAGES_MIN)
+"""Of how many messages a run has to be."""
 LATENCY_S: Final = (0.0001, 0.001, 0.01, 0.3)
 PROFILES: Final[tuple[list[Mode], ...]] = (
     ["admin"],
@@ -486,6 +496,7 @@ class World:
             patch.object(DelayedMessages, "_release", self._record_release()),
             patch.object(Queue, "has_duplicate", self._record_duplicates()),
             patch.object(Returns, "due", self._record_retries()),
+            patch.object(commit_arguments, "RUN_MESSAGES_MIN", self.chance.choice(RUNS)),
             patch.object(sqlite_file, "renew_log", self.bug.renew_log),
             patch.object(sqlite_owner, "write_batch", self.bug.write),
             patch.object(sqlite_log, "close_connection", self.bug.close),

@@ -218,9 +218,9 @@ def upgrade(connection: sqlite3.Connection) -> None:
 
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An amqpd that knows store version 3."""
-    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(sqlite_file, "UPGRADES", {2: upgrade})
+    """An amqpd that knows store version 4."""
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(sqlite_file, "UPGRADES", {3: upgrade})
     return monkeypatch
 
 
@@ -228,13 +228,13 @@ def test_store_is_copied_before_it_is_upgraded(
     data: Path, tmp_path: Path, newer: pytest.MonkeyPatch
 ) -> None:
     assert len(recovered(data)) == 200
-    assert names(data) == {"amqpd.sqlite3", "amqpd.sqlite3.before-v3", "amqpd.lock"}
+    assert names(data) == {"amqpd.sqlite3", "amqpd.sqlite3.before-v4", "amqpd.lock"}
     assert len(recovered(data)) == 200  # no second upgrade, no second copy
 
     newer.undo()
     with pytest.raises(StoreTooNew):
         recovered(data)
-    restore(data / "amqpd.sqlite3.before-v3", tmp_path / "old")
+    restore(data / "amqpd.sqlite3.before-v4", tmp_path / "old")
     assert len(recovered(tmp_path / "old")) == 201
 
 
@@ -248,12 +248,12 @@ def test_copy_holds_what_was_in_the_log(
     for path in data.iterdir():
         (tmp_path / "killed" / path.name).write_bytes(path.read_bytes())
     connection.close()
-    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(sqlite_file, "UPGRADES", {2: upgrade})
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(sqlite_file, "UPGRADES", {3: upgrade})
 
     recovered(tmp_path / "killed")
 
-    copy = sqlite3.connect(tmp_path / "killed" / "amqpd.sqlite3.before-v3")
+    copy = sqlite3.connect(tmp_path / "killed" / "amqpd.sqlite3.before-v4")
     assert copy.execute("SELECT queue_id, below FROM delivered").fetchall() == [(1, 3)]
     copy.close()
 
@@ -269,7 +269,7 @@ def test_no_upgrade_without_a_copy(data: Path, newer: pytest.MonkeyPatch) -> Non
         recovered(data)
 
     assert (data / "amqpd.sqlite3").read_bytes() == before
-    assert not (data / "amqpd.sqlite3.before-v3").exists()
+    assert not (data / "amqpd.sqlite3.before-v4").exists()
 
 
 def test_damaged_store_is_not_upgraded(data: Path, newer: pytest.MonkeyPatch) -> None:
@@ -283,7 +283,7 @@ def test_damaged_store_is_not_upgraded(data: Path, newer: pytest.MonkeyPatch) ->
         recovered(data)
 
     assert path.read_bytes() == bytes(octets)
-    assert not (data / "amqpd.sqlite3.before-v3").exists()
+    assert not (data / "amqpd.sqlite3.before-v4").exists()
 
 
 def test_failed_upgrade_leaves_the_old_store_and_the_copy(
@@ -293,14 +293,14 @@ def test_failed_upgrade_leaves_the_old_store_and_the_copy(
         upgrade(connection)
         raise RuntimeError("a bug")
 
-    newer.setattr(sqlite_file, "UPGRADES", {2: fail})
+    newer.setattr(sqlite_file, "UPGRADES", {3: fail})
     with pytest.raises(RuntimeError):
         recovered(data)
     newer.undo()
 
     assert len(recovered(data)) == 201
-    newer.setattr(sqlite_file, "SCHEMA_VERSION", 3)
-    newer.setattr(sqlite_file, "UPGRADES", {2: upgrade})
+    newer.setattr(sqlite_file, "SCHEMA_VERSION", 4)
+    newer.setattr(sqlite_file, "UPGRADES", {3: upgrade})
     assert len(recovered(data)) == 200  # the copy of the failed attempt is in nobody's way
 
 

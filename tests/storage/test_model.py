@@ -7,12 +7,14 @@ last batch that was committed.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -24,7 +26,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from amqpd_storage import sqlite_file, sqlite_tidying, sqlite_writing
+from amqpd_storage import (
+    commit_arguments,
+    sqlite_file,
+    sqlite_reading,
+    sqlite_tidying,
+    sqlite_writing,
+)
 from amqpd_storage.commit_view import UNREFERENCED
 from amqpd_storage.entries import (
     ELIDED,
@@ -43,6 +51,7 @@ from amqpd_storage.entries import (
     storage_key,
 )
 from amqpd_storage.journal import Batch, Journal
+from amqpd_storage.runs import RUN_MESSAGES_MIN
 from amqpd_storage.sqlite_reading import (
     read_definitions,
     read_delivered,
@@ -64,16 +73,31 @@ class Model:
 
 
 class Broker(RuleBasedStateMachine):
-    @initialize(data_bytes_max=st.sampled_from([1, 200, 1_000_000]))
-    def start(self, data_bytes_max: int) -> None:
-        self.whole_statement = sqlite_writing.DATA_BYTES_MAX
-        sqlite_writing.DATA_BYTES_MAX = data_bytes_max  # type: ignore[misc]
+    @initialize(
+        data_bytes_max=st.sampled_from([1, 200, 1_000_000]),
+        run_messages_min=st.sampled_from([1, 2, RUN_MESSAGES_MIN]),
+        swept_rows=st.sampled_from([1, 3, sqlite_tidying.SWEPT_ROWS]),
+        page_rows=st.sampled_from([1, 2, 5, sqlite_reading.READ_ROWS_MAX]),
+    )
+    def start(
+        self, data_bytes_max: int, run_messages_min: int, swept_rows: int, page_rows: int
+    ) -> None:
+        self.patches = contextlib.ExitStack()
+        for module, name, value in (
+            (sqlite_writing, "DATA_BYTES_MAX", data_bytes_max),
+            (commit_arguments, "RUN_MESSAGES_MIN", run_messages_min),
+            (sqlite_tidying, "SWEPT_ROWS", swept_rows),
+            (sqlite_reading, "READ_ROWS_MAX", page_rows),
+        ):
+            self.patches.enter_context(mock.patch.object(module, name, value))
         self.directory = Path(tempfile.mkdtemp(prefix="amqpd-model-"))
         self.path = self.directory / sqlite_file.FILE_NAME
         self.connection = sqlite_file.open_connection(self.path, "normal")
         self.message_ids = itertools.count(1)
         self.first_position: dict[int, int] = {}
         """Positions below are not used again, since a purge from the disk."""
+        self.last_key: dict[int, int] = {}
+        """The highest key that a queue had since it was empty."""
         self.now = Model()
         self.safe = Model()
         self.begin()
@@ -87,13 +111,16 @@ class Broker(RuleBasedStateMachine):
         if hasattr(self, "connection"):
             self.connection.close()
             shutil.rmtree(self.directory)
-            sqlite_writing.DATA_BYTES_MAX = self.whole_statement  # type: ignore[misc]
+            self.patches.close()
 
     def next_key(self, queue_id: int) -> int:
         """The position after the last; the lowest ever when the queue is empty."""
-        keys = [key for key in self.now.messages if key >> POSITION_BITS == queue_id]
         lowest = storage_key(queue_id, self.first_position.get(queue_id, 1))
-        return max([*keys, lowest - 1]) + 1
+        key = lowest
+        if any(key >> POSITION_BITS == queue_id for key in self.now.messages):
+            key = max(self.last_key[queue_id] + 1, lowest)
+        self.last_key[queue_id] = key
+        return key
 
     @rule(queue_ids=st.lists(QUEUE_IDS, min_size=1, unique=True), body=st.binary(max_size=300))
     def publish(self, queue_ids: list[int], body: bytes) -> None:
@@ -105,6 +132,11 @@ class Broker(RuleBasedStateMachine):
             self.now.shared[entry.key] = message_id
             self.live[entry.key] = entry
             self.now.messages[entry.key] = body
+
+    @rule(queue_id=QUEUE_IDS, bodies=st.lists(st.binary(max_size=300), min_size=5, max_size=20))
+    def publish_several(self, queue_id: int, bodies: list[bytes]) -> None:
+        for body in bodies:
+            self.publish.__wrapped__(self, [queue_id], body)  # type: ignore[attr-defined]
 
     def settle_key(self, key: int) -> None:
         body = self.now.messages.pop(key)
@@ -118,6 +150,13 @@ class Broker(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         self.settle_key(data.draw(st.sampled_from(sorted(self.now.messages))))
+
+    @precondition(lambda self: self.now.messages)
+    @rule(data=st.data(), count=st.integers(2, 20))
+    def settle_neighbours(self, data: st.DataObject, count: int) -> None:
+        first = data.draw(st.sampled_from(sorted(self.now.messages)))
+        for key in [key for key in sorted(self.now.messages) if key >= first][:count]:
+            self.settle_key(key)
 
     @rule(queue_id=QUEUE_IDS, one_by_one=st.booleans())
     def drop_queue(self, queue_id: int, one_by_one: bool) -> None:

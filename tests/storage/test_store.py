@@ -202,14 +202,14 @@ def test_newer_store_is_refused(tmp_path: Path) -> None:
     fill_store(tmp_path, enqueue(1, 1))
     path = tmp_path / "amqpd.sqlite3"
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE meta SET value = '3' WHERE name = 'schema_version'")
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("UPDATE meta SET value = '4' WHERE name = 'schema_version'")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
 
-    with pytest.raises(StoreTooNew, match=r"store version 3, this one knows up to 2") as refusal:
+    with pytest.raises(StoreTooNew, match=r"store version 4, this one knows up to 3") as refusal:
         recovered(tmp_path)
 
-    assert refusal.value.version == 3
+    assert refusal.value.version == 4
     assert str(path) in str(refusal.value)
 
 
@@ -245,7 +245,7 @@ def test_store_of_version_1_is_upgraded(tmp_path: Path) -> None:
     assert connection.execute("SELECT count(*) FROM message").fetchall() == [(0,)]
     assert connection.execute("PRAGMA auto_vacuum").fetchall() == [(2,)]
     connection.close()
-    assert (tmp_path / "amqpd.sqlite3.before-v2").exists()
+    assert (tmp_path / "amqpd.sqlite3.before-v3").exists()
 
 
 def test_older_store_is_upgraded_in_one_transaction(
@@ -256,8 +256,8 @@ def test_older_store_is_upgraded_in_one_transaction(
     def upgrade(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE stream (position INTEGER PRIMARY KEY)")
 
-    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(sqlite_file, "UPGRADES", {2: upgrade})
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(sqlite_file, "UPGRADES", {3: upgrade})
 
     assert len(recovered(tmp_path)) == 1
     assert len(recovered(tmp_path)) == 1  # and is not upgraded again

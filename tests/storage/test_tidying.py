@@ -45,8 +45,9 @@ def test_what_does_not_fit_one_step_is_gone_from_the_first_moment(
 ) -> None:
     monkeypatch.setattr(sqlite_tidying, "SWEPT_ROWS", 10)
     connection = sqlite_file.open_connection(tmp_path / "amqpd.sqlite3", "normal")
-    commit(connection, *(enqueue(1, n) for n in range(1, 101)))
-    commit(connection, DropRange(storage_key(1, 6), storage_key(1, 95), 90, 360))
+    every_other = range(2, 202, 2)  # so that each has a row of its own
+    commit(connection, *(enqueue(1, n) for n in every_other))
+    commit(connection, DropRange(storage_key(1, 11), storage_key(1, 191), 90, 360))
 
     while True:
         assert len(bodies(connection)) == 10
@@ -55,4 +56,18 @@ def test_what_does_not_fit_one_step_is_gone_from_the_first_moment(
 
     ((rows,),) = connection.execute("SELECT count(*) FROM entry").fetchall()
     assert rows == 10
+    connection.close()
+
+
+def test_a_step_takes_a_few_large_rows_or_many_small_ones(tmp_path: Path) -> None:
+    connection = sqlite_file.open_connection(tmp_path / "amqpd.sqlite3", "normal")
+    commit(connection, *(enqueue(1, n, b"x" * 1000) for n in range(1, 20_001)))
+    commit(connection, DropRange(storage_key(1, 1), storage_key(1, 20_000), 20_000, 20_000_000))
+
+    steps = 0
+    while sqlite_tidying.sweep(connection):
+        steps += 1
+
+    assert steps == 20_000 * 1022 // sqlite_tidying.SWEPT_BYTES + 1
+    assert not bodies(connection)
     connection.close()

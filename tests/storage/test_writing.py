@@ -411,9 +411,9 @@ def test_long_queue_goes_step_by_step(connection: sqlite3.Connection) -> None:
     also_elsewhere = PublishedContent(b"news", message_id=2)
     commit(
         connection,
-        *(enqueue(1, n) for n in range(1, 10_000)),
-        enqueue(1, 10_000, shared),
-        enqueue(1, 10_001, also_elsewhere),
+        *(enqueue(1, n) for n in range(1, 20_000, 2)),  # each has a row of its own
+        enqueue(1, 20_000, shared),
+        enqueue(1, 20_001, also_elsewhere),
         enqueue(2, 1, also_elsewhere),
     )
 
@@ -421,7 +421,7 @@ def test_long_queue_goes_step_by_step(connection: sqlite3.Connection) -> None:
 
     assert list(bodies(connection)) == [storage_key(2, 1)]
     assert set(backlogs(connection)) == {2}
-    assert count(connection, "entry") == 10_002
+    assert count(connection, "entry") == 10_003
     assert tidied(connection) >= 3
     assert count(connection, "entry") == 1
     assert [row for (row,) in connection.execute("SELECT message_id FROM message")] == [2]
@@ -455,12 +455,10 @@ def test_range_of_a_queue_that_is_dropped_with_it(connection: sqlite3.Connection
 
 
 def test_range_that_begins_where_a_step_ends(connection: sqlite3.Connection) -> None:
-    last = SWEPT_ROWS + 5
-    commit(connection, *(enqueue(1, n) for n in range(1, last + 1)))
-    commit(
-        connection,
-        DropRange(storage_key(1, SWEPT_ROWS + 1), storage_key(1, last), 5, 5 * len(b"message")),
-    )
+    rows = SWEPT_ROWS + 5
+    commit(connection, *(enqueue(1, 2 * n) for n in range(1, rows + 1)))
+    first, last = storage_key(1, 2 * SWEPT_ROWS + 2), storage_key(1, 2 * rows)
+    commit(connection, DropRange(first, last, 5, 5 * len(b"message")))
     commit(connection, DropQueue(1, is_long=True))
 
     assert tidied(connection)
