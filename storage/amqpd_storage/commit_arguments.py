@@ -148,7 +148,7 @@ class CommitArguments:
             content = contents[index]
             index += 1
             if len(content.body) < self._large_bytes:
-                messages.append(f'"{content.message_id}":{self._place(content, 0)}')
+                messages.append(f'"{content.message_id}":{self._place(content)}')
         self._put_object("messages", messages)
         return index
 
@@ -168,10 +168,9 @@ class CommitArguments:
                 shared.append(f'"{key}":{own_message_id(key)}')
                 continue
             record = record_pieces(content, enqueue.expires_ms)
-            head, envelope, properties, body = record
-            length = len(head) + len(envelope) + len(properties) + len(body)
+            length = pieces_bytes(record)
             if not run.takes(key, length):
-                self._end_run(run)
+                self._end_run()
             if not run.lengths:
                 run.begin(key, len(self._pieces))
                 self._pieces.append(b"")  # the head of the run, if it becomes one
@@ -180,15 +179,16 @@ class CommitArguments:
             self._pieces += record
             self._size += length
             if length > RECORD_BYTES_MAX:
-                self._end_run(run)
-        self._end_run(run)
+                self._end_run()
+        self._end_run()
         self._put_object("entries", self._entries)
         self._put_object("runs", self._runs)
         self._put_object("shared", shared)
         return index
 
-    def _end_run(self, run: Run) -> None:
+    def _end_run(self) -> None:
         """The neighbours that were collected: one row, or as many as they are."""
+        run = self._run
         offset = self._size - run.size
         # The last few behind a run are one, too: for who reads them all it is one page.
         if len(run.lengths) >= RUN_MESSAGES_MIN or (run.lengths and run.first == run.behind):
@@ -212,7 +212,7 @@ class CommitArguments:
             delay = delays[index]
             index += 1
             if len(delay.content.body) < self._large_bytes:
-                place = self._place(delay.content, 0)
+                place = self._place(delay.content)
                 waiting.append(f'"{delay.sequence}":[{delay.exchange_id},{delay.due_ms},{place}]')
         self._put_object("delays", waiting)
         return index
@@ -248,13 +248,13 @@ class CommitArguments:
         if members:
             self._columns[column] = f"{{{','.join(members)}}}"
 
-    def _place(self, content: Content, expires_ms: int) -> int:
-        """Append the message's record; its offset and length as one number."""
-        record = record_pieces(content, expires_ms)
-        head, envelope, properties, body = record
+    def _place(self, content: Content) -> int:
+        """Append the record of a message that does not expire by itself; its offset and length as
+        one number."""
+        record = record_pieces(content)
         self._pieces += record
         offset = self._size
-        length = len(head) + len(envelope) + len(properties) + len(body)
+        length = pieces_bytes(record)
         self._size = offset + length
         return offset << PLACE_BITS | length
 
@@ -264,6 +264,12 @@ class CommitArguments:
         offset = self._size + 1
         self._size += len(text)
         return f"{offset},{len(text)}"
+
+
+def pieces_bytes(record: tuple[bytes, bytes, bytes, bytes]) -> int:
+    """How many octets a record has."""
+    head, envelope, properties, body = record
+    return len(head) + len(envelope) + len(properties) + len(body)
 
 
 def after(prefix: str) -> bytes:

@@ -64,7 +64,7 @@ COLUMNS: Final = {
     INSERT INTO entry SELECT CAST(key AS INTEGER),
         substr(new.data, (value >> {PLACE_BITS}) + 1, value & {_PLACE_MASK})
         FROM json_each(new.entries);""",
-    "runs": runs.BEGIN,
+    "runs": runs.INSERT_RUNS,
     "shared": """
     INSERT INTO entry SELECT CAST(key AS INTEGER), value FROM json_each(new.shared);""",
     "messages": f"""

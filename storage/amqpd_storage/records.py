@@ -45,7 +45,8 @@ HEAD_BYTES: Final = _HEAD.size
 _EXPIRING_HEAD: Final = struct.Struct(">BHIQQ")
 RECORD_HEAD_BYTES_MAX: Final = _EXPIRING_HEAD.size
 RUN_HEAD_BYTES: Final = 4
-_BEGINNINGS: Final = (b"", b"\x01", b"\x02")
+_RUN_BEGINNING: Final = bytes((KIND_RUN,))
+_BEGINNINGS: Final = (b"", bytes((KIND_MESSAGE,)), bytes((KIND_EXPIRING,)))
 """Of what comes behind a record of a run that may be cut."""
 
 
@@ -78,7 +79,7 @@ def encode_record(content: Content, expires_ms: int = 0) -> bytes:
 
 def run_head(messages: int) -> bytes:
     """What stands before the records of a run of so many messages, 1 to 999."""
-    return b"\x03%03d" % messages
+    return b"%c%03d" % (KIND_RUN, messages)
 
 
 def decode_records(
@@ -143,7 +144,7 @@ def decode_records(
 
 def holds_run(octets: bytes) -> bool:
     """Whether a row's blob is a run, if it is anything."""
-    return octets[:1] == b"\x03"
+    return octets[:1] == _RUN_BEGINNING
 
 
 def _run_messages(octets: bytes, at: int, key: int) -> int:

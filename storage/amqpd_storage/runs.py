@@ -59,7 +59,7 @@ _TOUCHED: Final = f"""{_RANGES} CROSS JOIN run
         WHERE run.first BETWEEN gone.first - {RUN_MESSAGES_MAX} AND gone.last
             AND run.last >= gone.first"""
 
-BEGIN: Final[str] = """
+INSERT_RUNS: Final[str] = """
     INSERT INTO run
         SELECT CAST(key AS INTEGER), value, value - CAST(key AS INTEGER) + 1, ''
         FROM json_each(new.runs);"""
@@ -103,6 +103,10 @@ class StoredRun(NamedTuple):
     last: int
     remaining: int
     settled: str
+
+    def keys(self) -> set[int]:
+        """Keys of all messages that it was made with."""
+        return set(range(self.first, self.last + 1))
 
     def settled_keys(self) -> set[int]:
         """Keys of its messages that are gone."""
@@ -165,7 +169,7 @@ def wrong_runs(connection: sqlite3.Connection) -> set[int]:
     wrong = {
         run.first
         for run in runs.values()
-        if run.remaining != len(run_keys(run) - run.settled_keys()) or not run.remaining
+        if run.remaining != len(run.keys() - run.settled_keys()) or not run.remaining
     }
     found = {
         key: int(messages) if messages.isdigit() else 0
@@ -186,7 +190,7 @@ def drop_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
     A run that only begins or ends among them stays, with the rest of its messages.
     """
     parts = [
-        (run, run_keys(run).difference(run.settled_keys(), range(first, last + 1)))
+        (run, run.keys().difference(run.settled_keys(), range(first, last + 1)))
         for run in _runs_across(connection, first, last)
     ]
     kept = json.dumps([run.first for run, keys in parts if keys])
@@ -198,7 +202,7 @@ def drop_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
         )
     for run, keys in parts:
         if keys:
-            gone = key_ranges(run_keys(run) - keys)
+            gone = key_ranges(run.keys() - keys)
             settled = "".join(f"{begin - run.first}-{end - run.first}," for begin, end in gone)
             connection.execute(
                 "UPDATE run SET remaining = ?, settled = ? WHERE first = ?",
@@ -207,11 +211,6 @@ def drop_rows(connection: sqlite3.Connection, first: int, last: int) -> None:
         else:
             connection.execute("DELETE FROM entry WHERE key = ?", (run.first,))
             connection.execute("DELETE FROM run WHERE first = ?", (run.first,))
-
-
-def run_keys(run: StoredRun) -> set[int]:
-    """Keys of all messages that it was made with."""
-    return set(range(run.first, run.last + 1))
 
 
 def _runs_across(connection: sqlite3.Connection, first: int, last: int) -> list[StoredRun]:

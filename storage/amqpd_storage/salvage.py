@@ -131,7 +131,8 @@ class Waiting(NamedTuple):
     record: bytes
 
 
-Found = Meta | Definition | SharedMessage | Mark | Place | Waiting
+Keyed = SharedMessage | Mark | Place | Waiting
+Found = Meta | Definition | Keyed
 
 _TABLE_OF: Final[dict[type[Found], Table]] = {
     Meta: "meta",
@@ -197,6 +198,10 @@ class Salvage:
         trees = self._trees if "run" in known else Trees(self.pages)
         self._run_firsts, self._run_lasts = array("q"), array("q")
         self._settled = KeyRanges(sorted(self._read_runs(trees)))
+        self._unknown_runs = KeyRanges(
+            sorted((each.first, each.last) for each in self.lost if isinstance(each, LostKeys))
+        )
+        """Of whose keys table `run` does not say any more where they end."""
         self._dropped_exchanges = set(self._read_dropped_exchanges())
 
     def rows(self) -> Iterator[Found]:
@@ -288,11 +293,9 @@ class Salvage:
         place = bisect_right(self._run_firsts, key) - 1
         if place >= 0 and self._run_lasts[place] > key:
             return self._run_lasts[place]
-        lost = (each for each in self.lost if isinstance(each, LostKeys) and each.table == "run")
-        unknown = any(each.first <= key <= each.last for each in lost)
-        return min(key + RUN_MESSAGES_MAX - 1, KEY_MAX) if unknown else key
+        return min(key + RUN_MESSAGES_MAX - 1, KEY_MAX) if key in self._unknown_runs else key
 
-    def _messages(self, row: Found) -> Iterator[Found]:
+    def _messages(self, row: Keyed) -> Iterator[Keyed]:
         """The row as it is; or the messages of a run, each as a row of its own; without those that
         are gone. Raises DamagedStore if that is no run."""
         if isinstance(row, Place) and isinstance(row.record, bytes) and holds_run(row.record):
@@ -316,7 +319,7 @@ class Salvage:
             yield from self._messages(Place(key, octets))
         self.lost.append(LostKeys("entry", key + len(records), end - 1, reason))
 
-    def _is_dropped(self, row: Found) -> bool:
+    def _is_dropped(self, row: Keyed) -> bool:
         if isinstance(row, Waiting):
             return row.exchange_id in self._dropped_exchanges
         return isinstance(row, Place) and row.key in self._dropped
@@ -391,7 +394,7 @@ class Salvage:
         """Rows on pages that are neither free nor part of a tree, if they fill a gap."""
         free = self._free_pages()
         visited = self._trees.visited
-        seen: set[tuple[Table, int | str]] = set()
+        seen: set[tuple[Table, int]] = set()
         for number in range(2, self._last_page() + 1):
             if visited[number] or number in free:
                 continue
@@ -402,13 +405,17 @@ class Salvage:
                     if table not in self._name_gaps or name in self._found_names[table]:
                         continue
                     self._found_names[table].add(name)
-                elif (table, row[0]) in seen or not self._fill_gap(table, row[0]):
-                    continue
-                for each in self._messages(row):
-                    if isinstance(each, Meta | Definition) or (table, each[0]) not in seen:
-                        seen.add((table, each[0]))
-                        self.found_again += 1
-                        yield each
+                    self.found_again += 1
+                    yield row
+                elif self._gap_of(table, row[0]) is not None:
+                    for each in self._messages(row):
+                        gap = self._gap_of(table, each[0])
+                        if gap is not None and (table, each[0]) not in seen:
+                            seen.add((table, each[0]))
+                            self.found_again += 1
+                            lost = self._lost_keys(gap)
+                            self.lost[gap] = lost._replace(found=lost.found + 1)
+                            yield each
 
     def _rows_of(self, number: int) -> list[Found]:
         """The rows of a page, if all of them are such as a store has."""
@@ -424,15 +431,13 @@ class Salvage:
             pass
         return []
 
-    def _fill_gap(self, table: Table, key: int) -> bool:
-        """Whether a row with this key may have been lost; it is not any more."""
+    def _gap_of(self, table: Table, key: int) -> int | None:
+        """Which of the lost is the gap that a row with this key may have been in."""
         gaps = self._gaps[table]
         place = bisect_left(gaps, key, key=lambda index: self._lost_keys(index).last)
         if place == len(gaps) or self._lost_keys(gaps[place]).first > key:
-            return False
-        lost = self._lost_keys(gaps[place])
-        self.lost[gaps[place]] = lost._replace(found=lost.found + 1)
-        return True
+            return None
+        return gaps[place]
 
     def _lost_keys(self, index: int) -> LostKeys:
         lost = self.lost[index]
@@ -462,9 +467,9 @@ class Salvage:
         return free
 
 
-def understood(rowid: int, payload: bytes, table: Table | None = None) -> Found:
+def understood(rowid: int, payload: bytes, table: Table | None = None) -> Keyed:
     """A row of one of the tables with integer keys. Raises BadCell or DamagedStore."""
-    row: Found
+    row: Keyed
     match columns(payload):
         case [None, int(exchange_id), int(due_ms), bytes(record)]:
             decode_record(record)

@@ -23,8 +23,8 @@ from amqpd_storage.entries import Delay, DropDefinition, DropDelays, Entry
 from amqpd_storage.sqlite_file import FILE_NAME
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
-from tests.runtime.test_maintenance import NO_ARGUMENTS, Said, damage_page
-from tests.storage.contents import PublishedContent, enqueue, fill_store
+from tests.runtime.test_maintenance import NO_ARGUMENTS, Said
+from tests.storage.contents import PublishedContent, damage_page, enqueue, fill_store
 from tests.storage.test_doctor import edit
 
 LATER = ExchangeRecord(
@@ -117,7 +117,7 @@ def test_messages_without_their_exchange_are_damage_and_recovered(
 def test_a_damaged_page_costs_what_is_on_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage_page(data, b"0100" * 100)
+    damage_page(data / "amqpd.sqlite3", b"0100" * 100)
     new = tmp_path / "new"
     said = Said(maintenance.recover(str(data), str(new)), capsys)
     (lost,) = [line for line in said.having("lost") if "delayed" in line]

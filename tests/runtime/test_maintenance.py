@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from amqpd.wire.tables import encode_table
 from amqpd_storage.commit_view import BATCH
 from amqpd_storage.entries import Delivered, Entry, PutDefinition
 from amqpd_storage.ownership import DirectoryLock
+from amqpd_storage.runs import RUN_MESSAGES_MAX
 from amqpd_storage.salvage import LostKeys
 from amqpd_storage.sqlite_file import PAGE_BYTES
 from tests.runtime.client import Client, Gone
@@ -40,6 +42,7 @@ from tests.runtime.process import BrokerProcess, run_command
 from tests.storage.contents import (
     PublishedContent,
     all_messages,
+    damage_page,
     enqueue,
     fill_store,
     recovered,
@@ -93,15 +96,6 @@ def without(*gone: Record) -> list[Record]:
 def data(tmp_path: Path) -> Path:
     """A whole store."""
     return make(tmp_path / "data", *RECORDS)
-
-
-def damage_page(directory: Path, text: bytes) -> None:
-    """Overwrite the page that holds this."""
-    path = directory / "amqpd.sqlite3"
-    octets = bytearray(path.read_bytes())
-    at = octets.index(text) // PAGE_BYTES * PAGE_BYTES
-    octets[at : at + PAGE_BYTES] = b"\xa5" * PAGE_BYTES
-    path.write_bytes(octets)
 
 
 class Said:
@@ -160,7 +154,7 @@ def test_doctor_of_a_whole_store(data: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_doctor_of_a_damaged_store(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damage_page(data, b"0100" * 100)
+    damage_page(data / "amqpd.sqlite3", b"0100" * 100)
 
     said = doctor(data, capsys)
 
@@ -364,7 +358,7 @@ def contents(directory: Path) -> dict[str, Sequence[tuple[object, ...]]]:
 def test_recover_of_a_damaged_store(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage_page(data, b"0100" * 100)
+    damage_page(data / "amqpd.sqlite3", b"0100" * 100)
 
     said = recover(data, tmp_path / "new", capsys)
 
@@ -383,7 +377,7 @@ def test_recover_without_definitions(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever else is gone, the messages get queues."""
-    damage_page(data, b'"password_hash"')
+    damage_page(data / "amqpd.sqlite3", b'"password_hash"')
 
     said = recover(data, tmp_path / "new", capsys)
 
@@ -496,7 +490,7 @@ def test_every_command_and_a_broker(broker: BrokerProcess, tmp_path: Path) -> No
     assert ["jobs", "/", "300", "120000"] in [line.split() for line in whole.stdout.splitlines()]
     broker.start()
     assert broker.stop() == 0
-    damage_page(broker.data_directory, b"0150" * 100)
+    damage_page(broker.data_directory / "amqpd.sqlite3", b"0150" * 100)
     broker.spawn()
     assert broker.wait() == os.EX_DATAERR
     assert "amqpd doctor --data-dir" in broker.log.splitlines()[-1]
@@ -505,10 +499,13 @@ def test_every_command_and_a_broker(broker: BrokerProcess, tmp_path: Path) -> No
         tmp_path, "recover", "--data-dir", str(broker.data_directory), "--into", str(into)
     )
     assert recovering.returncode == os.EX_DATAERR, recovering.stderr
+    (loss,) = re.findall(r"queue 'jobs' in virtual host '/': at most (\d+)", recovering.stdout)
+    lost = int(loss)
+    assert 0 < lost <= RUN_MESSAGES_MAX
     broker.data_directory = into
     broker.start()
     with Client(broker.address) as client:
-        assert 100 < client.message_count("jobs") < 300
+        assert client.message_count("jobs") == 300 - lost
         client.close()
 
 

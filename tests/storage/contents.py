@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from amqpd_storage.entries import Backlog, Enqueue, Entry, StoredMessage, storage_key
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import SQLiteStore, open_store
+from amqpd_storage.sqlite_file import PAGE_BYTES
 from amqpd_storage.sqlite_reading import count_backlogs, read_backlogs, read_messages
 from amqpd_storage.sqlite_writing import write_batch
 
@@ -122,6 +123,14 @@ def fill_store(directory: Path, *entries: Entry) -> None:
             await store.write(batch_of(*entries))
 
     run(fill())
+
+
+def damage_page(path: Path, text: bytes) -> None:
+    """Zero the page of this file that holds the text; the first one, if there are several."""
+    octets = bytearray(path.read_bytes())
+    at = octets.index(text) // PAGE_BYTES * PAGE_BYTES
+    octets[at : at + PAGE_BYTES] = bytes(PAGE_BYTES)
+    path.write_bytes(octets)
 
 
 def recovered(directory: Path) -> list[Found]:

@@ -25,6 +25,7 @@ from amqpd_storage.sqlite_engine import open_store
 from tests.storage.contents import (
     PublishedContent,
     batch_of,
+    damage_page,
     enqueue,
     fill_store,
     recovered,
@@ -132,10 +133,7 @@ def test_nothing_to_back_up(tmp_path: Path, file: Path) -> None:
 
 def test_damaged_store_is_not_backed_up(data: Path, file: Path) -> None:
     path = data / "amqpd.sqlite3"
-    octets = bytearray(path.read_bytes())
-    at = len(octets) // 2 // 8192 * 8192
-    octets[at : at + 8192] = bytes(8192)
-    path.write_bytes(octets)
+    damage_page(path, b"0100" * 50)
 
     with pytest.raises(DamagedStore, match="amqpd doctor") as refusal:
         back_up(data, file)
@@ -274,15 +272,13 @@ def test_no_upgrade_without_a_copy(data: Path, newer: pytest.MonkeyPatch) -> Non
 
 def test_damaged_store_is_not_upgraded(data: Path, newer: pytest.MonkeyPatch) -> None:
     path = data / "amqpd.sqlite3"
-    octets = bytearray(path.read_bytes())
-    at = len(octets) // 2 // 8192 * 8192
-    octets[at : at + 8192] = bytes(8192)
-    path.write_bytes(octets)
+    damage_page(path, b"0100" * 50)
+    damaged = path.read_bytes()
 
     with pytest.raises(DamagedStore):
         recovered(data)
 
-    assert path.read_bytes() == bytes(octets)
+    assert path.read_bytes() == damaged
     assert not (data / "amqpd.sqlite3.before-v4").exists()
 
 

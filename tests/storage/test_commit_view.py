@@ -19,11 +19,12 @@ from amqpd_storage.entries import (
     Settle,
 )
 from amqpd_storage.entries import storage_key as key
+from amqpd_storage.runs import RUN_MESSAGES_MIN
 from amqpd_storage.sqlite_file import open_in_memory
 from amqpd_storage.sqlite_writing import write_batch
 from tests.storage.contents import PublishedContent, batch_of, enqueue
 
-TABLES = ("entry", "message", "backlog", "dropped", "delivered", "definition", "meta")
+TABLES = ("entry", "run", "message", "backlog", "dropped", "delivered", "definition", "meta")
 
 
 def published() -> list[Entry]:
@@ -32,6 +33,10 @@ def published() -> list[Entry]:
 
 def acknowledged() -> list[Entry]:
     return [Settle(key(1, 1), 4), Settle(key(1, 2), 4), Delivered(1, 4)]
+
+
+def runs() -> list[Entry]:
+    return [enqueue(1, position) for position in range(5, 5 + RUN_MESSAGES_MIN)]
 
 
 def definitions() -> list[Entry]:
@@ -49,9 +54,11 @@ def dropped() -> list[Entry]:
 
 VIEW_OF: dict[str, tuple[Callable[[], list[Entry]], str]] = {
     "publishes": (published, "commit_publishes"),
+    "runs": (runs, "commit_runs"),
     "acks": (acknowledged, "commit_acks"),
     "delivered": (lambda: [Delivered(1, 4)], "commit_acks"),
     "both": (lambda: published() + acknowledged(), "commit_messages"),
+    "runs and acks": (lambda: runs() + acknowledged(), "commit_messages_and_runs"),
     "shared": (lambda: shared() + acknowledged(), "commit_shared"),
     "definitions": (definitions, "commit_definitions"),
     "dropped": (dropped, "commit_anything"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,18 +17,10 @@ from amqpd_storage.sqlite_delays import (
     read_delays,
     sweep_delays,
 )
-from amqpd_storage.sqlite_file import open_in_memory
 from amqpd_storage.sqlite_tidying import tidy
 from tests.storage.contents import PublishedContent, commit
 
 FIRST = (-1, -1)
-
-
-@pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    connection = open_in_memory()
-    yield connection
-    connection.close()
 
 
 def delay(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,13 +40,6 @@ from tests.storage.contents import (
 LARGE = os.urandom(LARGE_BYTES)
 LARGER = os.urandom(3 * LARGE_BYTES + 1)
 SMALL = LARGE[:-1]
-
-
-@pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    connection = sqlite_file.open_in_memory()
-    yield connection
-    connection.close()
 
 
 def shared_rows(connection: sqlite3.Connection) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -46,13 +45,6 @@ from tests.storage.contents import (
 
 QUEUE = 3
 LAST_POSITION = 60
-
-
-@pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    connection = open_in_memory()
-    yield connection
-    connection.close()
 
 
 def key(position: int) -> int:

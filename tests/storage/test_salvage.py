@@ -39,7 +39,14 @@ from amqpd_storage.salvage import (
     SharedMessage,
     Waiting,
 )
-from tests.storage.contents import PublishedContent, all_messages, commit, enqueue, fill_store
+from tests.storage.contents import (
+    PublishedContent,
+    all_messages,
+    commit,
+    damage_page,
+    enqueue,
+    fill_store,
+)
 
 PAGE = sqlite_file.PAGE_BYTES
 
@@ -332,7 +339,9 @@ def test_root_pages_are_damaged(live: Live) -> None:
     assert contents.bodies.items() >= live.bodies.items()
     for key in contents.bodies.keys() - live.bodies.keys():
         assert contents.says_lost(key, "run"), key
-    assert contents.found_again >= len(live.bodies)
+    found = sum(lost.found for lost in contents.lost if isinstance(lost, LostKeys))
+    assert found == len(contents.bodies) + len(contents.shared) + len(contents.marks)
+    assert contents.found_again == found + len(contents.definitions) + len(contents.meta)
     assert LostKeys("delivered", 0, (1 << 23) - 1, "page 9 is no page of a table") in contents.lost
     names = {definition[:2] for definition in live.definitions}
     assert {definition[:2] for definition in contents.definitions} <= names
@@ -356,10 +365,7 @@ def test_one_leaf_is_damaged(tmp_path: Path) -> None:
     every_other = range(2, 602, 2)  # so that each has a row of its own
     commit(connection, *(enqueue(1, n, b"%04d" % n * 100) for n in every_other))
     connection.close()
-    octets = bytearray(path.read_bytes())
-    leaf = octets.find(b"0300" * 100) // PAGE
-    octets[leaf * PAGE : (leaf + 1) * PAGE] = bytes(PAGE)
-    path.write_bytes(octets)
+    damage_page(path, b"0300" * 100)
 
     contents = Contents(path)
 
@@ -373,18 +379,17 @@ def test_one_leaf_is_damaged(tmp_path: Path) -> None:
     assert 10 < len(gone) < 25
 
 
-def filled_with_runs(path: Path) -> bytearray:
-    """The file of a queue with messages 1 to 300, of which every tenth was settled."""
+def fill_with_runs(path: Path) -> None:
+    """A queue with messages 1 to 300, of which every tenth was settled."""
     connection = sqlite_file.open_connection(path, "full")
     commit(connection, *(enqueue(1, n, b"%04d" % n * 100) for n in range(1, 301)))
     commit(connection, *(Settle(storage_key(1, n), 400) for n in range(10, 301, 10)))
     connection.close()
-    return bytearray(path.read_bytes())
 
 
 def test_runs_are_taken_apart(tmp_path: Path) -> None:
     path = tmp_path / "amqpd.sqlite3"
-    filled_with_runs(path)
+    fill_with_runs(path)
 
     contents = Contents(path)
 
@@ -395,10 +400,8 @@ def test_runs_are_taken_apart(tmp_path: Path) -> None:
 def test_a_run_of_which_a_page_is_damaged(tmp_path: Path) -> None:
     """What comes before that page is read, and what comes behind it is lost with it."""
     path = tmp_path / "amqpd.sqlite3"
-    octets = filled_with_runs(path)
-    page = octets.find(b"0103" * 100) // PAGE
-    octets[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
-    path.write_bytes(octets)
+    fill_with_runs(path)
+    damage_page(path, b"0103" * 100)
 
     contents = Contents(path)
 
@@ -414,7 +417,8 @@ def test_a_run_of_which_a_page_is_damaged(tmp_path: Path) -> None:
 def test_what_was_settled_of_runs_is_damaged(tmp_path: Path) -> None:
     """It comes back, and that is said."""
     path = tmp_path / "amqpd.sqlite3"
-    octets = filled_with_runs(path)
+    fill_with_runs(path)
+    octets = bytearray(path.read_bytes())
     at = (ROOTS["run"] - 1) * PAGE
     octets[at : at + PAGE] = bytes(PAGE)
     path.write_bytes(octets)

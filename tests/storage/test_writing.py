@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,7 +24,6 @@ from amqpd_storage.entries import (
     storage_key,
 )
 from amqpd_storage.errors import DamagedStore
-from amqpd_storage.sqlite_file import open_in_memory
 from amqpd_storage.sqlite_reading import (
     forget_passing,
     read_definitions,
@@ -46,13 +44,6 @@ from tests.storage.contents import (
     enqueue,
     expiring,
 )
-
-
-@pytest.fixture
-def connection() -> Iterator[sqlite3.Connection]:
-    connection = open_in_memory()
-    yield connection
-    connection.close()
 
 
 def tidied(connection: sqlite3.Connection) -> int:
