@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amqpd_storage.changes import Changes
-from amqpd_storage.commit_view import PLACE_BITS, Arguments
+from amqpd_storage.commit_view import BATCH_ROW, PLACE_BITS, Arguments
 from amqpd_storage.entries import POSITION_MAX, Content, Delay, Enqueue, storage_key
 from amqpd_storage.large_records import own_message_id
 from amqpd_storage.records import RUN_HEAD_BYTES, record_pieces, run_head
@@ -77,7 +77,7 @@ class CommitArguments:
         "_size_max",
     )
 
-    def __init__(self, size_max: int, large_bytes: int, number: int | None = None) -> None:
+    def __init__(self, size_max: int, large_bytes: int) -> None:
         """Messages with a body of `large_bytes` have a statement of their own."""
         self._size = 0
         self._size_max = size_max
@@ -88,8 +88,6 @@ class CommitArguments:
         self._entries: list[str] = []
         self._run = Run()
         self._runs: list[str] = []
-        if number is not None:
-            self._columns["number"] = number
 
     def delete(self, changes: Changes) -> None:
         """Whatever goes, and what is deleted to be inserted anew."""
@@ -217,16 +215,18 @@ class CommitArguments:
         self._put_object("delays", waiting)
         return index
 
-    def sum_up(self, changes: Changes) -> None:
-        """Once all rows are there: what the queues have now, and shared messages none has."""
+    def sum_up(self, changes: Changes, number: int | None) -> None:
+        """Once all rows are there: what the queues have now, shared messages that none has, and
+        which batch it is."""
         if changes.released:
             self._released += [str(message_id) for message_id in changes.released]
-        if changes.backlogs:
-            backlogs = [
-                f'"{queue_id}":[{backlog.messages},{backlog.body_bytes},{backlog.last}]'
-                for queue_id, backlog in changes.backlogs.items()
-            ]
-            self._put_object("backlogs", backlogs)
+        backlogs = [
+            f'"{queue_id}":[{backlog.messages},{backlog.body_bytes},{backlog.last}]'
+            for queue_id, backlog in changes.backlogs.items()
+        ]
+        if number is not None:
+            backlogs.append(f'"{BATCH_ROW}":[0,0,{number}]')
+        self._put_object("backlogs", backlogs)
         if changes.delay_counts:
             counts = [f'"{exchange}":{more}' for exchange, more in changes.delay_counts.items()]
             self._put_object("delay_counts", counts)

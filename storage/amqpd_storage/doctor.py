@@ -29,8 +29,8 @@ from amqpd_storage.salvage import (
     Waiting,
 )
 from amqpd_storage.sqlite_delays import count_delays, read_delay_counts
-from amqpd_storage.sqlite_file import BACKLOGS_SINCE, MAGIC, check_identity, tables_of
-from amqpd_storage.sqlite_reading import count_backlogs, read_backlogs
+from amqpd_storage.sqlite_file import BACKLOGS_SINCE, MAGIC, RUNS_SINCE, check_identity, tables_of
+from amqpd_storage.sqlite_reading import count_backlogs, read_backlogs, read_batch_number
 from amqpd_storage.untouched import log_bytes, open_untouched
 
 PROBLEMS_MAX: Final = 20
@@ -130,6 +130,8 @@ def _structure(examination: Examination) -> None:
             for (verdict,) in connection.execute(f"PRAGMA integrity_check({PROBLEMS_MAX})"):
                 if verdict != "ok":
                     problems += [line for line in str(verdict).splitlines() if line]
+            if not problems and version >= RUNS_SINCE:
+                read_batch_number(connection)
             if not problems and version >= BACKLOGS_SINCE:
                 _backlogs(examination, connection)
                 _delay_counts(examination, connection)

@@ -130,7 +130,6 @@ def place(connection: sqlite3.Connection, queue_id: int) -> None:
         f"INSERT INTO entry SELECT {queue_id} << {POSITION_BITS} | row_number() OVER "
         f"(ORDER BY message_id), message_id FROM message WHERE {_UNREFERENCED}"
     )
-    connection.execute("DELETE FROM backlog")
     fill_backlogs(connection)
 
 

@@ -4,6 +4,7 @@
     recovery = await store.recover()
     messages = await store.read_messages(after, last)
     await store.write(batch)          # returns when the batch is on the disk
+    store.start_write(batch, done)    # calls done() when it is
     await store.close()
 
 The thread and its queue are aiosqlite's. What runs in it is plain `sqlite3` (sqlite_file,
@@ -75,12 +76,39 @@ class JournalConnection(aiosqlite.Connection):
     aiosqlite's public methods make one round trip a statement, each a wake-up of the event loop
     and a fight for the interpreter lock. `_execute` (queue a function, await its result) and
     `_conn` (the raw connection) are its protected members, there for subclasses: all its own
-    methods are built on the two. The project pins aiosqlite's minor version because of them.
+    methods are built on the two, and on the thread's queue, `_tx`. The project pins aiosqlite's
+    minor version because of them.
     """
 
     async def run(self, function: Callable[[sqlite3.Connection], R]) -> R:
         """`function(raw connection)` in the connection's thread."""
         return cast(R, await self._execute(function, self._conn))  # type: ignore[no-untyped-call]
+
+    def start(
+        self, function: Callable[[], object], done: Callable[[BaseException | None], None]
+    ) -> None:
+        """`function()` in the connection's thread; then `done` in the event loop, with None or what
+        was raised. Raises ValueError if the connection is closed, as aiosqlite does.
+
+        `_tx`, the queue of its thread, takes a function without a future, too: no task has to be
+        woken here.
+        """
+        if not self._running or self._connection is None:
+            raise ValueError("Connection closed")
+        self._tx.put_nowait((None, partial(_run, function, done, asyncio.get_running_loop())))
+
+
+def _run(
+    function: Callable[[], object],
+    done: Callable[[BaseException | None], None],
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    error: BaseException | None = None
+    try:
+        function()
+    except BaseException as raised:
+        error = raised
+    loop.call_soon_threadsafe(done, error)
 
 
 class Recovery(NamedTuple):
@@ -116,6 +144,8 @@ class SQLiteStore:
         """A second connection with a thread of its own, made when somebody reads messages: they
         need not wait for the commit under way."""
         self._opening = asyncio.Lock()
+        self._writing: asyncio.Future[None] | None = None
+        """The last one that took a task. The event loop does not keep those that it runs."""
 
     async def recover(self) -> Recovery:
         """Definitions and numbers; no messages. What was not worth keeping is dropped."""
@@ -219,6 +249,22 @@ class SQLiteStore:
         """
         if not batch.is_empty:  # needs no disk
             await self._in_thread(partial(self._owner.write, batch))
+
+    def start_write(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None:
+        """`write`, for who has no task that could wait for it: `done` is called in a later turn of
+        the event loop, with None or what `write` raises."""
+        if self._owner.failed or batch.is_empty:
+            self._start_slowly(batch, done)
+        else:
+            self._thread.start(partial(self._owner.write, batch), done)
+
+    def _start_slowly(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None:
+        def tell(writing: asyncio.Future[None]) -> None:
+            if not writing.cancelled():  # or the event loop ends
+                done(writing.exception())
+
+        self._writing = asyncio.ensure_future(self.write(batch))
+        self._writing.add_done_callback(tell)
 
     async def _in_thread(self, function: Callable[[], R]) -> R:
         """The writer's. Sees to the disk first, if it has failed."""

@@ -7,7 +7,8 @@
                                                         gone of them: see runs
     message     message_id, record                      a message that several rows share, or a
                                                         large one: see large_records
-    backlog     queue_id, messages, body_bytes, last    what a queue has, without counting rows
+    backlog     queue_id, messages, body_bytes, last    what a queue has, without counting rows;
+                                                        and in row 0 the last batch's number
     dropped     first, last                             keys of rows gone, and not deleted yet
     delayed, delayed_count                              see sqlite_delays
     delivered   queue_id, below                         see entries.Delivered
@@ -41,7 +42,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from amqpd_storage import runs, sqlite_delays
-from amqpd_storage.commit_view import create_commit_views
+from amqpd_storage.commit_view import BATCH_ROW, create_commit_views
 from amqpd_storage.errors import (
     DamagedStore,
     ReadFailed,
@@ -121,8 +122,14 @@ def _upgrade_from_1(connection: sqlite3.Connection) -> None:
 
 
 def _upgrade_from_2(connection: sqlite3.Connection) -> None:
-    """Version 3 knows runs: several messages in a row. Those of before have rows of their own."""
+    """Version 3 knows runs: several messages in a row. Those of before have rows of their own. And
+    the number of the last batch is no row of `meta` any more."""
     connection.execute(runs.SCHEMA)
+    connection.execute(
+        f"INSERT INTO backlog SELECT {BATCH_ROW}, 0, 0, coalesce(sum(value), 0)"
+        " FROM meta WHERE name = 'batch'"
+    )
+    connection.execute("DELETE FROM meta WHERE name = 'batch'")
 
 
 UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {
@@ -230,6 +237,7 @@ def _fill(connection: sqlite3.Connection) -> None:
     }
     connection.executescript(f"BEGIN; {SCHEMA}")
     connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    connection.execute("INSERT INTO backlog VALUES (?, 0, 0, 0)", (BATCH_ROW,))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")

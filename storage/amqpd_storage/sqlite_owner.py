@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from amqpd_storage import sqlite_file, sqlite_log
-from amqpd_storage.commit_view import BATCH
 from amqpd_storage.errors import DamagedStore, JournalFailed, ReadFailed, StoreUnwritable
 from amqpd_storage.journal import Batch
 from amqpd_storage.sqlite_file import Durability
+from amqpd_storage.sqlite_reading import read_batch_number
 from amqpd_storage.sqlite_tidying import tidy
 from amqpd_storage.sqlite_writing import write_batch
 
@@ -89,9 +89,14 @@ class OwnersConnection:
         self._damage_seen = False
         """SQLite said that the file is damaged, though all of it could be read."""
         self._open()
-        self.meta = sqlite_file.read_meta(self.raw)
-        self._number = int(self.meta.get(BATCH, "0"))
-        """Of the last batch that is surely there."""
+        try:
+            with sqlite_file.explained(path):
+                self.meta = sqlite_file.read_meta(self.raw)
+                self._number = read_batch_number(self.raw)
+                """Of the last batch that is surely there."""
+        except BaseException:
+            self._close(keeping_log=True)
+            raise
 
     def _open(self, *, again: bool = False) -> None:
         raw = sqlite_file.open_connection(self.path, self._durability, again=again)
@@ -203,16 +208,16 @@ class OwnersConnection:
         try:
             with sqlite_file.explained(self.path):
                 meta = sqlite_file.read_meta(self.raw)
+                number = read_batch_number(self.raw)
         except (StoreUnwritable, ReadFailed) as error:
             self._close(keeping_log=True)
             raise JournalFailed(self.path, error.reason, passing=True) from error
-        self._compare(meta)
+        self._compare(meta["broker_id"], number)
         self.failed = False
 
-    def _compare(self, meta: dict[str, str]) -> None:
+    def _compare(self, broker_id: str, number: int) -> None:
         """That it is the store which this broker knows."""
-        number = int(meta.get(BATCH, "0"))
-        if meta["broker_id"] != self.meta["broker_id"]:
+        if broker_id != self.meta["broker_id"]:
             self._given_up = "it is another store than the one that this broker had opened"
         elif number == self._number + 1 and self._in_doubt is not None:
             self._found = self._in_doubt

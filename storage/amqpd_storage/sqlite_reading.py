@@ -22,6 +22,7 @@ import sqlite3
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+from amqpd_storage.commit_view import BATCH_ROW
 from amqpd_storage.entries import (
     PASSING_QUEUE_ID_MIN,
     POSITION_BITS,
@@ -173,9 +174,18 @@ def read_backlogs(connection: sqlite3.Connection) -> dict[int, Backlog]:
     return {
         queue_id: Backlog(messages, body_bytes, last)
         for queue_id, messages, body_bytes, last in connection.execute(
-            "SELECT queue_id, messages, body_bytes, last FROM backlog"
+            "SELECT queue_id, messages, body_bytes, last FROM backlog WHERE queue_id <> ?",
+            (BATCH_ROW,),
         )
     }
+
+
+def read_batch_number(connection: sqlite3.Connection) -> int:
+    """The number of the batch that was committed last; 0 if none had one. Raises DamagedStore."""
+    rows = connection.execute("SELECT last FROM backlog WHERE queue_id = ?", (BATCH_ROW,))
+    for (number,) in rows.fetchall():
+        return int(number)
+    raise DamagedStore(None, "it does not say which batch was its last one")
 
 
 def read_dropped_queues(connection: sqlite3.Connection) -> set[int]:
@@ -379,7 +389,8 @@ def count_backlogs(connection: sqlite3.Connection) -> dict[int, Backlog]:
 
 
 def fill_backlogs(connection: sqlite3.Connection) -> None:
-    """Count all rows into an empty table `backlog`, in the caller's transaction."""
+    """Count all rows anew into table `backlog`, in the caller's transaction."""
+    connection.execute("DELETE FROM backlog WHERE queue_id <> ?", (BATCH_ROW,))
     connection.executemany(
         "INSERT INTO backlog VALUES (?, ?, ?, ?)",
         [(queue_id, *backlog) for queue_id, backlog in count_backlogs(connection).items()],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 
 from amqpd.broker.broker import Broker
 from amqpd.config import Config
@@ -29,14 +29,21 @@ class Disk:
         self.attempts: list[Batch] = []
         self.attempted = anyio.Event()
         self.written: list[Batch] = []
+        self.under_way = False
 
-    async def write(self, batch: Batch) -> None:
+    def start_write(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None:
         self.attempts.append(batch)
         self.attempted.set()
-        await checkpoint()
+        self.under_way = True
+        asyncio.get_running_loop().call_soon(self.finish_write, batch, done)
+
+    def finish_write(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None:
+        self.under_way = False
         if self.failures:
-            raise self.failures.pop(0)
-        self.written.append(batch)
+            done(self.failures.pop(0))
+        else:
+            self.written.append(batch)
+            done(None)
 
     async def tidy(self) -> bool:
         if self.tidying:
@@ -59,6 +66,7 @@ class Stage:
         self.troubles: list[str | None] = []
         self.in_trouble = anyio.Event()
         self.turns = 0
+        self.fault: Exception | None = None
         self.broker = Broker(Config(), journaling=True, entropy=bytes)
         self.writer = JournalWriter(
             self.broker,
@@ -73,6 +81,8 @@ class Stage:
 
     def finish_turn(self) -> None:
         self.turns += 1
+        if self.fault is not None:
+            raise self.fault
 
     def on_trouble(self, error: JournalFailed | None) -> None:
         self.troubles.append(None if error is None else error.reason)
@@ -240,6 +250,89 @@ def test_a_disk_that_fails_to_tidy_up_is_tried_again_though_nobody_writes() -> N
     assert stage.troubles == ["I/O error", "I/O error", None]
 
 
+def test_what_comes_in_one_turn_of_the_loop_is_one_batch() -> None:
+    stage = Stage(Disk())
+
+    async def scene() -> None:
+        stage.append("a")
+        stage.append("b")
+        await stage.disk.attempted.wait()
+        stage.append("c")
+        stage.append("d")
+        await stage.writer.flush()
+
+    play(scene)
+    assert stage.written == [["a", "b"], ["c", "d"]]
+
+
+def test_nothing_is_written_while_somebody_tidies_up() -> None:
+    disk = Disk()
+    stage = Stage(disk)
+
+    async def tidy() -> bool:
+        stage.append("a")
+        await asyncio.sleep(0.001)
+        assert disk.attempts == []
+        disk.tidied.set()
+        return False
+
+    disk.tidy = tidy  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stage.writer.run)
+            await disk.tidied.wait()
+            await stage.writer.flush()
+            tasks.cancel_scope.cancel()
+
+    play(scene)
+    assert stage.written == [["a"]]
+
+
+def test_who_tidies_up_waits_for_the_batch_under_way_and_for_none_behind_it() -> None:
+    """With a disk that never rests: a step each second all the same."""
+    now = [0.0]
+    disk = Disk()
+    stage = Stage(disk, clock=lambda: now[0])
+    at: list[int] = []
+
+    async def tidy() -> bool:
+        assert not stage.disk.under_way
+        at.append(len(disk.written))
+        disk.tidied.set()
+        return False
+
+    disk.tidy = tidy  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stage.writer.run)
+            while not at:
+                stage.append("a")
+                await asyncio.sleep(0)
+                now[0] += 0.01
+            tasks.cancel_scope.cancel()
+        await stage.writer.settle()
+
+    play(scene)
+    assert at[0] > 1
+
+
+def test_a_fault_of_the_broker_ends_the_writer() -> None:
+    stage = Stage(Disk())
+
+    async def scene() -> None:
+        stage.fault = ZeroDivisionError()
+        stage.append("a")
+        with pytest.raises(ZeroDivisionError):
+            await stage.writer.run()
+        stage.append("b")
+        await stage.writer.settle()
+
+    play(scene)
+    assert stage.written == [["a"]]
+
+
 def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:
     stage = Stage(Disk())
 
@@ -282,10 +375,10 @@ class SlowDisk(Disk):
         self.ask: Callable[[], float] = lambda: 0.0
         self.told: list[float] = []
 
-    async def write(self, batch: Batch) -> None:
+    def start_write(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None:
+        super().start_write(batch, done)
         self.now += self.seconds.pop(0)
         self.told.append(self.ask())
-        await super().write(batch)
 
 
 def test_a_commit_is_slow_while_it_takes_long_and_the_next_one_until_it_took_less() -> None:

@@ -31,7 +31,6 @@ from amqpd.broker.definitions import (
 from amqpd.runtime import maintenance
 from amqpd.runtime.store_words import QueueNames, describe_lost, print_lines
 from amqpd.wire.tables import encode_table
-from amqpd_storage.commit_view import BATCH
 from amqpd_storage.entries import Delivered, Entry, PutDefinition
 from amqpd_storage.ownership import DirectoryLock
 from amqpd_storage.runs import RUN_MESSAGES_MAX
@@ -351,7 +350,6 @@ def contents(directory: Path) -> dict[str, Sequence[tuple[object, ...]]]:
             name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in tables
         }
         found["entry"] = all_messages(connection)
-    found["meta"] = [row for row in found["meta"] if row[0] != BATCH]
     return found
 
 

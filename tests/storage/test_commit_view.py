@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from amqpd_storage import commit_view
+from amqpd_storage.changes import net_changes
 from amqpd_storage.entries import (
     Delivered,
     DropDefinition,
@@ -21,10 +22,10 @@ from amqpd_storage.entries import (
 from amqpd_storage.entries import storage_key as key
 from amqpd_storage.runs import RUN_MESSAGES_MIN
 from amqpd_storage.sqlite_file import open_in_memory
-from amqpd_storage.sqlite_writing import write_batch
-from tests.storage.contents import PublishedContent, batch_of, enqueue
+from amqpd_storage.sqlite_writing import write_batch, write_changes
+from tests.storage.contents import PublishedContent, batch_of, enqueue, expiring
 
-TABLES = ("entry", "run", "message", "backlog", "dropped", "delivered", "definition", "meta")
+TABLES = ("entry", "run", "message", "backlog", "dropped", "delivered", "definition")
 
 
 def published() -> list[Entry]:
@@ -53,6 +54,14 @@ def dropped() -> list[Entry]:
 
 
 VIEW_OF: dict[str, tuple[Callable[[], list[Entry]], str]] = {
+    "a message": (lambda: [enqueue(1, 5)], "commit_message"),
+    "a queue's first": (lambda: [expiring(3, 1, b"expires", 9000)], "commit_message"),
+    "a definition": (lambda: [PutDefinition("queue", "c", b"new")], "commit_definition"),
+    "a definition anew": (lambda: [PutDefinition("queue", "b", b"new")], "commit_definition"),
+    "a shared message": (
+        lambda: [enqueue(4, 1, PublishedContent(b"for one", message_id=9))],
+        "commit_shared",
+    ),
     "publishes": (published, "commit_publishes"),
     "runs": (runs, "commit_runs"),
     "acks": (acknowledged, "commit_acks"),
@@ -83,7 +92,7 @@ def test_the_smallest_view_that_will_do(kind: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(commit_view, "_INSERTIONS", commit_view._INSERTIONS[-1:])
     with contextlib.closing(store()) as connection:
         before = contents(connection)
-        write_batch(connection, batch_of(*entries()), 2)
+        write_changes(connection, net_changes(batch_of(*entries())), 2)
         assert contents(connection) == rows != before
 
 
@@ -98,7 +107,7 @@ def store() -> sqlite3.Connection:
     before: list[Entry] = [
         *(enqueue(1, position, b"body") for position in range(1, 5)),
         enqueue(2, 1, content),
-        enqueue(3, 0, content),
+        enqueue(4, 0, content),
         Delivered(2, 1),
         PutDefinition("queue", "a", b"old"),
         PutDefinition("queue", "b", b"old"),
@@ -108,9 +117,7 @@ def store() -> sqlite3.Connection:
 
 
 def contents(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
-    rows = {
+    return {
         table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
         for table in TABLES
     }
-    rows["meta"] = [row for row in rows["meta"] if row[0] == commit_view.BATCH]
-    return rows

@@ -14,11 +14,18 @@ import pytest
 from amqpd_storage import sqlite_file, sqlite_log
 from amqpd_storage.doctor import examine
 from amqpd_storage.entries import Delivered, PutDefinition
-from amqpd_storage.errors import StoreError, StoreLocked, StoreTooNew
+from amqpd_storage.errors import DamagedStore, StoreError, StoreLocked, StoreTooNew
 from amqpd_storage.ownership import LOCK_NAME, DirectoryLock, unowned
 from amqpd_storage.salvage import LostKeys
 from amqpd_storage.sqlite_file import PAGE_BYTES
-from tests.storage.contents import PublishedContent, commit, damage_page, enqueue, fill_store
+from tests.storage.contents import (
+    PublishedContent,
+    commit,
+    damage_page,
+    enqueue,
+    fill_store,
+    recovered,
+)
 
 
 @pytest.fixture
@@ -125,6 +132,15 @@ def test_what_the_header_and_the_schema_say(path: Path, statement: str, problem:
     edit(path, statement)
 
     assert any(problem in text for text in examine(path).problems)
+
+
+def test_number_of_the_last_batch_is_missing(path: Path) -> None:
+    edit(path, "DELETE FROM backlog WHERE queue_id = 0")
+
+    assert examine(path).problems == ["it does not say which batch was its last one"]
+    with pytest.raises(DamagedStore, match="which batch") as refusal:
+        recovered(path.parent)
+    assert refusal.value.path == path
 
 
 def test_cut_file(path: Path) -> None:

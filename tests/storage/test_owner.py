@@ -6,8 +6,9 @@ matter.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -17,7 +18,7 @@ from unittest.mock import patch
 import pytest
 
 from amqpd_storage import sqlite_file, sqlite_owner, sqlite_reading
-from amqpd_storage.entries import Settle, storage_key
+from amqpd_storage.entries import Barrier, Settle, storage_key
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -386,26 +387,50 @@ def test_errors_of_the_disk_while_it_is_opened_are_no_damage() -> None:
 # -- with its threads
 
 
-def test_readers_go_on_until_there_is_hope(tmp_path: Path) -> None:
+async def write_without_waiting(store: SQLiteStore, batch: Batch) -> None:
+    """As the journal's writer does, which has no task for it."""
+    done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    store.start_write(batch, done.set_result)
+    assert not done.done()
+    if (error := await done) is not None:
+        raise error
+
+
+Write = Callable[[SQLiteStore, Batch], Awaitable[None]]
+
+
+@pytest.mark.parametrize("write", [SQLiteStore.write, write_without_waiting])
+def test_readers_go_on_until_there_is_hope(tmp_path: Path, write: Write) -> None:
     async def scene() -> None:
         async with await open_store(tmp_path / "data") as store:
-            await store.write(batch_of(enqueue(1, 1, b"one")))
+            await write(store, batch_of(enqueue(1, 1, b"one")))
             assert await read(store) == BEFORE
             batch = in_doubt()
             with broken_disk(), pytest.raises(JournalFailed):
-                await store.write(batch)
+                await write(store, batch)
             assert await read(store) == BEFORE
             ill = JournalFailed(None, "ill", passing=True)
             with (
                 patch.object(OwnersConnection, "probe", side_effect=ill),
                 pytest.raises(JournalFailed, match="ill"),
             ):
-                await store.write(batch)
+                await write(store, batch)
             assert await read(store) == BEFORE, "it was not disturbed"
-            await store.write(batch)
+            await write(store, batch)
             assert await read(store) == AFTER
         async with await open_store(tmp_path / "data") as store:
             assert await read(store) == AFTER
+
+    run(scene())
+
+
+def test_nothing_is_started_once_the_store_is_closed(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(tmp_path / "data")
+        await store.close()
+        await write_without_waiting(store, batch_of(Barrier()))
+        with pytest.raises(ValueError, match="closed"):
+            await write_without_waiting(store, batch_of(enqueue(1, 1)))
 
     run(scene())
 

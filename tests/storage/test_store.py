@@ -16,6 +16,7 @@ from amqpd_storage.entries import Barrier, Delivered, PutDefinition, Settle, sto
 from amqpd_storage.errors import JournalFailed, StoreTooNew, StoreUnwritable
 from amqpd_storage.journal import Journal
 from amqpd_storage.sqlite_engine import open_store
+from amqpd_storage.sqlite_reading import read_batch_number
 from tests.storage.contents import (
     PublishedContent,
     batch_of,
@@ -231,6 +232,7 @@ def test_store_of_version_1_is_upgraded(tmp_path: Path) -> None:
         places = ", ".join("?" * len(found[0]))
         old.executemany(f"INSERT INTO {table} VALUES ({places})", found)
     old.execute("UPDATE meta SET value = '1' WHERE name = 'schema_version'")
+    old.execute("INSERT INTO meta VALUES ('batch', '1000')")
     old.close()
 
     async def check() -> None:
@@ -243,6 +245,8 @@ def test_store_of_version_1_is_upgraded(tmp_path: Path) -> None:
     run(check())
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM message").fetchall() == [(0,)]
+    assert read_batch_number(connection) == 1001
+    assert connection.execute("SELECT value FROM meta WHERE name = 'batch'").fetchall() == []
     assert connection.execute("PRAGMA auto_vacuum").fetchall() == [(2,)]
     connection.close()
     assert (tmp_path / "amqpd.sqlite3.before-v3").exists()
