@@ -257,7 +257,14 @@ class JournalWriter:
         try:
             while self._unwritten is not None:
                 await self._rested()
-            self._tidied_at = self._clock()
+            return await self._tidy_at_once()
+        finally:
+            self._tidying = False
+            self._begin()
+
+    async def _tidy_at_once(self) -> float | None:
+        self._tidied_at = self._clock()
+        try:
             with anyio.CancelScope(shield=True):  # cancelling cannot stop the thread
                 more = await self._store.tidy()
         except StoreError as error:
@@ -268,9 +275,6 @@ class JournalWriter:
                 return None
             self._troubled(error)
             return self._backoff.pause_s()
-        finally:
-            self._tidying = False
-            self._begin()
         self._succeeded()
         return 0.0 if more else None
 
@@ -291,15 +295,16 @@ class JournalWriter:
     async def flush(self) -> None:
         """Wait until nothing is left to be written. Raises StoreError, for good."""
         while self.busy:
-            if self._failure is not None:
-                raise self._failure
             await self._rested()
 
     async def _rested(self) -> None:
-        """Until a moment comes in which no batch is under way."""
-        resting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._resting.append(resting)
-        await resting
+        """Until a moment comes in which no batch is under way. Raises what keeps it from coming."""
+        if self._failure is None:
+            resting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._resting.append(resting)
+            await resting
+        if self._failure is not None:
+            raise self._failure
 
     def _rest(self) -> None:
         resting, self._resting = self._resting, []

@@ -318,6 +318,23 @@ def test_who_tidies_up_waits_for_the_batch_under_way_and_for_none_behind_it() ->
     assert at[0] > 1
 
 
+def test_a_failure_while_somebody_waits_to_tidy_up_ends_the_writer() -> None:
+    stage = Stage(Disk(failing(), broken()), retry_s=0.1, retry_max_s=0.1)
+
+    async def scene() -> None:
+        async def write() -> None:
+            with pytest.raises(JournalFailed, match="it has lost something"):
+                await stage.writer.run()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            stage.append("a")
+        assert len(stage.disk.attempts) == 2
+        assert not stage.disk.tidied.is_set()
+
+    play(scene)
+
+
 def test_a_fault_of_the_broker_ends_the_writer() -> None:
     stage = Stage(Disk())
 
