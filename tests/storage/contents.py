@@ -126,10 +126,13 @@ def fill_store(directory: Path, *entries: Entry) -> None:
 
 
 def damage_page(path: Path, text: bytes) -> None:
-    """Zero the page of this file that holds the text; the first one, if there are several."""
+    """Overwrite the page of this file that holds the text; the first one, if there are several.
+
+    Not with zeros: of the last page of a record those are no damage that SQLite could see.
+    """
     octets = bytearray(path.read_bytes())
     at = octets.index(text) // PAGE_BYTES * PAGE_BYTES
-    octets[at : at + PAGE_BYTES] = bytes(PAGE_BYTES)
+    octets[at : at + PAGE_BYTES] = b"\xa5" * PAGE_BYTES
     path.write_bytes(octets)
 
 
