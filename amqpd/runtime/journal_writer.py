@@ -53,7 +53,7 @@ class Store(Protocol):
 
 
 class JournalWriter:
-    """Feeds one store from one broker, in the event loop that it was made in."""
+    """Feeds one store from one broker."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class JournalWriter:
             # What can be read by now belongs to it as well: without that, a quarter fewer a second.
             self._begin_soon()
         else:
-            self._begin()
+            self._rest()
 
     def _committed(self, batch: Batch) -> None:
         self._beginning = True  # after the turn that ends here

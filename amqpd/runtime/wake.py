@@ -8,8 +8,8 @@ import asyncio
 class Wake:
     """An event that is forgotten once it was waited for.
 
-    The journal's writer waits before each commit. An `anyio.Event`, in a scope with a deadline and
-    made anew each time, took 15 us of the event loop's time; this takes 4.
+    The journal's writer waits so before it tidies up: a write that comes first is to be heard of,
+    also if it came while nobody waited.
     """
 
     __slots__ = ("_is_set", "_waiting")

@@ -343,7 +343,7 @@ def test_recover_of_a_whole_store(
 
 
 def contents(directory: Path) -> dict[str, Sequence[tuple[object, ...]]]:
-    """All messages and rows; but batches are numbered anew, and what was a run is none."""
+    """All messages and rows; but what was a run is none."""
     with closing(sqlite3.connect(directory / "amqpd.sqlite3")) as connection:
         tables = ("message", "delivered", "definition", "meta")
         found: dict[str, Sequence[tuple[object, ...]]] = {
