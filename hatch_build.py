@@ -38,7 +38,6 @@ COMPILED: Final = (
     "amqpd/runtime/peer.py",
     "amqpd/runtime/trusted_peer.py",
     "amqpd/runtime/turns.py",
-    "amqpd/runtime/wake.py",
     "amqpd/wire/*.py",
     "amqpd_exchanges/*.py",
     "amqpd_storage/changes.py",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -25,7 +26,6 @@ import anyio
 from amqpd.broker.broker import Broker
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.commit_metrics import CommitMetrics, Waiting
-from amqpd.runtime.wake import Wake
 from amqpd_storage.entries import Entry
 from amqpd_storage.errors import JournalFailed, StoreError
 from amqpd_storage.journal import Batch, Journal
@@ -96,7 +96,8 @@ class JournalWriter:
         """Nothing is written any more."""
         self._resting: list[asyncio.Future[None]] = []
         """Of who waits for a moment without a batch under way."""
-        self._wake = Wake()
+        self._wake = anyio.Event()
+        """Who tidies up is to look again."""
         self._asleep = False
         """There is nothing to tidy up before more was written."""
         self._commits = 0
@@ -236,23 +237,25 @@ class JournalWriter:
 
         Raises what kept a batch from being written, or the store from being tidied up, for good.
         """
-        patience: float | None = TIDY_AFTER_S
+        patience_s = TIDY_AFTER_S
         commits = self._commits
         while True:
-            self._asleep = patience is None
-            woken = await self._wake.wait(patience)
+            self._asleep = patience_s == math.inf
+            with anyio.move_on_after(patience_s):
+                await self._wake.wait()
+            woken, self._wake = self._wake.is_set(), anyio.Event()
             self._asleep = False
             if self._failure is not None:
                 raise self._failure
             quiet, commits = commits == self._commits, self._commits
             due = quiet or self._clock() >= self._tidied_at + TIDY_EVERY_S
             if due and not woken:
-                patience = await self._tidy()
+                patience_s = await self._tidy()
             else:
-                patience = TIDY_AFTER_S
+                patience_s = TIDY_AFTER_S
 
-    async def _tidy(self) -> float | None:
-        """A step; how long to wait for the next one, None if there is nothing more to do."""
+    async def _tidy(self) -> float:
+        """A step; how long to wait for the next one, for ever if there is nothing more to do."""
         self._tidying = True
         try:
             while self._unwritten is not None:
@@ -262,7 +265,7 @@ class JournalWriter:
             self._tidying = False
             self._begin()
 
-    async def _tidy_at_once(self) -> float | None:
+    async def _tidy_at_once(self) -> float:
         self._tidied_at = self._clock()
         try:
             with anyio.CancelScope(shield=True):  # cancelling cannot stop the thread
@@ -272,11 +275,11 @@ class JournalWriter:
                 self._failure = error
                 raise
             if error.disk_full:  # it makes room, but takes some
-                return None
+                return math.inf
             self._troubled(error)
             return self._backoff.pause_s()
         self._succeeded()
-        return 0.0 if more else None
+        return 0.0 if more else math.inf
 
     async def settle(self) -> None:
         """The broker stops: let a write under way finish, then write what is left.
