@@ -55,6 +55,7 @@ from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover, restored_delays
 from amqpd.wire.tables import encode_table
 from amqpd_storage.entries import (
+    LARGE_BYTES,
     PASSING_QUEUE_ID_MIN,
     POSITION_BITS,
     POSITION_MAX,
@@ -955,9 +956,11 @@ class MemoryStore:
                     entry.expires_ms,
                 )
             case Settle():
-                row = self.rows.pop(entry.key)
-                assert (len(row.body), row.message_id) == (entry.body_bytes, entry.message_id)
-                self._release(row.message_id)
+                rows = [self.rows.pop(key) for key in range(entry.key, entry.last + 1)]
+                assert sum(len(row.body) for row in rows) == entry.body_bytes
+                assert {row.message_id for row in rows} == {entry.message_id}
+                assert len(rows) == 1 or (not entry.message_id and entry.body_bytes < LARGE_BYTES)
+                self._release(entry.message_id)
             case DropRange():
                 gone = [key for key in self.rows if entry.first <= key <= entry.last]
                 rows = [self.rows.pop(key) for key in gone]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from amqpd.timers import Timed
-from amqpd_storage.entries import Barrier, Entry
+from amqpd_storage.entries import Barrier, Entry, Settle
 
 if TYPE_CHECKING:
     from amqpd.broker.confirms import Confirms
@@ -88,6 +88,15 @@ class Effects:
         """Journal a change of definitions."""
         self.entries.append(entry)
         self._defined = True
+
+    def settle(self, key: int, body_bytes: int, message_id: int) -> None:
+        """Journal that a stored message is gone; `message_id` as in `Settle`."""
+        entries = self.entries
+        if entries and not message_id:
+            last = entries[-1]
+            if isinstance(last, Settle) and last.extend(key, body_bytes):
+                return
+        entries.append(Settle(key, body_bytes, message_id))
 
     def confirm_when_safe(self, pending: PendingConfirm) -> None:
         """Confirm once the journal has everything so far."""

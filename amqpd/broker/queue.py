@@ -47,7 +47,6 @@ from amqpd_storage.entries import (
     SAFE,
     Delivered,
     DropQueue,
-    Settle,
     storage_key,
 )
 
@@ -636,4 +635,4 @@ class Queue(ReadyMessages):
                 stored.confirm.safe()
         elif not self.deleted:
             message = stored.content
-            self._effects.entries.append(Settle(stored.key, len(message.body), message.message_id))
+            self._effects.settle(stored.key, len(message.body), message.message_id)

@@ -22,6 +22,7 @@ holds the difference to what the store knew before.
 from __future__ import annotations
 
 from amqpd_storage.entries import (
+    LARGE_BYTES,
     POSITION_BITS,
     POSITION_MAX,
     Backlog,
@@ -39,7 +40,6 @@ from amqpd_storage.entries import (
     Settle,
 )
 from amqpd_storage.journal import Batch
-from amqpd_storage.large_records import LARGE_BYTES
 
 
 class Changes:
@@ -139,12 +139,15 @@ def net_changes(batch: Batch) -> Changes:
             queue_id = key >> POSITION_BITS
             if dropped and queue_id in dropped:
                 continue
-            gone.add(key)
+            if key == entry.last:
+                gone.add(key)
+            else:
+                gone.update(range(key, entry.last + 1))
             if body_bytes >= LARGE_BYTES and not entry.message_id:
                 changes.large_gone.append(key)
             if queue_id != total_of:
                 total, total_of = sums.setdefault(queue_id, [0, 0, 0]), queue_id
-            total[0] -= 1
+            total[0] -= entry.messages
             total[1] -= body_bytes
         elif isinstance(entry, Delivered):
             if entry.queue_id not in dropped:

@@ -25,10 +25,6 @@ from typing import Final, NamedTuple
 
 from amqpd_storage.records import RECORD_HEAD_BYTES_MAX, Message, read_layout
 
-LARGE_BYTES: Final = 1024 * 1024
-"""With a body of this size it is worth a statement and a blob handle of its own."""
-
-
 SPILL_PAGES: Final = 16 * 1024 - 1
 """Of 8 KB: so much of a transaction with large rows is in memory before SQLite writes pages to the
 log, instead of its whole cache (16 MB). A page is changed twice, and should be written once.

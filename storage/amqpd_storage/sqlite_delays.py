@@ -19,8 +19,8 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from amqpd_storage.entries import StoredDelay, StoredDelays, StoredMessage
-from amqpd_storage.large_records import LARGE_BYTES, read_large
+from amqpd_storage.entries import LARGE_BYTES, StoredDelay, StoredDelays, StoredMessage
+from amqpd_storage.large_records import read_large
 from amqpd_storage.records import Message, decode_record, decode_records
 
 SCHEMA: Final = """

@@ -24,6 +24,7 @@ from typing import Final
 
 from amqpd_storage.commit_view import BATCH_ROW
 from amqpd_storage.entries import (
+    LARGE_BYTES,
     PASSING_QUEUE_ID_MIN,
     POSITION_BITS,
     POSITION_MAX,
@@ -31,7 +32,7 @@ from amqpd_storage.entries import (
     StoredMessage,
 )
 from amqpd_storage.errors import DamagedStore
-from amqpd_storage.large_records import LARGE_BYTES, read_large
+from amqpd_storage.large_records import read_large
 from amqpd_storage.records import KIND_RUN, decode_records, holds_run
 from amqpd_storage.runs import RUN_MESSAGES_MAX, KeyRanges, read_runs, run_around, settled_ranges
 

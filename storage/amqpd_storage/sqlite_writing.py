@@ -34,9 +34,9 @@ from typing import Final
 from amqpd_storage.changes import Changes, net_changes
 from amqpd_storage.commit_arguments import CommitArguments
 from amqpd_storage.commit_view import COMMIT_DEFINITION, COMMIT_MESSAGE, Arguments, commit
-from amqpd_storage.entries import Enqueue, Entry, PutDefinition
+from amqpd_storage.entries import LARGE_BYTES, Enqueue, Entry, PutDefinition
 from amqpd_storage.journal import Batch
-from amqpd_storage.large_records import LARGE_BYTES, LargeRow, own_message_id, written_once
+from amqpd_storage.large_records import LargeRow, own_message_id, written_once
 from amqpd_storage.records import encode_record, record_pieces
 
 DATA_BYTES_MAX: Final = 8 * 1024 * 1024

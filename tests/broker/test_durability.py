@@ -380,6 +380,28 @@ def test_a_message_of_many_queues_is_written_once(durable: Channel) -> None:
     assert (store.shared, store.rows) == (set(), {})
 
 
+def test_neighbours_that_are_settled_in_one_turn_are_one_entry(durable: Channel) -> None:
+    store = durable.client.broker.journal.store
+    for number in range(6):
+        durable.publish("", "q", b"%d" % number, PERSISTENT)
+    durable.publish("x", "k", b"shared", PERSISTENT)
+    durable.client.broker.journal.commit()
+    tags = [got.delivery_tag for got in iter(lambda: durable.get("q"), None)]
+    assert len(tags) == 7
+
+    durable.ack(tags[1])
+    durable.ack(tags[-1], multiple=True)
+
+    settled = [entry for entry in written(durable) if isinstance(entry, Settle)]
+    assert [(entry.messages, bool(entry.message_id)) for entry in settled] == [
+        (1, False),
+        (1, False),
+        (4, False),
+        (1, True),
+    ]
+    assert [row.body for row in store.rows.values()] == [b"shared"]
+
+
 def test_a_shared_message_half_of_which_was_settled_before_it_was_written(
     durable: Channel,
 ) -> None:

@@ -453,11 +453,11 @@ class QueueModel(RuleBasedStateMachine):
             entry for entry in entries if isinstance(entry, Enqueue) and entry.key < passing
         ]
         assert [int(entry.content.body) for entry in enqueues] == expected
-        gone = sum(isinstance(entry, Settle) and entry.key < passing for entry in entries)
-        gone += sum(
+        gone = sum(
             entry.messages
             for entry in entries
-            if isinstance(entry, DropRange) and entry.first < passing
+            if (isinstance(entry, Settle) and entry.key < passing)
+            or (isinstance(entry, DropRange) and entry.first < passing)
         )
         assert gone == len(settled)
         for message in self.messages:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from amqpd_storage.entries import Backlog, Enqueue, Entry, StoredMessage, storage_key
+from amqpd_storage.entries import Backlog, Enqueue, Entry, Settle, StoredMessage, storage_key
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import SQLiteStore, open_store
 from amqpd_storage.sqlite_file import PAGE_BYTES
@@ -44,6 +44,14 @@ def enqueue(
     if isinstance(content, bytes):
         content = PublishedContent(content)
     return Enqueue(storage_key(queue_id, position), content)
+
+
+def settle_range(queue_id: int, first: int, last: int, body: bytes = b"body") -> Settle:
+    """Of neighbours with such a body each."""
+    entry = Settle(storage_key(queue_id, first), len(body))
+    for position in range(first + 1, last + 1):
+        assert entry.extend(storage_key(queue_id, position), len(body))
+    return entry
 
 
 def expiring(

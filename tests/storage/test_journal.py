@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from amqpd_storage.entries import (
     ELIDED,
+    LARGE_BYTES,
     PENDING,
     TAKEN,
     Barrier,
@@ -156,3 +157,22 @@ def test_appended_list_stays_the_callers() -> None:
 
     assert batch is not None
     assert len(batch.enqueues) == 2
+
+
+def test_neighbours_are_settled_by_one_entry() -> None:
+    settle = Settle(7, 4)
+    assert settle.extend(8, 5)
+    assert settle.extend(9, 0)
+    assert (settle.key, settle.last, settle.messages, settle.body_bytes) == (7, 9, 3, 9)
+
+
+def test_what_is_settled_by_an_entry_of_its_own() -> None:
+    settle = Settle(7, 4)
+    assert not settle.extend(9, 4)  # no neighbour
+    assert not settle.extend(6, 4)
+    assert not settle.extend(8, LARGE_BYTES)
+    assert not Settle(7, LARGE_BYTES).extend(8, 0)
+    assert not Settle(7, 4, message_id=3).extend(8, 4)
+    assert (settle.last, settle.messages, settle.body_bytes) == (7, 1, 4)
+    assert settle.extend(8, LARGE_BYTES - 5)
+    assert not settle.extend(9, 1)  # together they would look like a large one

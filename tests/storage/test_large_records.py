@@ -11,6 +11,7 @@ import pytest
 from amqpd_storage import sqlite_file
 from amqpd_storage.doctor import examine
 from amqpd_storage.entries import (
+    LARGE_BYTES,
     Delay,
     DropQueue,
     DropRange,
@@ -19,7 +20,6 @@ from amqpd_storage.entries import (
     storage_key,
 )
 from amqpd_storage.errors import DamagedStore
-from amqpd_storage.large_records import LARGE_BYTES
 from amqpd_storage.records import encode_record
 from amqpd_storage.rescue import new_store, rescue
 from amqpd_storage.salvage import Salvage

@@ -138,32 +138,35 @@ class Broker(RuleBasedStateMachine):
         for body in bodies:
             self.publish.__wrapped__(self, [queue_id], body)  # type: ignore[attr-defined]
 
-    def settle_key(self, key: int) -> None:
-        body = self.now.messages.pop(key)
-        entry = self.live.pop(key, None)
-        if entry is not None and entry.state == PENDING:
-            entry.state = ELIDED
-        else:
-            self.journal.append_all([Settle(key, len(body), self.now.shared.get(key, 0))])
+    def settle_keys(self, keys: list[int]) -> None:
+        settled: list[Settle] = []
+        for key in keys:
+            size = len(self.now.messages.pop(key))
+            entry = self.live.pop(key, None)
+            message_id = self.now.shared.get(key, 0)
+            if entry is not None and entry.state == PENDING:
+                entry.state = ELIDED
+            elif message_id or not settled or not settled[-1].extend(key, size):
+                settled.append(Settle(key, size, message_id))
+        self.journal.append_all([*settled])
 
     @precondition(lambda self: self.now.messages)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        self.settle_key(data.draw(st.sampled_from(sorted(self.now.messages))))
+        self.settle_keys([data.draw(st.sampled_from(sorted(self.now.messages)))])
 
     @precondition(lambda self: self.now.messages)
     @rule(data=st.data(), count=st.integers(2, 20))
     def settle_neighbours(self, data: st.DataObject, count: int) -> None:
         first = data.draw(st.sampled_from(sorted(self.now.messages)))
-        for key in [key for key in sorted(self.now.messages) if key >= first][:count]:
-            self.settle_key(key)
+        self.settle_keys([key for key in sorted(self.now.messages) if key >= first][:count])
 
     @rule(queue_id=QUEUE_IDS, one_by_one=st.booleans())
     def drop_queue(self, queue_id: int, one_by_one: bool) -> None:
         for key in [k for k in self.now.messages if k >> POSITION_BITS == queue_id]:
             entry = self.live.get(key)
             if one_by_one or (entry is not None and entry.state == PENDING):
-                self.settle_key(key)
+                self.settle_keys([key])
             else:
                 self.now.messages.pop(key)
                 self.live.pop(key, None)

@@ -43,6 +43,7 @@ from tests.storage.contents import (
     commit,
     enqueue,
     expiring,
+    settle_range,
 )
 
 
@@ -99,6 +100,27 @@ def test_position_used_again_after_its_settle(connection: sqlite3.Connection) ->
     commit(connection, Settle(storage_key(1, 1), 3), enqueue(1, 1, b"new"))
 
     assert bodies(connection) == {storage_key(1, 1): b"new"}
+
+
+def test_neighbours_settled_together(connection: sqlite3.Connection) -> None:
+    commit(connection, *(enqueue(1, position) for position in range(1, 7)), enqueue(2, 1))
+
+    commit(connection, settle_range(1, 2, 5))
+
+    assert list(bodies(connection)) == [storage_key(1, 1), storage_key(1, 6), storage_key(2, 1)]
+    assert backlogs(connection) == {1: (2, 8, 6), 2: (1, 4, 1)}
+
+
+def test_neighbours_settled_together_that_come_anew_or_came_just_now(
+    connection: sqlite3.Connection,
+) -> None:
+    commit(connection, enqueue(1, 1), enqueue(1, 2))
+
+    commit(connection, settle_range(1, 1, 2), enqueue(1, 1, b"anew"))
+    commit(connection, enqueue(2, 1), enqueue(2, 2), enqueue(2, 3), settle_range(2, 1, 2))
+
+    assert bodies(connection) == {storage_key(1, 1): b"anew", storage_key(2, 3): b"body"}
+    assert backlogs(connection) == {1: (1, 4, 2), 2: (1, 4, 3)}
 
 
 def test_row_enqueued_and_settled_in_one_batch(connection: sqlite3.Connection) -> None:
