@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 from amqpd.broker.messages import PendingConfirm, QueueMessage
 from amqpd.broker.paged_levels import PagedLevel, PagedLevels
 from amqpd.broker.paging import PagedMessages
-from amqpd.broker.queue import Queue
-from amqpd.commands import Arguments, Message
+from amqpd.broker.queue import Queue, QueueDeclaration
+from amqpd.commands import Message
 from amqpd_storage.entries import (
     POSITION_BITS,
     POSITION_MAX,
@@ -38,7 +38,6 @@ from amqpd_storage.entries import (
 )
 
 if TYPE_CHECKING:
-    from amqpd.broker.session import Session
     from amqpd.broker.virtual_host import VirtualHost
 
 
@@ -53,29 +52,9 @@ class LevelledQueue(Queue):
     RANK_BASE = 0
     """Below it are ranks of what goes ahead of all levels."""
 
-    def __init__(
-        self,
-        name: str,
-        home: VirtualHost,
-        *,
-        durable: bool,
-        auto_delete: bool,
-        arguments: Arguments,
-        owner: Session | None = None,
-        queue_id: int = 0,
-        lanes: int = 1,
-    ) -> None:
-        super().__init__(
-            name,
-            home,
-            durable=durable,
-            auto_delete=auto_delete,
-            arguments=arguments,
-            owner=owner,
-            queue_id=queue_id,
-            lanes=lanes,
-        )
-        self.levels = self.levels_of(arguments, self.compat)
+    def __init__(self, home: VirtualHost, declaration: QueueDeclaration) -> None:
+        super().__init__(home, declaration)
+        self.levels = self.levels_of(self.arguments, self.compat)
         self._marks: dict[int, int] = {}
         """By lane: up to this position the journal knows that messages were handed out."""
         self._marked_lanes: set[int] = set()

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
 from amqpd.broker.counts import Counts
@@ -55,6 +55,22 @@ if TYPE_CHECKING:
     from amqpd.broker.virtual_host import VirtualHost
 
 
+class QueueDeclaration(NamedTuple):
+    """What a queue is declared with, and where the store has its messages."""
+
+    name: str
+    durable: bool
+    auto_delete: bool
+    arguments: Arguments
+    owner: "Session | None"  # noqa: UP037 - compiled, it is looked up here, and is not there yet
+    """The session that has an exclusive queue to itself."""
+    queue_id: int
+    """Names a durable queue in the store; 0 for others."""
+    lanes: int
+    """Under how many ids the store has its messages, if it is durable: `queue_id` and those that
+    follow. One lane, unless it has priorities."""
+
+
 class Queue(ReadyMessages):
     """One queue of a virtual host. Declared and deleted by `VirtualHost`."""
 
@@ -81,28 +97,14 @@ class Queue(ReadyMessages):
     POLICY_FIRST: ClassVar[tuple[str, ...]] = ()
     """Settings of texts in which a policy wins over an argument."""
 
-    def __init__(
-        self,
-        name: str,
-        home: VirtualHost,
-        *,
-        durable: bool,
-        auto_delete: bool,
-        arguments: Arguments,
-        owner: Session | None = None,
-        queue_id: int = 0,
-        lanes: int = 1,
-    ) -> None:
-        super().__init__(name, home, queue_id)
+    def __init__(self, home: VirtualHost, declaration: QueueDeclaration) -> None:
+        super().__init__(declaration.name, home, declaration.queue_id)
         self.virtual_host = home.name
-        self.durable = durable
-        self.lanes = lanes
-        """Under how many ids the store has its messages, if it is durable: `queue_id` and those
-        that follow. One lane, unless it has priorities."""
-        self.auto_delete = auto_delete
-        self.arguments = arguments
-        self.owner = owner
-        """The session that has an exclusive queue to itself."""
+        self.durable = declaration.durable
+        self.lanes = declaration.lanes
+        self.auto_delete = declaration.auto_delete
+        self.arguments = arguments = declaration.arguments
+        self.owner = declaration.owner
         self.single_active = arguments.get("x-single-active-consumer", ("t", False))[1] is True
         self.consumers = ConsumerRing(self.single_active)
         self.had_consumer = False
@@ -114,10 +116,10 @@ class Queue(ReadyMessages):
         self.present = self._new_present()
         self._used_at = self._effects.now
         """When somebody last showed an interest, for `x-expires`."""
-        self._journaled = durable and self._effects.journaling
+        self._journaled = self.durable and self._effects.journaling
         self._keeps_all = False
         """Transient messages are journaled, too."""
-        self._key_base = storage_key(queue_id, 0)
+        self._key_base = storage_key(self.queue_id, 0)
         self.counts = Counts()
         """What is counted as it happens; `counts.of_queue` has all of it."""
 

@@ -39,7 +39,7 @@ from amqpd.wire.properties import PRIORITY, read_property
 from amqpd_storage.entries import PENDING
 
 if TYPE_CHECKING:
-    from amqpd.broker.session import Session
+    from amqpd.broker.queue import QueueDeclaration
     from amqpd.broker.virtual_host import VirtualHost
 
 BEHIND_RETURNS: Final = 1 << 60
@@ -66,28 +66,8 @@ class QuorumQueue(LevelledQueue):
     drops_at_the_tail = False
     RANK_BASE = BEHIND_RETURNS
 
-    def __init__(
-        self,
-        name: str,
-        home: VirtualHost,
-        *,
-        durable: bool,
-        auto_delete: bool,
-        arguments: Arguments,
-        owner: Session | None = None,
-        queue_id: int = 0,
-        lanes: int = 1,
-    ) -> None:
-        super().__init__(
-            name,
-            home,
-            durable=durable,
-            auto_delete=auto_delete,
-            arguments=arguments,
-            owner=owner,
-            queue_id=queue_id,
-            lanes=lanes,
-        )
+    def __init__(self, home: VirtualHost, declaration: QueueDeclaration) -> None:
+        super().__init__(home, declaration)
         self._keeps_all = True
         self._tally = self.returns = Returns(self, home.effects)
         """`returns`, which is never None here."""

@@ -20,7 +20,7 @@ from amqpd.broker.exchange_memory import ExchangeMemory
 from amqpd.broker.firehose import Firehose
 from amqpd.broker.policies import PolicyTable
 from amqpd.broker.priority_queue import PriorityQueue
-from amqpd.broker.queue import Queue
+from amqpd.broker.queue import Queue, QueueDeclaration
 from amqpd.broker.queue_arguments import QUORUM, queue_type
 from amqpd.broker.quorum import QuorumQueue
 from amqpd.broker.recent_history import RecentHistory
@@ -247,14 +247,7 @@ class VirtualHost:
             if journaled:
                 queue_id, lanes = self.broker.queue_ids.take_lanes(lanes)
         queue = class_(
-            name,
-            self,
-            durable=durable,
-            auto_delete=auto_delete,
-            arguments=arguments,
-            owner=owner,
-            queue_id=queue_id,
-            lanes=lanes,
+            self, QueueDeclaration(name, durable, auto_delete, arguments, owner, queue_id, lanes)
         )
         self.queues[name] = queue
         self.router.add_queue(name, queue)
