@@ -88,6 +88,8 @@ HEARTBEAT: Final = 8
 HEARTBEAT_FRAME: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 DEPTH_MAX: Final = 64
+TURNS_MAX: Final = 1000
+"""So many turns in a row are too many: what goes on so does not end."""
 CAPABILITIES: Final = (
     "publisher_confirms",
     "exchange_exchange_bindings",
@@ -1205,7 +1207,7 @@ class BrokerUnderTest:
             if client.peer.session is not None and client.peer.session in evictions:
                 client.peer.close(evictions[client.peer.session], self.now)
         evictions.clear()
-        while True:
+        for _ in range(TURNS_MAX):
             entries = self.core.finish_turn()
             if entries:
                 self.journal.append(entries)
@@ -1217,6 +1219,7 @@ class BrokerUnderTest:
                 return
             for connection in speaking:
                 self.clients[connection].take_output()
+        raise AssertionError("somebody always has something to say, or to read")
 
     def _read_pages(self) -> bool:
         """Answer the queues that want to have messages read, and let who waited for it go on."""

@@ -240,7 +240,9 @@ class LevelledQueue(Queue):
     def _finish_page(self, paged: PagedMessages, read: PagedMessages) -> None:
         if not (isinstance(read, PagedLevel) and isinstance(paged, PagedLevels)):
             super()._finish_page(paged, read)
-        elif not read.messages:
+        elif not read.messages and len(self._returned) + read.tail <= self._heads_max:
+            # Too many of its tail would make room for themselves: what was read would go back to
+            # the disk before them, and be read again, as long as they are not safe there.
             self._unpage(read, paged)
         if self._paged is not None and len(self._returned) > self._heads_max:
             # What was read goes before other heads, of which there are enough now.

@@ -315,3 +315,24 @@ def test_heads_do_not_leave_while_what_follows_them_is_read(gets: int) -> None:
         seen += take(channel, 20)
     worse = [body for body in seen if body.startswith(b"1:")]
     assert worse == [b"1:%d" % number for number in range(60)]
+
+
+def test_what_was_read_does_not_go_back_for_those_behind_it_that_are_not_safe() -> None:
+    """It would be read again, and again, till the journal has written what follows it."""
+    channel = opened(PRIORITIES)
+    for number in range(4):
+        publish(channel, number, 9)
+    channel.client.broker.journal.commit()
+    for number, priority in enumerate((0, 0, 0, 9, 9, 9, 9, 9, 9, 9), 4):
+        octets = properties(delivery_mode=2, priority=priority)
+        channel.publish("", "q", b"%d:%d" % (priority, number), octets)
+    consumer = channel.client.channel()
+    consumer.qos(2)
+    consumer.consume("q", "tag")
+    seen: list[bytes] = []
+    while deliveries := consumer.deliveries():
+        for delivery in deliveries:
+            seen.append(delivery.body)
+            consumer.ack(delivery.delivery_tag)
+    best = [b"9:%d" % number for number in (*range(4), *range(7, 14))]
+    assert seen == [*best, b"0:4", b"0:5", b"0:6"]
