@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from compat import harness
+from tests.patience import PATIENCE_S
 
-PATIENCE_SECONDS = 60.0
 STARTS_A_BROKER = """
 import os, sys, tempfile, time
 from compat import harness
@@ -42,7 +42,7 @@ def lives(pid: int) -> bool:
 
 def pids(place: Path) -> list[int]:
     """What the broker wrote, once it has: itself and its child."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_S
     while not place.exists() or place.read_text().count(" ") < 2:
         assert time.monotonic() < deadline, "no broker"
         time.sleep(0.01)
@@ -60,8 +60,8 @@ def test_it_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None
     )
     running = pids(place)
     parent.send_signal(number)
-    parent.wait(PATIENCE_SECONDS)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    parent.wait(PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
     while any(map(lives, running)):
         assert time.monotonic() < deadline, "it runs on"
         time.sleep(0.01)
@@ -73,10 +73,10 @@ def test_a_group_is_ended_and_the_exit_code_is_the_commands(tmp_path: Path) -> N
         line = [sys.executable, "-c", BROKER.format(place=str(place))]
         process = harness.tethered(line, os.environ, out)
         pids(place)
-        harness.stop_group(process, PATIENCE_SECONDS)
+        harness.stop_group(process, PATIENCE_S)
         assert process.returncode == 128 + signal.SIGTERM
         done = harness.tethered([sys.executable, "-c", "raise SystemExit(3)"], os.environ, out)
-        assert done.wait(PATIENCE_SECONDS) == 3
+        assert done.wait(PATIENCE_S) == 3
         harness.stop_group(done)
 
 

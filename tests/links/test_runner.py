@@ -17,6 +17,7 @@ from amqpd.links.uri import LinkURI
 from tests.conversation import PERSISTENT, BrokerUnderTest
 from tests.links.network import network
 from tests.links.wire import Wire
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -228,7 +229,7 @@ async def test_a_cut_link_begins_again_and_loses_nothing() -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while not condition():
             await anyio.lowlevel.checkpoint()
 

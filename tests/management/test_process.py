@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess, wait_until
 
@@ -29,7 +30,7 @@ def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
 
 def ask(broker: BrokerProcess, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     """Status and JSON."""
-    connection = http.client.HTTPConnection(broker.ready["management"][0], timeout=30)
+    connection = http.client.HTTPConnection(broker.ready["management"][0], timeout=PATIENCE_S)
     credentials = base64.b64encode(b"guest:guest").decode()
     connection.request(
         method,

@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple, Self
 
 from pamqp import base, commands, frame
 
+from tests.patience import PATIENCE_S
+
 GREETING: Final = b"AMQP\x00\x00\x09\x01"
-SECONDS_MAX: Final = 60.0
 FRAME_BYTES_MAX: Final = 131072
 METHOD: Final = 1
 HEADER: Final = 2
@@ -332,7 +333,7 @@ def connect(
     host = host.strip("[]")
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        sock.settimeout(SECONDS_MAX)
+        sock.settimeout(PATIENCE_S)
         if receive_buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         sock.connect((host, int(port)))

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-SECONDS_MAX: Final = 60.0
+from tests.patience import PATIENCE_S
+
 POLL_S: Final = 0.005
 
 
@@ -77,7 +78,7 @@ class BrokerProcess:
         self.ready_file.unlink(missing_ok=True)
         self.spawn(*arguments, listen=listen, in_memory=in_memory, environment=environment)
         assert self.child is not None
-        until = time.monotonic() + SECONDS_MAX
+        until = time.monotonic() + PATIENCE_S
         while not self.ready_file.exists():
             assert self.child.poll() is None, f"it did not start:\n{self.log}"
             assert time.monotonic() < until, f"it is not ready:\n{self.log}"
@@ -92,7 +93,7 @@ class BrokerProcess:
     def wait(self) -> int:
         """Its exit code, once it has ended."""
         assert self.child is not None
-        code = self.child.wait(SECONDS_MAX)
+        code = self.child.wait(PATIENCE_S)
         self.child = None
         return code
 
@@ -130,8 +131,8 @@ class BrokerProcess:
 
 
 def wait_until(condition: Any, complaint: Any = lambda: "it never came true") -> None:
-    """Poll, for a minute at most."""
-    until = time.monotonic() + SECONDS_MAX
+    """Poll, as long as there is patience."""
+    until = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until, complaint()
         time.sleep(POLL_S)
@@ -159,7 +160,7 @@ def run_command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=SECONDS_MAX,
+        timeout=PATIENCE_S,
         env=bare_environment(directory, environment),
         cwd=Path(__file__).parents[2],
     )

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pamqp import commands
 
 from tests.conversation import properties
+from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
 from tests.runtime.exercises import Flood, Kept, Taker, when
 from tests.runtime.kills import WINDOW, Load, body_of, name_of
@@ -208,7 +209,7 @@ class Delays:
         wait_until(lambda: time.monotonic() > due)
         found: set[str] = set()
         missing = set(delayer.confirmed)
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE_S
         while True:
             ((more),) = drained(client, (LATER,))
             assert len(set(more)) == len(more), "something came twice"

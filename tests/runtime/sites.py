@@ -15,13 +15,14 @@ from typing import Any
 
 from pamqp import commands
 
+from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Poll, for a minute at most."""
-    deadline = time.monotonic() + 60
+    """Poll, as long as there is patience."""
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -44,7 +45,7 @@ class Site:
 
         Raises Unavailable for a 500 without a body, RabbitMQ's own.
         """
-        connection = http.client.HTTPConnection(self._management, timeout=30)
+        connection = http.client.HTTPConnection(self._management, timeout=PATIENCE_S)
         credentials = base64.b64encode(b"guest:guest").decode()
         headers = {"Authorization": f"Basic {credentials}", "content-type": "application/json"}
         connection.request(method, f"/api{path}", body and json.dumps(body), headers)

@@ -21,6 +21,7 @@ from select import select
 import pytest
 from pamqp import commands
 
+from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
 from tests.runtime.power_cuts import PoweredBroker, powered_broker
 from tests.runtime.process import wait_until
@@ -408,7 +409,7 @@ def test_damage_is_told_from_a_disk_that_cannot_be_read(broker: PoweredBroker) -
 
 def alarms(broker: PoweredBroker) -> list[tuple[str, int]]:
     """What the HTTP API says: of the node, and of its health."""
-    connection = HTTPConnection(str(broker.ready["management"][0]), timeout=60)
+    connection = HTTPConnection(str(broker.ready["management"][0]), timeout=PATIENCE_S)
     head = {"authorization": "Basic " + b64encode(b"guest:guest").decode()}
     connection.request("GET", "/api/nodes", headers=head)
     (node,) = json.loads(connection.getresponse().read())

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from pamqp import commands
 
+from tests.patience import PATIENCE_S
 from tests.runtime.client import Client, Closed, connect, read_to_end
 from tests.runtime.process import BrokerProcess, run_command, wait_until
 
@@ -466,7 +467,7 @@ def test_ping_of_something_else(tmp_path: Path, silent: str) -> None:
         host, _, port = silent.rpartition(":")
         assert host
         assert port
-        _, said = ping.communicate(timeout=60)
+        _, said = ping.communicate(timeout=PATIENCE_S)
         assert ping.returncode == os.EX_UNAVAILABLE
     assert b"no answer from" in said
 

@@ -346,7 +346,7 @@ def brokers(tmp_path: Path) -> Iterator[Brokers]:
         yield Brokers(tmp_path, node, stack)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_nothing_confirmed_is_lost_through_cuts_kills_and_loops(brokers: Brokers) -> None:
     random = Random(8)
     brokers.await_links()

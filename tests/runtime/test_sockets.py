@@ -21,6 +21,7 @@ from pamqp import commands, frame
 from amqpd.broker.broker import Broker
 from amqpd.config import Config
 from amqpd.runtime.peer import Peer
+from tests.patience import PATIENCE_S
 from tests.runtime.client import (
     GREETING,
     Client,
@@ -196,7 +197,7 @@ def test_a_client_that_reads_one_octet_at_a_time(broker: BrokerProcess) -> None:
         for number in range(20):
             client.publish("", "q", b"%d" % number * 50)
         client.consume("q", no_ack=True)
-        client.sock.settimeout(30)
+        client.sock.settimeout(PATIENCE_S)
         octets = bytearray(client.received)
         client.received.clear()
         while len(client.deliveries) < 20:
@@ -347,7 +348,7 @@ def test_missed_heartbeats(broker: BrokerProcess, healthy: Callable[[], None]) -
         assert beats.count(encode_frame(8, 0, b"")) >= 2  # half an interval each
         assert silent.wait_gone().count(encode_frame(8, 0, b"")) >= 2
         wait_until(lambda: broker.open_files <= files + 1)
-        beating.sock.settimeout(30)
+        beating.sock.settimeout(PATIENCE_S)
         beating.call(commands.Channel.Open(), 2)
         beating.close()
     healthy()
@@ -525,7 +526,7 @@ def test_guest_from_another_machine(broker: BrokerProcess) -> None:
             ["ip", "netns", "exec", name, sys.executable, "-c", script],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert answer.stdout == "403\nada is welcome\n", answer.stderr

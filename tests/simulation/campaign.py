@@ -21,7 +21,7 @@ LIVES: Final = 20
 PHASES: Final = 2
 """Times of trouble of a network per seed."""
 
-
+SEEDS_TO_FIND_A_BUG: Final = 60
 FAILURES_MAX: Final = 10
 """Enough to look at."""
 REPORT_S: Final = 60.0
@@ -69,6 +69,16 @@ def run_new_seeds(seconds: float, *, networked: bool = False) -> None:
         assert not isinstance(result, str), f"{result}\n{replay}"
         if named is not None or time.monotonic() >= until:
             return
+
+
+def find_planted(bug: str, first_seed: int, *, networked: bool = False) -> str:
+    """What the first seed says that notices this bug. AssertionError if none of many does."""
+    lives = 1 if networked else LIVES
+    for seed in range(first_seed, first_seed + SEEDS_TO_FIND_A_BUG):
+        _, result = run_seed(seed, lives, bug, networked)
+        if isinstance(result, str):
+            return result
+    raise AssertionError(f"{bug} was not found in {SEEDS_TO_FIND_A_BUG} seeds from {first_seed}")
 
 
 def new_seed() -> int:

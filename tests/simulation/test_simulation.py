@@ -14,13 +14,15 @@ from typing import Final
 
 import pytest
 
-from tests.simulation.campaign import LIVES, run_new_seeds, run_seed
+from tests.simulation.campaign import find_planted, run_new_seeds
 from tests.simulation.disk import Disk, PowerCut
 from tests.simulation.mutations import BUGS
 from tests.simulation.world import World
 
 SECONDS: Final = float(os.environ.get("SIM_SECONDS", "20"))
-SEEDS_TO_FIND_A_BUG: Final = 60
+FIRST_SEEDS: Final = {"TrustTheCache": 17, "WriteBackAfterAFailure": 14, "WriteItAgain": 6}
+"""Where few seeds find a bug, they begin with one that did when this was written: a minute is not
+spent on those that did not. Once the world has changed, it may take some more of them."""
 
 # An error of the simulated disk, where SQLite has nobody to tell of it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -36,12 +38,8 @@ def test_new_seeds() -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug_is_found(name: str) -> None:
     """Within a few seeds, always the same ones."""
-    for seed in range(SEEDS_TO_FIND_A_BUG):
-        _, result = run_seed(seed, LIVES, name)
-        if isinstance(result, str):
-            assert "Violation" in result or "DamagedStore" in result, result
-            return
-    pytest.fail(f"{name} was not found in {SEEDS_TO_FIND_A_BUG} seeds")
+    result = find_planted(name, FIRST_SEEDS.get(name, 0))
+    assert "Violation" in result or "DamagedStore" in result, result
 
 
 def digest(seed: int) -> int:
