@@ -288,12 +288,17 @@ class Salvage:
                                 continue
             self.lost.append(LostKeys("run", row.rowid, last, reason))
 
+    def _end_of_run(self, key: int) -> int:
+        """The last key of the run that has this one; this one, if none is known to have it."""
+        place = bisect_right(self._run_firsts, key) - 1
+        return max(self._run_lasts[place], key) if place >= 0 else key
+
     def _last_of(self, key: int) -> int:
         """The last key that a message may have which lies in the row with this key, or before."""
-        place = bisect_right(self._run_firsts, key) - 1
-        if place >= 0 and self._run_lasts[place] > key:
-            return self._run_lasts[place]
-        return min(key + RUN_MESSAGES_MAX - 1, KEY_MAX) if key in self._unknown_runs else key
+        last = self._end_of_run(key)
+        if last == key and key in self._unknown_runs:
+            return min(key + RUN_MESSAGES_MAX - 1, KEY_MAX)
+        return last
 
     def _messages(self, row: Keyed) -> Iterator[Keyed]:
         """The row as it is; or the messages of a run, each as a row of its own; without those that
@@ -353,8 +358,12 @@ class Salvage:
                     self.lost.append(LostKeys(table, rowid, rowid, reason))
                 case Gap(low, high, reason):
                     self._gaps[table].append(len(self.lost))
-                    last = self._last_of(high) if table == "entry" else high
-                    self.lost.append(LostKeys(table, low + 1, last, reason))
+                    first, last = low + 1, high
+                    if table == "entry":
+                        last = self._last_of(high)
+                        if self._end_of_run(low) < high:  # else that is damaged, too
+                            first = self._end_of_run(low) + 1
+                    self.lost.append(LostKeys(table, first, last, reason))
 
     def _index(self, table: Table) -> Iterator[Found]:
         last: tuple[str, ...] | None = None

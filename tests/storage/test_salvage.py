@@ -397,6 +397,23 @@ def test_runs_are_taken_apart(tmp_path: Path) -> None:
     assert (contents.lost, contents.found_again) == ([], 0)
 
 
+def test_a_leaf_with_runs_is_damaged(tmp_path: Path) -> None:
+    """What the runs before and behind it have is not lost, nor said to be."""
+    path = tmp_path / "amqpd.sqlite3"
+    connection = sqlite_file.open_connection(path, "full")
+    for first in range(1, 301, 10):  # each a run that fits into a page
+        commit(connection, *(enqueue(1, n, b"%04d" % n * 100) for n in range(first, first + 10)))
+    connection.close()
+    damage_page(path, b"0155" * 100)
+
+    contents = Contents(path)
+
+    (lost,) = contents.lost
+    assert isinstance(lost, LostKeys)
+    assert (lost.first, lost.last) == (storage_key(1, 151), storage_key(1, 160))
+    assert [key & POSITION_MAX for key in contents.bodies] == [*range(1, 151), *range(161, 301)]
+
+
 def test_a_run_of_which_a_page_is_damaged(tmp_path: Path) -> None:
     """What comes before that page is read, and what comes behind it is lost with it."""
     path = tmp_path / "amqpd.sqlite3"
