@@ -358,12 +358,11 @@ class Salvage:
                     self.lost.append(LostKeys(table, rowid, rowid, reason))
                 case Gap(low, high, reason):
                     self._gaps[table].append(len(self.lost))
-                    first, last = low + 1, high
+                    after, last = low, high
                     if table == "entry":
-                        last = self._last_of(high)
-                        if self._end_of_run(low) < high:  # else that is damaged, too
-                            first = self._end_of_run(low) + 1
-                    self.lost.append(LostKeys(table, first, last, reason))
+                        end, last = self._end_of_run(low), self._last_of(high)
+                        after = end if end < high else low  # no run is all of the gap
+                    self.lost.append(LostKeys(table, after + 1, last, reason))
 
     def _index(self, table: Table) -> Iterator[Found]:
         last: tuple[str, ...] | None = None
