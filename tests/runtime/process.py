@@ -130,12 +130,14 @@ class BrokerProcess:
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - a plain count
 
 
-def wait_until(condition: Any, complaint: Any = lambda: "it never came true") -> None:
+def wait_until(
+    condition: Any, complaint: Any = lambda: "it never came true", poll_s: float = POLL_S
+) -> None:
     """Poll, as long as there is patience."""
     until = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until, complaint()
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def bare_environment(directory: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

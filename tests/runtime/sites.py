@@ -8,7 +8,6 @@ import json
 import math
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,15 +16,12 @@ from pamqp import commands
 
 from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
-from tests.runtime.process import BrokerProcess
+from tests.runtime.process import BrokerProcess, wait_until
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Poll, as long as there is patience."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    """Poll, no faster than a broker's HTTP API should be asked."""
+    wait_until(condition, poll_s=0.02)
 
 
 class Unavailable(Exception):
