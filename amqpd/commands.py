@@ -226,15 +226,20 @@ class Oversized:
 
 
 class Settle:
-    """basic.ack, basic.nack or basic.reject: `outcome` is ACK, REQUEUE or DISCARD."""
+    """basic.ack, basic.nack or basic.reject: `outcome` is ACK, REQUEUE or DISCARD.
 
-    __slots__ = ("channel", "delivery_tag", "method", "multiple", "outcome")
+    Acks of one delivery each, of tag after tag, that came one behind the other are one command.
+    """
+
+    __slots__ = ("channel", "delivery_tag", "last_tag", "method", "multiple", "outcome")
 
     def __init__(
         self, channel: int, delivery_tag: int, multiple: bool, outcome: int, method: tuple[int, int]
     ) -> None:
         self.channel = channel
         self.delivery_tag = delivery_tag
+        self.last_tag = delivery_tag
+        """Of the last of several acks: each from `delivery_tag` on is meant by itself."""
         self.multiple = multiple
         self.outcome = outcome
         self.method = method

@@ -18,7 +18,7 @@ from amqpd.broker.events import terms
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.returns import LOST, REJECTED, RETURNED
 from amqpd.broker.transaction import BufferedSettlement, Transaction
-from amqpd.commands import DISCARD, REQUEUE, Basic, Frame, Outlet, Settle
+from amqpd.commands import ACK, DISCARD, REQUEUE, Basic, Frame, Outlet, Settle
 from amqpd.errors import NOT_FOUND, PRECONDITION_FAILED, AMQPException, amqp_error
 from amqpd_storage.entries import Barrier
 
@@ -177,21 +177,33 @@ class Channel:
 
     def settle(self, command: Settle) -> None:
         """basic.ack, basic.nack, basic.reject."""
-        if not command.multiple and self.transaction is None:
-            delivery = self.unacked.pop(command.delivery_tag, None)
+        if command.outcome == ACK and not command.multiple and self.transaction is None:
+            self._acknowledge(command)
+            return
+        how = REJECTED if command.method == BASIC_REJECT else RETURNED
+        for delivery_tag in range(command.delivery_tag, command.last_tag + 1):
+            deliveries = self._take_from_ledger(command, delivery_tag)
+            if self.transaction is not None:
+                settlement = BufferedSettlement(command.outcome, deliveries, how)
+                self.transaction.settlements.append(settlement)
+            else:
+                self.settle_together(command.outcome, ((deliveries, how),))
+
+    def _acknowledge(self, command: Settle) -> None:
+        """Each delivery by itself, except that a consumer which they make room for is handed out
+        what it can take in one go: nobody else could have been given it meanwhile."""
+        freed: Consumer | None = None
+        for delivery_tag in range(command.delivery_tag, command.last_tag + 1):
+            delivery = self.unacked.pop(delivery_tag, None)
+            if freed is not None and (delivery is None or delivery[2] is not freed):
+                freed.queue.unblock(freed)
+                freed = None
             if delivery is None:
-                self._refuse_unknown(command)
-                return
+                self._refuse_unknown(command, delivery_tag)
+                continue
             stored, queue, consumer = delivery
             queue.unacked -= 1
-            if command.outcome == REQUEUE:
-                self.counts.requeued += 1
-                queue.take_back(stored, REJECTED if command.method == BASIC_REJECT else RETURNED)
-                queue.drop_excess()
-            elif command.outcome == DISCARD:
-                self.counts.discarded += 1
-                queue.reject(stored)
-            elif stored.key or queue.present is not None:
+            if stored.key or queue.present is not None:
                 queue.settle(stored)
             if consumer is not None:
                 self.consumer_unacked = unacked = self.consumer_unacked - 1
@@ -199,17 +211,9 @@ class Channel:
                 if self.global_prefetch == unacked + 1:
                     self.unblock_consumers()
                 elif consumer.blocked:
-                    queue.unblock(consumer)
-            if command.outcome == REQUEUE:
-                queue.dispatch()
-            return
-        deliveries = self._take_from_ledger(command)
-        how = REJECTED if command.method == BASIC_REJECT else RETURNED
-        if self.transaction is not None:
-            settlement = BufferedSettlement(command.outcome, deliveries, how)
-            self.transaction.settlements.append(settlement)
-        else:
-            self.settle_together(command.outcome, ((deliveries, how),))
+                    freed = consumer
+        if freed is not None:
+            freed.queue.unblock(freed)
 
     def settle_together(
         self, outcome: int, settlements: Iterable[tuple[dict[int, Delivery], int]]
@@ -293,13 +297,12 @@ class Channel:
                 blocked.move_to_end(consumer)
             queue.unblock_together(together)
 
-    def _take_from_ledger(self, command: Settle) -> dict[int, Delivery]:
+    def _take_from_ledger(self, command: Settle, delivery_tag: int) -> dict[int, Delivery]:
         unacked = self.unacked
-        delivery_tag = command.delivery_tag
         if not command.multiple:
             delivery = unacked.pop(delivery_tag, None)
             if delivery is None:
-                self._refuse_unknown(command)
+                self._refuse_unknown(command, delivery_tag)
                 return {}
             return {delivery_tag: delivery}
         if delivery_tag == 0:
@@ -307,7 +310,7 @@ class Channel:
             self._settled_through = self.delivery_tag
             return unacked
         if delivery_tag not in unacked:
-            self._refuse_unknown(command)
+            self._refuse_unknown(command, delivery_tag)
         first = self._settled_through + 1
         self._settled_through = delivery_tag
         # No walk from the start of the dict: it passes the traces of all that left it.
@@ -318,9 +321,9 @@ class Channel:
         self.unacked = {tag: delivery for tag, delivery in unacked.items() if tag > delivery_tag}
         return taken
 
-    def _refuse_unknown(self, command: Settle) -> None:
-        if command.delivery_tag not in self.taken_back:
-            text = f"unknown delivery tag {command.delivery_tag}"
+    def _refuse_unknown(self, command: Settle, delivery_tag: int) -> None:
+        if delivery_tag not in self.taken_back:
+            text = f"unknown delivery tag {delivery_tag}"
             raise amqp_error(PRECONDITION_FAILED, text, command.method)
 
     def watch_acknowledgements(self) -> None:

@@ -56,6 +56,13 @@ FRAME_OVERHEAD: Final = 8
 HEADER_FRAME_OCTETS_MIN: Final = 22
 """Frame header, class, weight, body size, property flags, end octet."""
 
+ACK_OCTETS: Final = 21
+"""Of a basic.ack with its frame."""
+ACK_OPENING_OCTETS: Final = 15
+"""Of these all up to the lower half of the delivery tag."""
+ACKS_TOGETHER_MAX: Final = 64
+"""So many are one command: a peer is asked whether to go on after COMMANDS_MIN of them."""
+
 BASIC: Final = 60
 PUBLISH: Final = b"\x00\x3c\x00\x28"
 BASIC_ACK: Final = b"\x00\x3c\x00\x50"
@@ -372,15 +379,16 @@ class FrameReader:
                     if index == BASIC_ACK and size == 13 and channel and self.running:
                         if assemblies and channel in assemblies:
                             raise self._not_content(channel)
-                        commands.append(
-                            Settle(
-                                channel,
-                                TAG.unpack_from(data, start + 4)[0],
-                                data[start + 12] & 1 == 1,
-                                ACK,
-                                (60, 80),
-                            )
+                        settle = Settle(
+                            channel,
+                            TAG.unpack_from(data, start + 4)[0],
+                            data[start + 12] & 1 == 1,
+                            ACK,
+                            (60, 80),
                         )
+                        commands.append(settle)
+                        if not settle.multiple:
+                            position = self._more_acks(data, position, settle)
                         continue
                 if kind == BODY and channel and self.running:
                     # Copied once, to its place.
@@ -396,6 +404,35 @@ class FrameReader:
             commands.append(fault)
             return position, False
         return position, True
+
+    def _more_acks(self, data: bytes, position: int, settle: Settle) -> int:
+        """Add the acks of the tags that follow, right behind the first one; return where they end.
+
+        So speaks a consumer that acknowledges each delivery. Taken apart and acted on one by one,
+        they were a quarter of what 1 KB from the disk costs.
+        """
+        end = len(data) - ACK_OCTETS
+        opening = data[position - ACK_OCTETS : position - ACK_OCTETS + ACK_OPENING_OCTETS]
+        tag = settle.delivery_tag
+        low = tag & 0xFFFFFFFF
+        most = tag + ACKS_TOGETHER_MAX - 1
+        while (
+            position <= end
+            and tag < most
+            and data[position : position + ACK_OPENING_OCTETS] == opening
+            and not data[position + ACK_OCTETS - 2]
+            and data[position + ACK_OCTETS - 1] == FRAME_END
+        ):
+            at = position + ACK_OPENING_OCTETS
+            next_low = data[at + 2] << 8 | data[at + 3]
+            next_low |= data[at] << 24 | data[at + 1] << 16
+            if next_low != low + 1:
+                break
+            low = next_low
+            tag += 1
+            position += ACK_OCTETS
+        settle.last_tag = tag
+        return position
 
     def _whole_content(
         self, data: bytes, position: int, channel: int, target: Target, commands: list[Command]

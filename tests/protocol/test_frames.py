@@ -26,7 +26,7 @@ from amqpd.commands import (
 )
 from amqpd.config import Limits
 from amqpd.errors import AMQPException, ConnectionException
-from amqpd.protocol.frames import Command, FrameReader
+from amqpd.protocol.frames import ACKS_TOGETHER_MAX, Command, FrameReader
 from amqpd.protocol.methods import method_frame, method_ids, method_name
 from amqpd.wire.properties import delivery_mode, has_property
 from amqpd.wire.tables import encode_table
@@ -44,6 +44,8 @@ from tests.protocol.client import (
 
 FRAME_MAX = 4096
 Told = tuple[Any, ...]
+ACKED = (False, ACK, (60, 80))
+"""What is told of the ack of one delivery, behind its tag."""
 
 
 def make_reader(*, strict: bool = False, frame_max: int = FRAME_MAX, **limits: int) -> FrameReader:
@@ -76,7 +78,7 @@ def told(command: Command) -> Told:
         return (
             "settle",
             command.channel,
-            command.delivery_tag,
+            command.last_tag,
             command.multiple,
             command.outcome,
             command.method,
@@ -99,7 +101,15 @@ def read(reader: FrameReader, *chunks: bytes) -> list[Told]:
             commands += reader.receive(b"")
             calls += 1
             assert calls <= sum(map(len, chunks)) + 1, "the reader asks for ever"
-    return [told(command) for command in commands]
+    return [said for command in commands for said in (*acks_before(command), told(command))]
+
+
+def acks_before(command: Command) -> list[Told]:
+    """What a command says besides: acks that came one behind the other are one."""
+    if not isinstance(command, Settle):
+        return []
+    tags = range(command.delivery_tag, command.last_tag)
+    return [("settle", command.channel, tag, *ACKED) for tag in tags]
 
 
 def read_to_fault(reader: FrameReader, *chunks: bytes) -> list[Told]:
@@ -210,6 +220,17 @@ def settlements(draw: st.DrawFn, channel: int) -> tuple[list[bytes], list[Told]]
 
 
 @st.composite
+def acks_in_a_row(draw: st.DrawFn, channel: int) -> list[tuple[list[bytes], list[Told]]]:
+    """Of one delivery each, of tag after tag; some across the border of the tag's lower half."""
+    first = draw(st.integers(0, 300) | st.integers((1 << 32) - 5, (1 << 32) + 5))
+    tags = range(first, first + draw(st.integers(2, 8)))
+    return [
+        ([pamqp_method(channel, Basic.Ack(tag, False))], [("settle", channel, tag, *ACKED)])
+        for tag in tags
+    ]
+
+
+@st.composite
 def other_methods(draw: st.DrawFn, channel: int) -> tuple[list[bytes], list[Told]]:
     said: Frame = draw(
         st.sampled_from(
@@ -240,7 +261,8 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, list[Told]]:
         part = st.one_of(
             publishes(channel), settlements(channel), other_methods(channel), st.builds(heartbeat)
         )
-        pending.append(draw(st.lists(part, max_size=4)))
+        some = st.lists(part, max_size=2) | acks_in_a_row(channel)
+        pending.append([each for parts in draw(st.lists(some, max_size=3)) for each in parts])
     order = random.Random(draw(st.integers(0, 1 << 32)))
     data = b""
     heard: list[Told] = []
@@ -311,6 +333,60 @@ def test_names_of_a_publish_may_be_any_octets() -> None:
     assert message.target.exchange.encode("utf-8", "surrogateescape") == b"\xff\x00"
     assert message.target.routing_key.encode("utf-8", "surrogateescape") == b"\xfe" * 255
     assert message.envelope == payload[6:-1]
+
+
+# -- acks in a row
+
+
+def spans(*frames: bytes) -> list[tuple[int, int, int]]:
+    """Channel, first and last tag of each command."""
+    commands = make_reader().receive(b"".join(frames))
+    assert all(isinstance(command, Settle) for command in commands)
+    return [
+        (command.channel, command.delivery_tag, command.last_tag)
+        for command in commands
+        if isinstance(command, Settle)
+    ]
+
+
+def ack(tag: int, channel: int = 1, *, multiple: bool = False) -> bytes:
+    return method(channel, Basic.Ack(tag, multiple))
+
+
+def test_acks_of_tag_after_tag_are_one_command() -> None:
+    assert spans(ack(7), ack(8), ack(9)) == [(1, 7, 9)]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param((ack(7), ack(9)), id="a tag is missing"),
+        pytest.param((ack(7), ack(7)), id="the same tag again"),
+        pytest.param((ack(8), ack(7)), id="backwards"),
+        pytest.param((ack(7), ack(8, channel=2)), id="of another channel"),
+        pytest.param((ack(7), ack(8, multiple=True)), id="of all before it, too"),
+        pytest.param((ack(7, multiple=True), ack(8)), id="behind one of all before it"),
+        pytest.param((ack(7), method(1, Basic.Reject(8, False))), id="a reject"),
+        pytest.param((ack(0xFFFFFFFF), ack(0x1_0000_0000)), id="the lower half is full"),
+        pytest.param((ack(0xFFFFFFFF), ack(0)), id="the lower half begins again"),
+        pytest.param((ack(7), ack(8 + (1 << 32))), id="another upper half"),
+    ],
+)
+def test_other_acks_are_commands_of_their_own(frames: tuple[bytes, ...]) -> None:
+    assert [first == last for _, first, last in spans(*frames)] == [True, True]
+
+
+def test_acks_in_a_row_are_cut_where_a_peer_may_have_had_its_turn() -> None:
+    many = [ack(tag) for tag in range(1, 2 * ACKS_TOGETHER_MAX + 2)]
+    most = ACKS_TOGETHER_MAX
+    assert spans(*many) == [(1, 1, most), (1, most + 1, 2 * most), (1, 2 * most + 1, 2 * most + 1)]
+
+
+def test_an_ack_that_is_no_frame_is_a_fault_behind_those_before_it() -> None:
+    broken = bytearray(ack(9))
+    broken[-1] = 0
+    first, second, fault, *_ = read(make_reader(), ack(7) + ack(8) + bytes(broken))
+    assert [first[2], second[2], fault[0]] == [7, 8, "fault"]
 
 
 # -- cutting, exhaustively
