@@ -30,6 +30,7 @@ COMPILED: Final = (
     "amqpd/commands.py",
     "amqpd/timers.py",
     "amqpd/broker/*.py",
+    "amqpd/management/call_outlet.py",
     "amqpd/protocol/*.py",
     "amqpd/runtime/busy_wait.py",
     "amqpd/runtime/client_socket.py",
@@ -63,7 +64,6 @@ PLAIN: Final = (
     # Asked once for a connection, or for nothing at all.
     "amqpd/broker/erlang_terms.py",
     "amqpd/broker/federation.py",
-    "amqpd/broker/firehose.py",
     "amqpd/protocol/handshake.py",
 )
 OPTIMIZATION: Final = "2"

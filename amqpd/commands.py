@@ -10,7 +10,8 @@ other.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, Final, NamedTuple
 
 from pamqp.base import Frame
 from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue, Tx
@@ -257,53 +258,69 @@ class MethodCommand:
         self.arguments = arguments
 
 
-class DeliveryOutlet(Protocol):
-    """What a consumer needs of its channel's outlet."""
+class DeliveryOutlet(ABC):
+    """What a consumer needs of its channel's outlet.
+
+    A base class and no protocol: compiled, a delivery through it is a call in C.
+    """
+
+    __slots__ = ()
 
     @property
+    @abstractmethod
     def congested(self) -> bool:
         """More than `unsent_bytes_max` wait for the peer to read: deliver nothing more."""
-        ...
 
+    @abstractmethod
     def deliver(
         self, consumer_prefix: bytes, delivery_tag: int, redelivered: bool, message: Message
     ) -> None:
         """Send basic.deliver; `consumer_prefix` comes from `consumer_prefix()`."""
 
 
-class Outlet(DeliveryOutlet, Protocol):
+class Outlet(DeliveryOutlet):
     """What a channel of the broker says to its peer. Implemented by the protocol, per channel.
 
     Everything said through one outlet reaches the peer in the order in which it was said.
     """
 
+    __slots__ = ()
+
     @property
+    @abstractmethod
     def saturated(self) -> bool:
         """So much waits for the peer to read that even what it asked for is dropped."""
-        ...
 
+    @abstractmethod
     def method(self, method: Frame) -> None:
         """Send a method without content."""
 
+    @abstractmethod
     def get_ok(
         self, delivery_tag: int, redelivered: bool, message_count: int, message: Message
     ) -> None:
         """Send basic.get-ok."""
 
+    @abstractmethod
     def returned(self, code: int, text: str, message: Message) -> None:
         """Send basic.return with the whole message."""
 
+    @abstractmethod
     def confirm(self, publish_number: int, multiple: bool) -> None:
         """Send basic.ack for what was published."""
 
+    @abstractmethod
     def refuse(self, publish_number: int, multiple: bool) -> None:
         """Send basic.nack for what was published."""
 
+    @abstractmethod
     def fail(self, exception: AMQPException) -> None:
         """Close the channel: the broker has ended it of its own accord."""
 
+    @abstractmethod
     def hold(self) -> object:
         """Keep everything said from here on back until the returned mark is released."""
 
+    @abstractmethod
     def release(self, mark: object) -> None:
         """Let out what was held behind `mark`, up to the next mark still held."""

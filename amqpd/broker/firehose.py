@@ -150,7 +150,7 @@ class Firehose:
         return [item for kind, item in value if kind == "S"] if octet == "A" else []
 
 
-class TracedOutlet:
+class TracedOutlet(DeliveryOutlet):
     """A consumer's outlet that copies what it sends."""
 
     __slots__ = ("_consumer", "_firehose")

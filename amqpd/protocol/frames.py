@@ -137,6 +137,7 @@ class FrameReader:
         "_limits",
         "_needed_bytes",
         "_received_bytes",
+        "_shape",
         "_shapes",
         "_start",
         "_strict_sizes",
@@ -163,7 +164,10 @@ class FrameReader:
         """A chunk ended within this one, and what came of it is in its place already."""
         self._received_bytes = 0
         self._targets: dict[bytes, Target] = {}
-        self._shapes: dict[bytes, Shape] = {NO_PROPERTIES: (NO_PROPERTIES, False, False)}
+        self._shape: Shape = (NO_PROPERTIES, False, False)
+        """Of the last message, if it is short: mostly the next one's, and sooner compared than
+        looked up."""
+        self._shapes: dict[bytes, Shape] = {NO_PROPERTIES: self._shape}
         self._broken = False
         self.latest_body_bytes = 0
         """Size of the last body that did not come whole with its publish in one chunk."""
@@ -339,6 +343,8 @@ class FrameReader:
         assemblies = self._assemblies
         payload_max = self.frame_bytes_max or self._limits.content_bytes_max
         stepwise = self.stepwise
+        target: Target | None = None
+        target_payload = b""
         try:
             while position + FRAME_OVERHEAD <= end:
                 # Octet by octet, here and below: compiled, FRAME's tuples cost 0.4 to 0.7 us more.
@@ -365,9 +371,12 @@ class FrameReader:
                     index = data[start : start + 4]
                     if index == PUBLISH and channel and self.running:
                         payload = data[start:stop]
-                        target = targets.get(payload)
-                        if target is None:
-                            target = self._parse_target(payload)
+                        # Mostly the one before, again: compared, not hashed.
+                        if target is None or payload != target_payload:
+                            target = targets.get(payload)
+                            if target is None:
+                                target = self._parse_target(payload)
+                            target_payload = payload
                         if assemblies and channel in assemblies:
                             raise self._not_content(channel)
                         behind = self._whole_content(data, position, channel, target, commands)
@@ -474,9 +483,9 @@ class FrameReader:
                 return 0
             body = data[start:stop]
             position = stop + 1
-        shape = self._shapes.get(properties)
-        if shape is None:
-            shape = self._parse_shape(properties)
+        shape = self._shape
+        if properties != shape[0]:
+            shape = self._find_shape(properties)
         message = Message()
         message.channel = channel
         message.target = target
@@ -560,7 +569,7 @@ class FrameReader:
                 f"content body size {body_size} exceeds maximum allowed size {ceiling}",
             )
         properties = payload[12:]
-        shape = self._shapes.get(properties) or self._parse_shape(properties)
+        shape = self._find_shape(properties)
         assembly.properties, assembly.persistent, assembly.special = shape
         assembly.body_size = assembly.remaining = self.latest_body_bytes = body_size
         if body_size <= self._limits.message_bytes_max and not self._discarding:
@@ -608,15 +617,19 @@ class FrameReader:
         self._targets[payload] = target
         return target
 
-    def _parse_shape(self, properties: bytes) -> Shape:
+    def _find_shape(self, properties: bytes) -> Shape:
         """The shape of a property list, checked; remembered when it is short."""
-        delivery_mode = validate(properties, self._limits.table_depth_max)
-        flags = properties[0] << 8 | properties[1]
-        shape = (properties, delivery_mode == PERSISTENT, flags & SPECIAL_FLAGS != 0)
-        if len(properties) <= SHAPE_OCTETS_MAX:
+        shape = self._shapes.get(properties)
+        if shape is None:
+            delivery_mode = validate(properties, self._limits.table_depth_max)
+            flags = properties[0] << 8 | properties[1]
+            shape = (properties, delivery_mode == PERSISTENT, flags & SPECIAL_FLAGS != 0)
+            if len(properties) > SHAPE_OCTETS_MAX:
+                return shape
             if len(self._shapes) >= SHAPES_MAX:
                 self._shapes.clear()
             self._shapes[properties] = shape
+        self._shape = shape
         return shape
 
     def _not_content(self, channel: int) -> ConnectionException:

@@ -15,7 +15,7 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from amqpd.commands import Frame, Message, Target
+from amqpd.commands import Frame, Message, Outlet, Target
 from amqpd.errors import AMQPException
 from amqpd.protocol.methods import method_frame
 
@@ -53,7 +53,7 @@ class Hold:
         self.released = False
 
 
-class ChannelOutlet:
+class ChannelOutlet(Outlet):
     """The sending side of one channel. See `amqpd.commands.Outlet` for what each method is for."""
 
     __slots__ = (

@@ -108,9 +108,8 @@ def decode_records(
             at += RUN_HEAD_BYTES
         message_id = 0 if message_ids is None else message_ids[number]
         while left:
-            if front and octets.startswith(front, at):
-                body_at = at + len(front)
-            else:
+            body_at = at + len(front)
+            if not front or octets[at:body_at] != front:
                 if at + HEAD_BYTES > end:
                     raise DamagedStore(None, f"the record of row {row_key} is cut short")
                 kind, envelope_bytes, properties_bytes, body_bytes = _HEAD.unpack_from(octets, at)
