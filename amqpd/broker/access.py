@@ -30,6 +30,7 @@ from amqpd.broker.definitions import (
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.passwords import check_algorithm, check_hash, check_password
 from amqpd.broker.patterns import Pattern, compile_pattern, compile_topic_pattern
+from amqpd.broker.version import Version
 from amqpd.errors import ACCESS_REFUSED, NOT_ALLOWED, amqp_error
 from amqpd_storage.entries import DropDefinition, PutDefinition
 
@@ -68,7 +69,7 @@ class Access:
         """`events` hears of changes; `by`, with each of them, is the user who asked for it."""
         self.loopback_users: Final = frozenset(loopback_users)
         """Users who may log in from this machine only."""
-        self.version: int = 0
+        self.version: Final = Version()
         self._events = events
         self._granted_cache_max: Final = granted_cache_max
         self._granted: set[tuple[str, str, Kind, str]] = set()
@@ -393,7 +394,7 @@ class Access:
 
     def _changed(self) -> None:
         self._granted.clear()
-        self.version += 1
+        self.version.number += 1
 
 
 def _refusal(user: str, vhost: str, kind: Kind, resource: Resource, name: str) -> str:

@@ -77,7 +77,7 @@ def publish(channel: Channel, message: Message) -> None:
     if (
         message.special
         or transaction is not None
-        or target.route_version != virtual_host.router.version + virtual_host.access.version
+        or target.route_version != virtual_host.route_version
     ):
         exchange = check(channel, message)
         target.tally = exchange.tally
@@ -494,7 +494,7 @@ def route(
     lasting = content.lasting and not replies and virtual_host.firehose is None
     if lasting and len(queues) <= ROUTE_KEPT_QUEUES_MAX:
         target.route = queues
-        target.route_version = virtual_host.router.version + virtual_host.access.version
+        target.route_version = virtual_host.route_version
     if not replies:
         return queues
     if not queues and target.mandatory and channel.broker.config.compat == "3.13":

@@ -24,6 +24,7 @@ from amqpd.broker.queue import Queue, QueueDeclaration
 from amqpd.broker.queue_arguments import QUORUM, queue_type
 from amqpd.broker.quorum import QuorumQueue
 from amqpd.broker.recent_history import RecentHistory
+from amqpd.broker.version import Version
 from amqpd.commands import Arguments, Field
 from amqpd.wire.tables import encode_table
 from amqpd_exchanges.deduplication import DeduplicationExchange
@@ -67,6 +68,7 @@ class VirtualHost:
         self.effects = broker.effects
         self.events = broker.events
         self.access: Access = broker.access
+        self._access_version: Version = broker.access.version
         seed = int.from_bytes(broker.random_octets(ROUTER_SEED_OCTETS), "little")
         self.router: Router[Queue] = Router(broker.limits.route_cache_max, seed)
         self._sweep = BindingSweep(self.router, broker.effects)
@@ -93,6 +95,11 @@ class VirtualHost:
         for exchange_name, type, internal in predeclared:
             table = self.router.declare(exchange_name, type)
             self.exchanges[exchange_name] = _predeclared(exchange_name, type, table, internal)
+
+    @property
+    def route_version(self) -> int:
+        """Another one when a route may be: what a target keeps of its own is true no longer."""
+        return self.router.version + self._access_version.number
 
     # -- tracing
 

@@ -129,6 +129,7 @@ class FrameReader:
 
     __slots__ = (
         "_assemblies",
+        "_body_bytes_max",
         "_broken",
         "_chunks",
         "_chunks_bytes",
@@ -152,6 +153,7 @@ class FrameReader:
     def __init__(self, limits: Limits, strict_sizes: bool) -> None:
         """`strict_sizes`: RabbitMQ 4.x refuses oversized content at its header, 3.x after it."""
         self._limits = limits
+        self._body_bytes_max = limits.message_bytes_max
         self._strict_sizes = strict_sizes
         self._assemblies: dict[int, Assembly] = {}
         self._chunks: list[bytes] = []
@@ -473,7 +475,7 @@ class FrameReader:
         if body_size:
             start = position + 7
             stop = start + body_size
-            if body_size > payload_max or body_size > self._limits.message_bytes_max or stop >= end:
+            if body_size > payload_max or body_size > self._body_bytes_max or stop >= end:
                 return 0
             size = data[position + 5] << 8 | data[position + 6]
             size |= data[position + 3] << 24 | data[position + 4] << 16
@@ -572,7 +574,7 @@ class FrameReader:
         shape = self._find_shape(properties)
         assembly.properties, assembly.persistent, assembly.special = shape
         assembly.body_size = assembly.remaining = self.latest_body_bytes = body_size
-        if body_size <= self._limits.message_bytes_max and not self._discarding:
+        if body_size <= self._body_bytes_max and not self._discarding:
             # Who has sent so much will send as much again: one body at a time may rely on that.
             alone = len(self._assemblies) == 1
             ahead = min(self._received_bytes, STEP_BYTES_MAX) if alone else 0

@@ -339,7 +339,10 @@ class Peer:
         session = self.session
         for command in commands:
             channel = None
-            if session is not None and not isinstance(command, AMQPException):
+            # Not by what it is not: classes that are not compiled are looked up by name.
+            if session is not None and isinstance(
+                command, (Message, Settle, MethodCommand, Oversized)
+            ):
                 channel = session.channels.get(command.channel)
             try:
                 if channel is None:
