@@ -18,6 +18,7 @@ from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue,
 
 from amqpd.access_class import Access
 from amqpd.errors import AMQPException
+from amqpd_storage.entries import Content
 
 __all__ = [
     "ACK",
@@ -164,39 +165,26 @@ def _short_string(octets: bytes, start: int) -> tuple[str, int]:
     return octets[start + 1 : end].decode("utf-8", "surrogateescape"), end
 
 
-class Message:
+class Message(Content):
     """A published message: raw bytes, and where they are going.
 
     `properties` is the content header from its property flags on; it and `body` are never changed
     in place, and go out as they came in. No `__init__`: the reader fills the slots, for speed.
     """
 
-    __slots__ = (
-        "body",
-        "channel",
-        "message_id",
-        "persistent",
-        "properties",
-        "special",
-        "stored",
-        "target",
-    )
+    __slots__ = ("channel", "persistent", "special", "target")
 
     channel: int
     target: Target
-    properties: bytes
-    body: bytes
     persistent: bool
     """delivery-mode 2; set by the reader."""
     special: bool
     """Has headers, reply-to, expiration or user-id, for which the broker has rules."""
-    message_id: int
-    stored: bool
 
-    @property
-    def envelope(self) -> bytes:
-        """What the store keeps of its target."""
-        return self.target.stored_envelope
+    def aim(self, target: Target) -> None:
+        """Say where it is going."""
+        self.target = target
+        self.envelope = target.stored_envelope
 
 
 def make_message(
@@ -205,7 +193,7 @@ def make_message(
     """A message with its storage slots in their first state."""
     message = Message()
     message.channel = channel
-    message.target = target
+    message.aim(target)
     message.properties = properties
     message.body = body
     message.persistent = persistent

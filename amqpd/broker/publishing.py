@@ -226,7 +226,8 @@ def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) ->
     if firehose is not None:
         firehose.published(channel, message, extra, queues)
     if content.remembered:
-        message.properties, message.target = properties, target
+        message.properties = properties
+        message.aim(target)
         return None
     return queues
 
@@ -470,7 +471,7 @@ def hide_bcc(message: Message, depth_max: int) -> None:
         )
         target.annotate(Notes(hidden_keys))
         target.tally = shared.tally
-        message.target = target
+        message.aim(target)
 
 
 def route(

@@ -491,6 +491,7 @@ class FrameReader:
         message = Message()
         message.channel = channel
         message.target = target
+        message.envelope = target.stored_envelope
         message.properties, message.persistent, message.special = shape
         message.body = body
         message.message_id = 0

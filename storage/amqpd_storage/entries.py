@@ -15,7 +15,7 @@ and of a published message; the broker's own classes extend them.
 
 from __future__ import annotations
 
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 PENDING: Final = 0
 TAKEN: Final = 1
@@ -41,31 +41,25 @@ LARGE_BYTES: Final = 1024 * 1024
 """Messages with bodies of this size are written and read by themselves (large_records)."""
 
 
-class Content(Protocol):
+class Content:
     """The bytes of a published message, exactly as they came in.
 
-    `message_id` is 0 while the message lives in one queue only (it is then stored inside that
-    queue's row) and a positive id when several rows share it. `stored` tells whether its shared row
-    was handed to the engine.
+    A class and no protocol: compiled, the journal would look its attributes up by name, a dozen for
+    each message. No `__init__`: who makes one fills the slots.
     """
 
+    __slots__ = ("body", "envelope", "message_id", "properties", "stored")
+
+    envelope: bytes
+    """Exchange and routing key, each as an AMQP short string, and what the broker notes there."""
+    properties: bytes
+    """Property flags and property list of the content header."""
+    body: bytes
     message_id: int
+    """0 while the message lives in one queue only (it is then stored inside that queue's row), and
+    a positive id when several rows share it."""
     stored: bool
-
-    @property
-    def envelope(self) -> bytes:
-        """Exchange and routing key, each as an AMQP short string."""
-        ...
-
-    @property
-    def properties(self) -> bytes:
-        """Property flags and property list of the content header."""
-        ...
-
-    @property
-    def body(self) -> bytes:
-        """The whole body."""
-        ...
+    """Its shared row was handed to the engine."""
 
 
 ContentT_co = TypeVar("ContentT_co", bound=Content, covariant=True)

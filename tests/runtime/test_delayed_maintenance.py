@@ -19,12 +19,12 @@ from amqpd.broker.passwords import SHA256, hash_password
 from amqpd.runtime import maintenance
 from amqpd.wire.tables import encode_table
 from amqpd_storage.doctor import examine
-from amqpd_storage.entries import Delay, DropDefinition, DropDelays, Entry
+from amqpd_storage.entries import Content, Delay, DropDefinition, DropDelays, Entry
 from amqpd_storage.sqlite_file import FILE_NAME
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
 from tests.runtime.test_maintenance import NO_ARGUMENTS, Said
-from tests.storage.contents import PublishedContent, damage_page, enqueue, fill_store
+from tests.storage.contents import damage_page, enqueue, fill_store, make_content
 from tests.storage.test_doctor import edit
 
 LATER = ExchangeRecord(
@@ -47,8 +47,8 @@ DEFINITIONS = (
 )
 
 
-def delay(sequence: int, due_ms: int, exchange_id: int = 4) -> Delay[PublishedContent]:
-    content = PublishedContent(
+def delay(sequence: int, due_ms: int, exchange_id: int = 4) -> Delay[Content]:
+    content = make_content(
         b"%04d" % sequence * 100,
         envelope=b"\x05later\x01k",
         properties=b"\x30\x00" + encode_table({"x-delay": ("I", 5)}) + b"\x02",

@@ -38,11 +38,11 @@ from amqpd_storage.sqlite_file import PAGE_BYTES
 from tests.runtime.client import Client, Gone
 from tests.runtime.process import BrokerProcess, run_command
 from tests.storage.contents import (
-    PublishedContent,
     all_messages,
     damage_page,
     enqueue,
     fill_store,
+    make_content,
     recovered,
 )
 from tests.storage.test_doctor import edit, snapshot
@@ -69,7 +69,7 @@ RECORDS: tuple[Record, ...] = (
 
 
 def messages() -> list[Entry]:
-    shared = PublishedContent(b"shared", message_id=1)
+    shared = make_content(b"shared", message_id=1)
     return [
         *(enqueue(1, n, b"%04d" % n * 100) for n in range(1, 201)),
         enqueue(2, 1, shared),
@@ -423,7 +423,7 @@ def test_recover_shared_messages_whose_places_are_lost(
     fill_store(
         tmp_path / "data",
         *(encode(record) for record in RECORDS),
-        *(enqueue(1, n, PublishedContent(b"%d" % n, message_id=n)) for n in range(1, 301)),
+        *(enqueue(1, n, make_content(b"%d" % n, message_id=n)) for n in range(1, 301)),
     )
     path = tmp_path / "data" / "amqpd.sqlite3"
     octets = bytearray(path.read_bytes())

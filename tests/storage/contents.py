@@ -8,7 +8,15 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from amqpd_storage.entries import Backlog, Enqueue, Entry, Settle, StoredMessage, storage_key
+from amqpd_storage.entries import (
+    Backlog,
+    Content,
+    Enqueue,
+    Entry,
+    Settle,
+    StoredMessage,
+    storage_key,
+)
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import SQLiteStore, open_store
 from amqpd_storage.sqlite_file import PAGE_BYTES
@@ -20,29 +28,26 @@ T = TypeVar("T")
 ENVELOPE = b"\x03log\x04info"
 
 
-class PublishedContent:
+def make_content(
+    body: bytes,
+    *,
+    message_id: int = 0,
+    envelope: bytes = ENVELOPE,
+    properties: bytes = b"\x10\x00\x02",
+) -> Content:
     """A published message."""
-
-    def __init__(
-        self,
-        body: bytes,
-        *,
-        message_id: int = 0,
-        envelope: bytes = ENVELOPE,
-        properties: bytes = b"\x10\x00\x02",
-    ) -> None:
-        self.message_id = message_id
-        self.stored = False
-        self.envelope = envelope
-        self.properties = properties
-        self.body = body
+    content = Content()
+    content.message_id = message_id
+    content.stored = False
+    content.envelope = envelope
+    content.properties = properties
+    content.body = body
+    return content
 
 
-def enqueue(
-    queue_id: int, position: int, content: PublishedContent | bytes = b"body"
-) -> Enqueue[PublishedContent]:
+def enqueue(queue_id: int, position: int, content: Content | bytes = b"body") -> Enqueue[Content]:
     if isinstance(content, bytes):
-        content = PublishedContent(content)
+        content = make_content(content)
     return Enqueue(storage_key(queue_id, position), content)
 
 
@@ -54,9 +59,7 @@ def settle_range(queue_id: int, first: int, last: int, body: bytes = b"body") ->
     return entry
 
 
-def expiring(
-    queue_id: int, position: int, body: bytes, expires_ms: int
-) -> Enqueue[PublishedContent]:
+def expiring(queue_id: int, position: int, body: bytes, expires_ms: int) -> Enqueue[Content]:
     entry = enqueue(queue_id, position, body)
     entry.expires_ms = expires_ms
     return entry

@@ -13,7 +13,7 @@ from pathlib import Path
 from amqpd_storage.entries import Delivered, Entry, PutDefinition, Settle
 from amqpd_storage.journal import Journal
 from amqpd_storage.sqlite_engine import open_store
-from tests.storage.contents import PublishedContent, enqueue
+from tests.storage.contents import enqueue, make_content
 
 LAG = 5
 COPIES = 20
@@ -25,7 +25,7 @@ def own_body(number: int, copy: int) -> bytes:
 
 def entries_of(number: int) -> list[Entry]:
     """What batch `number` appends."""
-    shared = PublishedContent(b"shared %d" % number * 1000, message_id=number)
+    shared = make_content(b"shared %d" % number * 1000, message_id=number)
     entries: list[Entry] = [
         enqueue(1, number * COPIES + copy, own_body(number, copy)) for copy in range(COPIES)
     ]

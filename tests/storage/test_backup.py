@@ -23,11 +23,11 @@ from amqpd_storage.errors import (
 )
 from amqpd_storage.sqlite_engine import open_store
 from tests.storage.contents import (
-    PublishedContent,
     batch_of,
     damage_page,
     enqueue,
     fill_store,
+    make_content,
     recovered,
     run,
     stored_messages,
@@ -38,7 +38,7 @@ def entries() -> list[Entry]:
     return [
         PutDefinition("queue", "jobs", b"{}"),
         enqueue(1, 1, b"job"),
-        enqueue(1, 2, PublishedContent(b"news", message_id=3)),
+        enqueue(1, 2, make_content(b"news", message_id=3)),
         *(enqueue(2, n, b"%04d" % n * 500) for n in range(1, 200)),
     ]
 

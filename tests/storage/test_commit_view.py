@@ -23,7 +23,7 @@ from amqpd_storage.entries import storage_key as key
 from amqpd_storage.runs import RUN_MESSAGES_MIN
 from amqpd_storage.sqlite_file import open_in_memory
 from amqpd_storage.sqlite_writing import write_batch, write_changes
-from tests.storage.contents import PublishedContent, batch_of, enqueue, expiring
+from tests.storage.contents import batch_of, enqueue, expiring, make_content
 
 TABLES = ("entry", "run", "message", "backlog", "dropped", "delivered", "definition")
 
@@ -45,7 +45,7 @@ def definitions() -> list[Entry]:
 
 
 def shared() -> list[Entry]:
-    content = PublishedContent(b"for two", message_id=9)
+    content = make_content(b"for two", message_id=9)
     return [enqueue(1, 5, content), enqueue(2, 5, content), Settle(key(2, 1), 6, message_id=1)]
 
 
@@ -59,7 +59,7 @@ VIEW_OF: dict[str, tuple[Callable[[], list[Entry]], str]] = {
     "a definition": (lambda: [PutDefinition("queue", "c", b"new")], "commit_definition"),
     "a definition anew": (lambda: [PutDefinition("queue", "b", b"new")], "commit_definition"),
     "a shared message": (
-        lambda: [enqueue(4, 1, PublishedContent(b"for one", message_id=9))],
+        lambda: [enqueue(4, 1, make_content(b"for one", message_id=9))],
         "commit_shared",
     ),
     "publishes": (published, "commit_publishes"),
@@ -103,7 +103,7 @@ def test_every_column_has_a_view() -> None:
 def store() -> sqlite3.Connection:
     """With something in each table that there is."""
     connection = open_in_memory()
-    content = PublishedContent(b"shared", message_id=1)
+    content = make_content(b"shared", message_id=1)
     before: list[Entry] = [
         *(enqueue(1, position, b"body") for position in range(1, 5)),
         enqueue(2, 1, content),

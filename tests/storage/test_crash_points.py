@@ -25,6 +25,7 @@ from amqpd_storage.entries import (
     PASSING_QUEUE_ID_MIN,
     POSITION_BITS,
     Backlog,
+    Content,
     Delay,
     Delivered,
     DropDefinition,
@@ -49,7 +50,7 @@ from amqpd_storage.sqlite_reading import (
 from amqpd_storage.sqlite_tidying import tidy
 from tests.simulation.disk import Disk, PowerCut
 from tests.simulation.sqlite_on_disk import store_on
-from tests.storage.contents import PublishedContent, all_messages, backlogs, commit, enqueue
+from tests.storage.contents import all_messages, backlogs, commit, enqueue, make_content
 
 OUTCOMES: Final = (0.0, 1.0, 0.5, 0.1, 0.9, 0.5)
 """How much of the unsynced sectors survives, for each try at a crash point."""
@@ -90,7 +91,7 @@ def key(queue_id: int, position: int) -> int:
 
 
 def shared(message_id: int, *places: tuple[int, int]) -> list[Entry]:
-    content = PublishedContent(b"shared %d " % message_id * 40, message_id=message_id)
+    content = make_content(b"shared %d " % message_id * 40, message_id=message_id)
     return [enqueue(queue_id, position, content) for queue_id, position in places]
 
 
@@ -106,8 +107,8 @@ def contents() -> list[Entry]:
     return entries
 
 
-def delay(sequence: int, due_ms: int, body: bytes, exchange_id: int = 1) -> Delay[PublishedContent]:
-    return Delay(exchange_id, due_ms, sequence, PublishedContent(body))
+def delay(sequence: int, due_ms: int, body: bytes, exchange_id: int = 1) -> Delay[Content]:
+    return Delay(exchange_id, due_ms, sequence, make_content(body))
 
 
 def settle(queue_id: int, position: int) -> Settle:
@@ -306,7 +307,7 @@ def test_large_records_are_written_whole_or_not_at_all(
     body = bytes(range(1, 256)) * 100
 
     def first() -> list[Entry]:
-        content = PublishedContent(body[::-1], message_id=9)
+        content = make_content(body[::-1], message_id=9)
         return [
             enqueue(1, 40, body),
             enqueue(1, 41, b"small"),

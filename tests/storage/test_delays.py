@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from amqpd_storage import sqlite_delays, sqlite_writing
-from amqpd_storage.entries import Delay, DropDelays, Release, StoredDelay, StoredDelays
+from amqpd_storage.entries import Content, Delay, DropDelays, Release, StoredDelay, StoredDelays
 from amqpd_storage.errors import DamagedStore
 from amqpd_storage.sqlite_delays import (
     count_delays,
@@ -18,15 +18,13 @@ from amqpd_storage.sqlite_delays import (
     sweep_delays,
 )
 from amqpd_storage.sqlite_tidying import tidy
-from tests.storage.contents import PublishedContent, commit
+from tests.storage.contents import commit, make_content
 
 FIRST = (-1, -1)
 
 
-def delay(
-    sequence: int, due_ms: int, body: bytes = b"", exchange_id: int = 1
-) -> Delay[PublishedContent]:
-    return Delay(exchange_id, due_ms, sequence, PublishedContent(body or b"%d" % sequence))
+def delay(sequence: int, due_ms: int, body: bytes = b"", exchange_id: int = 1) -> Delay[Content]:
+    return Delay(exchange_id, due_ms, sequence, make_content(body or b"%d" % sequence))
 
 
 def all_delays(

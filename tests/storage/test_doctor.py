@@ -19,11 +19,11 @@ from amqpd_storage.ownership import LOCK_NAME, DirectoryLock, unowned
 from amqpd_storage.salvage import LostKeys
 from amqpd_storage.sqlite_file import PAGE_BYTES
 from tests.storage.contents import (
-    PublishedContent,
     commit,
     damage_page,
     enqueue,
     fill_store,
+    make_content,
     recovered,
 )
 
@@ -31,7 +31,7 @@ from tests.storage.contents import (
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A store with two queues and a message that they share."""
-    shared = PublishedContent(b"news", message_id=3)
+    shared = make_content(b"news", message_id=3)
     fill_store(
         tmp_path,
         PutDefinition("queue", "jobs", b"{}"),

@@ -11,7 +11,7 @@ from amqpd_storage.entries import (
     Settle,
 )
 from amqpd_storage.journal import ENTRY_OVERHEAD_BYTES, Journal
-from tests.storage.contents import ENVELOPE, PublishedContent, enqueue
+from tests.storage.contents import ENVELOPE, enqueue, make_content
 
 
 def test_takes_everything_pending_in_order() -> None:
@@ -90,7 +90,7 @@ def test_batch_of_barriers_and_elided_enqueues_needs_no_transaction() -> None:
 
 def test_shared_message_is_written_with_the_first_enqueue_that_is_not_elided() -> None:
     journal = Journal()
-    content = PublishedContent(b"news", message_id=5)
+    content = make_content(b"news", message_id=5)
     copies = [enqueue(queue_id, 1, content) for queue_id in range(1, 4)]
     journal.append_all([*copies])
     copies[0].state = ELIDED
@@ -109,7 +109,7 @@ def test_shared_message_is_written_with_the_first_enqueue_that_is_not_elided() -
 
 def test_shared_message_that_is_elided_everywhere_is_never_stored() -> None:
     journal = Journal()
-    content = PublishedContent(b"news", message_id=5)
+    content = make_content(b"news", message_id=5)
     copies = [enqueue(queue_id, 1, content) for queue_id in range(1, 4)]
     journal.append_all([*copies])
     for copy in copies:
@@ -124,7 +124,7 @@ def test_shared_message_that_is_elided_everywhere_is_never_stored() -> None:
 
 def test_pending_bytes_fall_when_the_batch_is_committed() -> None:
     journal = Journal()
-    message = PublishedContent(b"x" * 1000)
+    message = make_content(b"x" * 1000)
     journal.append_all([enqueue(1, 1, message), Settle(1, 4)])
     whole = 1000 + len(message.properties) + len(ENVELOPE) + 2 * ENTRY_OVERHEAD_BYTES
     assert journal.pending_bytes == whole
@@ -140,7 +140,7 @@ def test_pending_bytes_fall_when_the_batch_is_committed() -> None:
 
 def test_bytes_of_a_publish_to_many_queues_count_once() -> None:
     journal = Journal()
-    content = PublishedContent(b"x" * 1000, message_id=1)
+    content = make_content(b"x" * 1000, message_id=1)
 
     journal.append_all([enqueue(queue_id, 1, content) for queue_id in range(10)])
 

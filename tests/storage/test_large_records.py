@@ -27,7 +27,6 @@ from amqpd_storage.sqlite_delays import read_delays
 from amqpd_storage.sqlite_reading import read_message_id_max, read_messages
 from amqpd_storage.sqlite_tidying import tidy
 from tests.storage.contents import (
-    PublishedContent,
     all_messages,
     backlogs,
     bodies,
@@ -35,6 +34,7 @@ from tests.storage.contents import (
     enqueue,
     expiring,
     fill_store,
+    make_content,
 )
 
 LARGE = os.urandom(LARGE_BYTES)
@@ -51,7 +51,7 @@ def settle(queue_id: int, position: int, body: bytes, message_id: int = 0) -> Se
 
 
 def test_large_and_small_come_back_in_order(connection: sqlite3.Connection) -> None:
-    content = PublishedContent(LARGER, envelope=b"\x00\x01q", properties=b"\xff\x00")
+    content = make_content(LARGER, envelope=b"\x00\x01q", properties=b"\xff\x00")
     written = [SMALL, LARGE, b"", b"x", LARGER]
     commit(connection, *(enqueue(1, n, body) for n, body in enumerate(written)))
     commit(connection, enqueue(2, 1, content), expiring(2, 2, LARGE, 1_790_000_000_000))
@@ -122,7 +122,7 @@ def test_purge_of_large_messages(connection: sqlite3.Connection) -> None:
 
 
 def test_large_message_shared_by_queues_is_stored_once(connection: sqlite3.Connection) -> None:
-    content = PublishedContent(LARGE, message_id=7)
+    content = make_content(LARGE, message_id=7)
     commit(connection, enqueue(1, 1, content), enqueue(2, 1, content))
 
     assert [message[:2] for message in all_messages(connection)] == [
@@ -140,7 +140,7 @@ def test_ids_of_large_messages_are_nobodys_business(connection: sqlite3.Connecti
     commit(connection, enqueue(1, 1, LARGE))
     assert read_message_id_max(connection) == 0
 
-    commit(connection, enqueue(1, 2, PublishedContent(b"x", message_id=3)), enqueue(1, 3, LARGE))
+    commit(connection, enqueue(1, 2, make_content(b"x", message_id=3)), enqueue(1, 3, LARGE))
     assert read_message_id_max(connection) == 3
 
 
@@ -148,7 +148,7 @@ def test_large_delayed_messages(connection: sqlite3.Connection) -> None:
     commit(
         connection,
         *(
-            Delay(1, 1000 + n, n, PublishedContent(body))
+            Delay(1, 1000 + n, n, make_content(body))
             for n, body in enumerate([LARGE, b"x", LARGER])
         ),
     )
@@ -166,7 +166,7 @@ def test_large_row_of_an_older_store(connection: sqlite3.Connection) -> None:
     key = storage_key(1, 1)
     commit(connection, enqueue(1, 1, b"x"))
     connection.execute(
-        "UPDATE entry SET record = ? WHERE key = ?", (encode_record(PublishedContent(LARGE)), key)
+        "UPDATE entry SET record = ? WHERE key = ?", (encode_record(make_content(LARGE)), key)
     )
     connection.execute("UPDATE backlog SET body_bytes = ?", (len(LARGE),))
     assert bodies(connection) == {key: LARGE}
@@ -222,7 +222,7 @@ def test_a_page_of_messages_ends_with_a_large_one(connection: sqlite3.Connection
 
 
 def test_doctor_finds_a_store_with_large_messages_whole(tmp_path: Path) -> None:
-    content = PublishedContent(LARGER, message_id=4)
+    content = make_content(LARGER, message_id=4)
     fill_store(
         tmp_path,
         enqueue(1, 1, LARGE),

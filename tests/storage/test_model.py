@@ -40,6 +40,7 @@ from amqpd_storage.entries import (
     POSITION_BITS,
     POSITION_MAX,
     TAKEN,
+    Content,
     Delivered,
     DropDefinition,
     DropDefinitions,
@@ -56,7 +57,7 @@ from amqpd_storage.sqlite_reading import (
     read_definitions,
     read_delivered,
 )
-from tests.storage.contents import PublishedContent, all_messages, backlogs
+from tests.storage.contents import all_messages, backlogs, make_content
 
 QUEUE_IDS = st.integers(1, 5)
 
@@ -105,7 +106,7 @@ class Broker(RuleBasedStateMachine):
     def begin(self) -> None:
         self.journal = Journal()
         self.under_way: tuple[Batch, Model] | None = None
-        self.live: dict[int, Enqueue[PublishedContent]] = {}
+        self.live: dict[int, Enqueue[Content]] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "connection"):
@@ -125,7 +126,7 @@ class Broker(RuleBasedStateMachine):
     @rule(queue_ids=st.lists(QUEUE_IDS, min_size=1, unique=True), body=st.binary(max_size=300))
     def publish(self, queue_ids: list[int], body: bytes) -> None:
         message_id = next(self.message_ids) if len(queue_ids) > 1 else 0
-        content = PublishedContent(body, message_id=message_id)
+        content = make_content(body, message_id=message_id)
         enqueues = [Enqueue(self.next_key(queue_id), content) for queue_id in queue_ids]
         self.journal.append_all([*enqueues])
         for entry in enqueues:

@@ -34,13 +34,13 @@ from amqpd_storage.runs import (
 from amqpd_storage.sqlite_file import open_in_memory
 from amqpd_storage.sqlite_reading import read_messages
 from tests.storage.contents import (
-    PublishedContent,
     all_messages,
     backlogs,
     bodies,
     commit,
     enqueue,
     expiring,
+    make_content,
 )
 
 QUEUE = 3
@@ -111,7 +111,7 @@ def test_a_gap_ends_a_run(connection: sqlite3.Connection) -> None:
 
 
 def test_a_message_shared_with_another_queue_ends_a_run(connection: sqlite3.Connection) -> None:
-    shared = PublishedContent(b"shared", message_id=1)
+    shared = make_content(b"shared", message_id=1)
     commit(
         connection,
         *(enqueue(QUEUE, n, shared if n == 11 else b"own") for n in range(1, 22)),
@@ -355,7 +355,7 @@ def test_ranges_hold_the_keys_that_they_were_made_of(keys: set[int]) -> None:
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=20), st.data())
 def test_a_cut_run_is_refused(contents: list[bytes], data: st.DataObject) -> None:
-    records = [encode_record(PublishedContent(body)) for body in contents]
+    records = [encode_record(make_content(body)) for body in contents]
     row = run_head(len(records)) + b"".join(records)
     assert [message.body for message in decode_records(row, (7,))] == contents
     cut = data.draw(st.integers(0, len(row) - 1))
@@ -369,4 +369,4 @@ def test_a_cut_run_is_refused(contents: list[bytes], data: st.DataObject) -> Non
 )
 def test_a_run_that_does_not_say_how_many_is_refused(head: bytes) -> None:
     with pytest.raises(DamagedStore, match="row 7"):
-        decode_records(head + encode_record(PublishedContent(b"body")), (7,))
+        decode_records(head + encode_record(make_content(b"body")), (7,))

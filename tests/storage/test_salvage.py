@@ -40,12 +40,12 @@ from amqpd_storage.salvage import (
     Waiting,
 )
 from tests.storage.contents import (
-    PublishedContent,
     all_messages,
     commit,
     damage_page,
     enqueue,
     fill_store,
+    make_content,
 )
 
 PAGE = sqlite_file.PAGE_BYTES
@@ -139,7 +139,7 @@ class Live:
         position, chance = self._position, self.chance
         body = b"%d." % position + chance.randbytes(chance.choice([10, 100, 1000, 8000, 30000]))
         queues = [chance.randint(1, 5)]
-        content = PublishedContent(body)
+        content = make_content(body)
         if chance.random() < 0.2:
             self.bodies[-position] = body
             return [Delay(4, due(position), position, content)]

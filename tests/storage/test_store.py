@@ -18,10 +18,10 @@ from amqpd_storage.journal import Journal
 from amqpd_storage.sqlite_engine import open_store
 from amqpd_storage.sqlite_reading import read_batch_number
 from tests.storage.contents import (
-    PublishedContent,
     batch_of,
     enqueue,
     fill_store,
+    make_content,
     recovered,
     run,
     stored_messages,
@@ -41,7 +41,7 @@ PRAGMA user_version = 1;
 
 
 def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
-    shared = PublishedContent(b"news", message_id=3)
+    shared = make_content(b"news", message_id=3)
 
     async def write() -> tuple[str, str]:
         async with await open_store(tmp_path / "data") as store:
@@ -217,7 +217,7 @@ def test_newer_store_is_refused(tmp_path: Path) -> None:
 def test_store_of_version_1_is_upgraded(tmp_path: Path) -> None:
     """What the first version wrote, with shared messages, and no table of backlogs."""
     path = tmp_path / "amqpd.sqlite3"
-    fill_store(tmp_path / "new", enqueue(1, 3), enqueue(1, 4, PublishedContent(b"x", message_id=9)))
+    fill_store(tmp_path / "new", enqueue(1, 3), enqueue(1, 4, make_content(b"x", message_id=9)))
     with sqlite3.connect(tmp_path / "new" / "amqpd.sqlite3") as newer:
         rows = {
             table: newer.execute(f"SELECT * FROM {table}").fetchall()

@@ -35,7 +35,6 @@ from amqpd_storage.sqlite_reading import (
 from amqpd_storage.sqlite_tidying import SWEPT_ROWS, tidy
 from amqpd_storage.sqlite_writing import write_batch
 from tests.storage.contents import (
-    PublishedContent,
     all_messages,
     backlogs,
     batch_of,
@@ -43,6 +42,7 @@ from tests.storage.contents import (
     commit,
     enqueue,
     expiring,
+    make_content,
     settle_range,
 )
 
@@ -61,7 +61,7 @@ def count(connection: sqlite3.Connection, table: str) -> int:
 
 
 def test_message_comes_back_byte_for_byte(connection: sqlite3.Connection) -> None:
-    content = PublishedContent(bytes(range(256)), envelope=b"\x00\x01q", properties=b"\xff\x00")
+    content = make_content(bytes(range(256)), envelope=b"\x00\x01q", properties=b"\xff\x00")
 
     commit(connection, enqueue(3, 9, content))
 
@@ -164,7 +164,7 @@ def test_queue_dropped_between_two_lives_in_one_batch(connection: sqlite3.Connec
 
 
 def test_message_to_ten_queues_is_stored_once(connection: sqlite3.Connection) -> None:
-    content = PublishedContent(b"news", message_id=42)
+    content = make_content(b"news", message_id=42)
     copies = [enqueue(queue_id, 1, content) for queue_id in range(1, 11)]
     for copy in copies[::3]:
         copy.state = ELIDED
@@ -181,7 +181,7 @@ def test_message_to_ten_queues_is_stored_once(connection: sqlite3.Connection) ->
 
 
 def test_shared_message_is_dropped_with_its_last_row(connection: sqlite3.Connection) -> None:
-    content = PublishedContent(b"news", message_id=42)
+    content = make_content(b"news", message_id=42)
     commit(connection, enqueue(1, 1, content), enqueue(2, 1, content))
     commit(connection, Settle(storage_key(1, 1), 4, 42))
     assert bodies(connection) == {storage_key(2, 1): b"news"}
@@ -193,7 +193,7 @@ def test_shared_message_is_dropped_with_its_last_row(connection: sqlite3.Connect
 
 
 def test_shared_message_written_and_dropped_in_one_batch(connection: sqlite3.Connection) -> None:
-    content = PublishedContent(b"news", message_id=42)
+    content = make_content(b"news", message_id=42)
 
     commit(connection, enqueue(1, 1, content), DropQueue(1))
 
@@ -272,7 +272,7 @@ def test_large_batch_is_one_transaction(
     connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_writing, "DATA_BYTES_MAX", 1000)
-    shared = [PublishedContent(b"s" * 400, message_id=n) for n in range(1, 6)]
+    shared = [make_content(b"s" * 400, message_id=n) for n in range(1, 6)]
     commit(connection, enqueue(8, 1, b"old"), enqueue(9, 1, b"old"))
 
     commit(
@@ -350,7 +350,7 @@ def test_every_octet_of_a_message_comes_back(connection: sqlite3.Connection, cop
     octets = bytes(range(256)) * copies
     sent = [b"", b"\0", b"\0" + octets, octets + b"\0", b"\xff\xfe\0", b"\xc3", b"\x28" + octets]
     commit(connection, *(enqueue(1, n, body) for n, body in enumerate(sent)))
-    commit(connection, enqueue(2, 1, PublishedContent(octets[::-1], message_id=7)))
+    commit(connection, enqueue(2, 1, make_content(octets[::-1], message_id=7)))
 
     assert [message.body for message in all_messages(connection)] == [*sent, octets[::-1]]
 
@@ -370,14 +370,14 @@ def test_messages_with_gaps_between_them(
 def test_neighbours_that_differ_in_one_thing(connection: sqlite3.Connection) -> None:
     """What stands before the body is not taken apart again where it is the same."""
     sent = [
-        PublishedContent(b"one", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
-        PublishedContent(b"two", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
-        PublishedContent(b"three", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
-        PublishedContent(b"fours", envelope=b"\x00\x01r", properties=b"\x10\x00\x02"),
-        PublishedContent(b"fives", envelope=b"\x00\x01r", properties=b"\x10\x00\x01"),
-        PublishedContent(b"\x10\x00\x01si", envelope=b"\x00\x01r", properties=b""),
-        PublishedContent(b"", envelope=b"", properties=b""),
-        PublishedContent(b"", envelope=b"", properties=b""),
+        make_content(b"one", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
+        make_content(b"two", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
+        make_content(b"three", envelope=b"\x00\x01q", properties=b"\x10\x00\x02"),
+        make_content(b"fours", envelope=b"\x00\x01r", properties=b"\x10\x00\x02"),
+        make_content(b"fives", envelope=b"\x00\x01r", properties=b"\x10\x00\x01"),
+        make_content(b"\x10\x00\x01si", envelope=b"\x00\x01r", properties=b""),
+        make_content(b"", envelope=b"", properties=b""),
+        make_content(b"", envelope=b"", properties=b""),
     ]
     commit(connection, *(enqueue(1, n, content) for n, content in enumerate(sent, 1)))
     commit(connection, *(expiring(2, n, b"x", 1_790_000_000_000 + n // 2) for n in range(4)))
@@ -398,7 +398,7 @@ def test_messages_of_a_stretch_of_one_queue(connection: sqlite3.Connection) -> N
 
 
 def test_missing_shared_message_is_damage(connection: sqlite3.Connection) -> None:
-    commit(connection, enqueue(1, 1, PublishedContent(b"news", message_id=7)))
+    commit(connection, enqueue(1, 1, make_content(b"news", message_id=7)))
     connection.execute("DELETE FROM message")
 
     with pytest.raises(DamagedStore, match="refers to message 7, which is missing"):
@@ -420,8 +420,8 @@ def test_what_was_passing_is_forgotten(connection: sqlite3.Connection) -> None:
 
 
 def test_long_queue_goes_step_by_step(connection: sqlite3.Connection) -> None:
-    shared = PublishedContent(b"news", message_id=1)
-    also_elsewhere = PublishedContent(b"news", message_id=2)
+    shared = make_content(b"news", message_id=1)
+    also_elsewhere = make_content(b"news", message_id=2)
     commit(
         connection,
         *(enqueue(1, n) for n in range(1, 20_000, 2)),  # each has a row of its own
