@@ -12,7 +12,7 @@ from amqpd_storage.changes import Changes
 from amqpd_storage.commit_view import BATCH_ROW, PLACE_BITS, Arguments
 from amqpd_storage.entries import POSITION_MAX, Content, Delay, Enqueue, storage_key
 from amqpd_storage.large_records import own_message_id
-from amqpd_storage.records import RUN_HEAD_BYTES, record_pieces, run_head
+from amqpd_storage.records import RUN_HEAD_BYTES, record_front, run_head
 from amqpd_storage.runs import (
     RECORD_BYTES_MAX,
     RUN_BYTES_MAX,
@@ -66,10 +66,15 @@ class CommitArguments:
     """
 
     __slots__ = (
+        "_body_bytes",
         "_columns",
         "_entries",
+        "_envelope",
+        "_expires_ms",
+        "_front",
         "_large_bytes",
         "_pieces",
+        "_properties",
         "_released",
         "_run",
         "_runs",
@@ -86,6 +91,10 @@ class CommitArguments:
         self._released: list[str] = []
         self._columns: Arguments = {}
         self._entries: list[str] = []
+        self._body_bytes = -1
+        self._expires_ms = 0
+        self._properties = self._envelope = self._front = b""
+        """Of the last record, and what stood before its body."""
         self._run = Run()
         self._runs: list[str] = []
 
@@ -165,8 +174,8 @@ class CommitArguments:
             if len(content.body) >= self._large_bytes:
                 shared.append(f'"{key}":{own_message_id(key)}')
                 continue
-            record = record_pieces(content, enqueue.expires_ms)
-            length = pieces_bytes(record)
+            front = self._front_of(content, enqueue.expires_ms)
+            length = len(front) + len(content.body)
             if not run.takes(key, length):
                 self._end_run()
             if not run.lengths:
@@ -174,7 +183,7 @@ class CommitArguments:
                 self._pieces.append(b"")  # the head of the run, if it becomes one
             run.lengths.append(length)
             run.size += length
-            self._pieces += record
+            self._pieces += (front, content.body)
             self._size += length
             if length > RECORD_BYTES_MAX:
                 self._end_run()
@@ -251,12 +260,26 @@ class CommitArguments:
     def _place(self, content: Content) -> int:
         """Append the record of a message that does not expire by itself; its offset and length as
         one number."""
-        record = record_pieces(content)
-        self._pieces += record
+        front = self._front_of(content, 0)
+        self._pieces += (front, content.body)
         offset = self._size
-        length = pieces_bytes(record)
+        length = len(front) + len(content.body)
         self._size = offset + length
         return offset << PLACE_BITS | length
+
+    def _front_of(self, content: Content, expires_ms: int) -> bytes:
+        """What stands before the body of a record; for neighbours it is mostly the same."""
+        body_bytes = len(content.body)
+        if (
+            body_bytes != self._body_bytes
+            or content.properties is not self._properties
+            or content.envelope is not self._envelope
+            or expires_ms != self._expires_ms
+        ):
+            self._body_bytes, self._expires_ms = body_bytes, expires_ms
+            self._properties, self._envelope = content.properties, content.envelope
+            self._front = record_front(content, expires_ms)
+        return self._front
 
     def _span(self, text: bytes) -> str:
         """Append a piece; its offset (from 1, as substr counts) and length."""
@@ -264,12 +287,6 @@ class CommitArguments:
         offset = self._size + 1
         self._size += len(text)
         return f"{offset},{len(text)}"
-
-
-def pieces_bytes(record: tuple[bytes, bytes, bytes, bytes]) -> int:
-    """How many octets a record has."""
-    head, envelope, properties, body = record
-    return len(head) + len(envelope) + len(properties) + len(body)
 
 
 def after(prefix: str) -> bytes:

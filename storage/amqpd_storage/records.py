@@ -59,22 +59,26 @@ class Message(NamedTuple):
     expires_ms: int = 0
 
 
-def record_pieces(content: Content, expires_ms: int = 0) -> tuple[bytes, bytes, bytes, bytes]:
-    """The record in pieces, for a writer which joins many of them in one go."""
+def record_front(content: Content, expires_ms: int = 0) -> bytes:
+    """What stands before the body in the record of a message."""
     envelope = content.envelope
     properties = content.properties
-    body = content.body
-    lengths = (len(envelope), len(properties), len(body))
+    lengths = (len(envelope), len(properties), len(content.body))
     if expires_ms:
         head = _EXPIRING_HEAD.pack(KIND_EXPIRING, *lengths, expires_ms)
     else:
         head = _pack_head(KIND_MESSAGE, *lengths)
-    return head, envelope, properties, body
+    return head + envelope + properties
+
+
+def record_pieces(content: Content, expires_ms: int = 0) -> tuple[bytes, bytes]:
+    """The record of one message in pieces, for who need not join them."""
+    return record_front(content, expires_ms), content.body
 
 
 def encode_record(content: Content, expires_ms: int = 0) -> bytes:
     """The record of one message."""
-    return b"".join(record_pieces(content, expires_ms))
+    return record_front(content, expires_ms) + content.body
 
 
 def run_head(messages: int) -> bytes:
