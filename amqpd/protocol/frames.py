@@ -61,7 +61,7 @@ ACK_OCTETS: Final = 21
 ACK_OPENING_OCTETS: Final = 15
 """Of these all up to the lower half of the delivery tag."""
 ACKS_TOGETHER_MAX: Final = 64
-"""So many are one command: a peer is asked whether to go on after COMMANDS_MIN of them."""
+"""That are one command: whether a peer may go on while others wait is asked between commands."""
 
 BASIC: Final = 60
 PUBLISH: Final = b"\x00\x3c\x00\x28"
