@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class Version:
-    """Of things that somebody keeps conclusions from. Compiled, which what it is of may not be: it
-    is compared for every message."""
+    """Of things that somebody keeps conclusions from. An object of its own since it is compared for
+    every message, and what it is of may not be compiled (`Access`)."""
 
     __slots__ = ("number",)
 
