@@ -32,6 +32,8 @@ from amqpd_storage.journal import Batch, Journal
 
 logger: Final = logging.getLogger("amqpd.journal")
 
+UNAWAITED_EVERY_S: Final = 0.005
+"""Batches that nobody waits for follow one another so slowly."""
 TIDY_AFTER_S: Final = 0.05
 """So long nothing was to be written: time to tidy up."""
 TIDY_EVERY_S: Final = 1.0
@@ -65,12 +67,13 @@ class JournalWriter:
         bytes_max: int,
         retry_s: float,
         retry_max_s: float,
+        unawaited_every_s: float = UNAWAITED_EVERY_S,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`on_trouble` hears what keeps batches from being written, and None once nothing does.
 
         A disk that is full is tried again each `retry_s`, one that fails more and more seldom, up
-        to `retry_max_s`. `clock` measures how long commits take.
+        to `retry_max_s`. `clock` measures how long commits take, and when the last one ended.
         """
         self.metrics = CommitMetrics()
         self._clock = clock
@@ -79,6 +82,7 @@ class JournalWriter:
         self._finish_turn = finish_turn
         self._bytes_max = bytes_max
         self._journal = Journal()
+        self._unawaited_every_s = unawaited_every_s
         self._retry_s = retry_s
         self._backoff = Backoff(retry_s, retry_max_s)
         self._on_trouble = on_trouble
@@ -87,6 +91,10 @@ class JournalWriter:
         """Taken from the journal, and not written yet."""
         self._beginning = False
         """The next batch is about to be taken."""
+        self._later: asyncio.TimerHandle | None = None
+        """The next batch is taken then, unless somebody is to wait for it."""
+        self._rested_at = -math.inf
+        """When the last batch was flushed, if nobody waited for that one either."""
         self._retrying: asyncio.TimerHandle | None = None
         """The disk is given a pause."""
         self._tidying = False
@@ -109,10 +117,10 @@ class JournalWriter:
 
     def append(self, entries: list[Entry]) -> None:
         """Keep these. They are written with what else comes in this turn of the event loop, as soon
-        as the commit under way is done."""
+        as the commit under way is done; a little later if nobody waits for them."""
         self._journal.append_all(entries)
         if self._unwritten is None and not self._beginning:
-            self._begin_soon()
+            self._begin_in_time()
 
     @property
     def full(self) -> bool:
@@ -121,8 +129,8 @@ class JournalWriter:
 
     @property
     def busy(self) -> bool:
-        """Something is being written, or will be at once."""
-        return self._unwritten is not None or self._journal.has_pending
+        """The writer's thread has something to do, or will have at once."""
+        return self._unwritten is not None or self._beginning or self._tidying
 
     def slow_for(self, limit_s: float) -> float:
         """How long the commit under way takes already, or the last one took, in seconds; 0 if
@@ -139,6 +147,23 @@ class JournalWriter:
 
     # -- batches
 
+    def _begin_in_time(self) -> None:
+        """Something is pending, and nothing under way.
+
+        While a queue is drained acknowledgements come without end, and nobody waits for them.
+        Commits of few, one right after the other, took a tenth of the processor time of each
+        message. The first one waits for nothing: what is left open by a crash is less, and so it is
+        where single messages come and go.
+        """
+        if not self._journal.awaited:
+            pause_s = self._rested_at + self._unawaited_every_s - self._clock()
+            if pause_s > 0:
+                if self._later is None:
+                    loop = asyncio.get_running_loop()
+                    self._later = loop.call_later(pause_s, self._begin)
+                return
+        self._begin_soon()
+
     def _begin_soon(self) -> None:
         self._beginning = True
         asyncio.get_running_loop().call_soon(self._begin)
@@ -146,6 +171,9 @@ class JournalWriter:
     def _begin(self) -> None:
         """Take the next batch and hand it over, if there is one and nothing is in its way."""
         self._beginning = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._unwritten is not None:
             return
         try:
@@ -177,12 +205,14 @@ class JournalWriter:
         began, batch = self._began, self._unwritten
         assert began is not None
         assert batch is not None
-        self._took_s = self._clock() - began
+        ended = self._clock()
+        self._took_s = ended - began
         self._began = None
         if error is not None:
             self._not_written(error)
             return
         self._commits += 1
+        self._rested_at = -math.inf if batch.awaited else ended
         try:
             self.metrics.observe(batch, self._took_s)
             self._succeeded()
@@ -192,7 +222,7 @@ class JournalWriter:
             return
         if self._journal.has_pending:
             # What can be read by now belongs to it as well: without that, a quarter fewer a second.
-            self._begin_soon()
+            self._begin_in_time()
         else:
             self._rest()
 
@@ -297,7 +327,9 @@ class JournalWriter:
 
     async def flush(self) -> None:
         """Wait until nothing is left to be written. Raises StoreError, for good."""
-        while self.busy:
+        while self._unwritten is not None or self._journal.has_pending:
+            if self._later is not None:
+                self._begin_soon()
             await self._rested()
 
     async def _rested(self) -> None:

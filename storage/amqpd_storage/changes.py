@@ -21,6 +21,8 @@ holds the difference to what the store knew before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from amqpd_storage.entries import (
     LARGE_BYTES,
     POSITION_BITS,
@@ -58,6 +60,7 @@ class Changes:
         "enqueues",
         "gone_delays",
         "gone_keys",
+        "gone_ranges",
         "large_enqueues",
         "large_gone",
         "long_queues",
@@ -73,6 +76,9 @@ class Changes:
         self.dropped_ranges: list[tuple[int, int]] = []
         """First and last key of rows that are deleted later."""
         self.gone_keys: set[int] = set()
+        self.gone_ranges: list[tuple[int, int]] = []
+        """In place of those, where nothing comes that they would have to be compared with: first
+        and last key of rows that go."""
         self.enqueues: list[Enqueue[Content]] = []
         """Queue by queue, in the order in which they came."""
         self.large_enqueues: list[Enqueue[Content]] = []
@@ -96,6 +102,12 @@ class Changes:
         """The new value of a definition; None when it is gone."""
         self.dropped_definitions: list[tuple[str, str]] = []
         """Kinds and prefixes: what the store has of these goes."""
+
+    def settled(self) -> list[list[int]]:
+        """The first and the last key of the rows that go, in order, neighbours joined."""
+        if self.gone_ranges:
+            return _joined(sorted(self.gone_ranges))
+        return key_ranges(self.gone_keys)
 
 
 def net_changes(batch: Batch) -> Changes:
@@ -139,7 +151,9 @@ def net_changes(batch: Batch) -> Changes:
             queue_id = key >> POSITION_BITS
             if dropped and queue_id in dropped:
                 continue
-            if key == entry.last:
+            if not batch.enqueues:
+                changes.gone_ranges.append((key, entry.last))
+            elif key == entry.last:
                 gone.add(key)
             else:
                 gone.update(range(key, entry.last + 1))
@@ -163,7 +177,7 @@ def net_changes(batch: Batch) -> Changes:
             dropped.add(entry.queue_id)
             if entry.is_long:
                 changes.long_queues.add(entry.queue_id)
-        elif isinstance(entry, Delay | Release | DropDelays):
+        elif isinstance(entry, (Delay, Release, DropDelays)):
             sum_delay(changes, entry)
         elif isinstance(entry, PutDefinition):
             if not is_dropped(changes, entry):
@@ -180,6 +194,24 @@ def net_changes(batch: Batch) -> Changes:
     changes.messages = batch.shared
     changes.backlogs = {queue_id: Backlog(*total) for queue_id, total in sums.items()}
     return changes
+
+
+def key_ranges(keys: Iterable[int]) -> list[list[int]]:
+    """The first and the last of each row of neighbours, in order."""
+    return _joined([(key, key) for key in sorted(keys)])
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[list[int]]:
+    """Sorted ranges, of which no two overlap, without those that begin where another one ends."""
+    joined: list[list[int]] = []
+    behind = -1
+    for first, last in ranges:
+        if first == behind:
+            joined[-1][1] = last
+        else:
+            joined.append([first, last])
+        behind = last + 1
+    return joined
 
 
 def is_dropped(changes: Changes, entry: PutDefinition | DropDefinition) -> bool:

@@ -18,7 +18,6 @@ from amqpd_storage.runs import (
     RUN_BYTES_MAX,
     RUN_MESSAGES_MAX,
     RUN_MESSAGES_MIN,
-    key_ranges,
 )
 
 
@@ -100,9 +99,8 @@ class CommitArguments:
 
     def delete(self, changes: Changes) -> None:
         """Whatever goes, and what is deleted to be inserted anew."""
-        if changes.gone_keys:
-            ranges = key_ranges(changes.gone_keys)
-            self._put_object("settled", [f'"{first}":{last}' for first, last in ranges])
+        settled = changes.settled()
+        self._put_object("settled", [f'"{first}":{last}' for first, last in settled])
         if changes.large_gone:
             self._released += [str(own_message_id(key)) for key in changes.large_gone]
         if changes.delivered:

@@ -121,9 +121,9 @@ class DropRange(NamedTuple):
     """The messages stored under `first` to `last` are gone: a purge of what is not in memory.
 
     They are never read again. Their rows are deleted bit by bit, when there is time, and that may
-    be after the store was opened anew: so their keys must not be used again as long as the store
-    names the queue among those with rows to delete, and the DropQueue of such a queue has to say
-    that it `is_long`.
+    be after the store was opened anew: so no key of the queue up to its last one must be used again
+    as long as the store names the queue among those with rows to delete (others may lie in one row
+    with them), and the DropQueue of such a queue has to say that it `is_long`.
     """
 
     first: int

@@ -38,6 +38,7 @@ from amqpd_storage.entries import (
     Barrier,
     Content,
     Delay,
+    Delivered,
     Enqueue,
     Entry,
     PutDefinition,
@@ -54,10 +55,12 @@ class Batch:
     No generated repr: aiosqlite logs what it executes, and a batch may hold a gigabyte.
     """
 
-    __slots__ = ("barriers", "delays", "enqueues", "entries", "shared", "size_bytes")
+    __slots__ = ("awaited", "barriers", "delays", "enqueues", "entries", "shared", "size_bytes")
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, awaited: bool) -> None:
         self.size_bytes = size_bytes
+        self.awaited = awaited
+        """Somebody may wait for it: it is not only of what consumers have done."""
         self.entries: list[Entry] = []
         """Everything to write, in the order it was appended: no elided Enqueues, no Barriers."""
         self.enqueues: list[Enqueue[Content]] = []
@@ -77,12 +80,14 @@ class Batch:
 class Journal:
     """Entries in the order the broker appended them, until they are safe."""
 
-    __slots__ = ("_pending", "_pending_bytes", "_under_way")
+    __slots__ = ("_pending", "_pending_bytes", "_under_way", "awaited")
 
     def __init__(self) -> None:
         self._pending: list[Entry] = []
         self._pending_bytes = 0
         self._under_way: Batch | None = None
+        self.awaited = False
+        """Of what is pending: see `Batch.awaited`."""
 
     @property
     def pending_bytes(self) -> int:
@@ -110,6 +115,9 @@ class Journal:
         size = ENTRY_OVERHEAD_BYTES * len(entries)
         last: Content | None = None
         for entry in entries:
+            if isinstance(entry, (Settle, Delivered)):
+                continue
+            self.awaited = True
             if isinstance(entry, Enqueue):
                 content = entry.content
                 # A publish to many queues appends one Enqueue after the other of one content: its
@@ -117,8 +125,6 @@ class Journal:
                 if content is not last:
                     size += len(content.body) + len(content.properties) + len(content.envelope)
                     last = content
-            elif isinstance(entry, Settle):
-                continue  # as common as Enqueues, and nothing else to be asked
             elif isinstance(entry, PutDefinition):
                 size += len(entry.value)
             elif isinstance(entry, Delay):
@@ -134,8 +140,9 @@ class Journal:
         """
         if self._under_way is not None or not self._pending:
             return None
-        batch = Batch(self._pending_bytes)
+        batch = Batch(self._pending_bytes, self.awaited)
         pending, self._pending, self._pending_bytes = self._pending, [], 0
+        self.awaited = False
         # On the event loop's thread, once per entry: no encoding, no sizes, only sorting out.
         keep = batch.entries.append
         keep_enqueue = batch.enqueues.append

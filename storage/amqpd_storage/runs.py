@@ -24,6 +24,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from amqpd_storage.changes import key_ranges
 from amqpd_storage.records import KIND_RUN, RUN_HEAD_BYTES
 
 RUN_MESSAGES_MIN: Final = 8
@@ -120,19 +121,6 @@ def settled_ranges(first: int, settled: str) -> list[tuple[int, int]]:
     for each in settled.split(",")[:-1]:
         begin, end = each.split("-")
         ranges.append((first + int(begin), first + int(end)))
-    return ranges
-
-
-def key_ranges(keys: Iterable[int]) -> list[list[int]]:
-    """The first and the last of each row of neighbours, in order."""
-    ranges: list[list[int]] = []
-    last = -2
-    for key in sorted(keys):
-        if key == last + 1:
-            ranges[-1][1] = key
-        else:
-            ranges.append([key, key])
-        last = key
     return ranges
 
 

@@ -15,7 +15,14 @@ from amqpd.config import Config
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.commit_metrics import Histogram
 from amqpd.runtime.journal_writer import JournalWriter
-from amqpd_storage.entries import Barrier, PutDefinition
+from amqpd_storage.entries import (
+    POSITION_MAX,
+    Barrier,
+    Delivered,
+    PutDefinition,
+    Settle,
+    storage_key,
+)
 from amqpd_storage.errors import DamagedStore, JournalFailed, StoreError
 from amqpd_storage.journal import ENTRY_OVERHEAD_BYTES, Batch
 
@@ -64,6 +71,7 @@ class Stage:
         disk: Disk,
         retry_s: float = 0.0,
         retry_max_s: float = 0.0,
+        unawaited_every_s: float = 0.0,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.disk = disk
@@ -80,6 +88,7 @@ class Stage:
             bytes_max=1000,
             retry_s=retry_s,
             retry_max_s=retry_max_s,
+            unawaited_every_s=unawaited_every_s,
             clock=clock,
         )
 
@@ -95,6 +104,23 @@ class Stage:
 
     def append(self, *names: str) -> None:
         self.writer.append([PutDefinition("vhost", name, b"{}") for name in names])
+
+    def settle(self, position: int) -> None:
+        """A consumer has acknowledged a message: nobody waits for that."""
+        self.writer.append([Settle(storage_key(1, position), 0)])
+
+    @property
+    def settled(self) -> list[list[int]]:
+        """Positions, batch by batch."""
+        return [
+            [entry.key & POSITION_MAX for entry in batch.entries if isinstance(entry, Settle)]
+            for batch in self.disk.written
+        ]
+
+    async def turns_of_the_loop(self) -> None:
+        """So many that whatever is to be written at once is written."""
+        for _ in range(10):
+            await checkpoint()
 
     @property
     def written(self) -> list[list[str]]:
@@ -342,6 +368,76 @@ def test_a_fault_of_the_broker_ends_the_writer() -> None:
 
     play(scene)
     assert stage.written == [["a"]]
+
+
+def test_what_nobody_waits_for_goes_at_once_but_not_batch_after_batch() -> None:
+    stage = Stage(Disk(), unawaited_every_s=3600)
+
+    async def scene() -> None:
+        stage.settle(1)
+        await stage.turns_of_the_loop()
+        assert stage.settled == [[1]]
+        stage.settle(2)
+        stage.writer.append([Delivered(1, 4)])
+        await stage.turns_of_the_loop()
+        stage.settle(3)
+        await stage.turns_of_the_loop()
+        assert stage.settled == [[1]]
+        assert not stage.writer.busy
+        await stage.writer.flush()
+        assert stage.settled == [[1], [2, 3]]
+
+    play(scene)
+
+
+def test_what_nobody_waits_for_is_written_when_its_time_has_come() -> None:
+    stage = Stage(Disk(), unawaited_every_s=0.001)
+
+    async def scene() -> None:
+        stage.settle(1)
+        await stage.turns_of_the_loop()
+        stage.disk.attempted = anyio.Event()
+        stage.settle(2)
+        stage.settle(3)
+        await stage.disk.attempted.wait()
+        await stage.turns_of_the_loop()
+        assert stage.settled == [[1], [2, 3]]
+
+    play(scene)
+
+
+def test_it_goes_with_what_somebody_waits_for_and_the_next_of_it_at_once() -> None:
+    stage = Stage(Disk(), unawaited_every_s=3600)
+
+    async def scene() -> None:
+        stage.settle(1)
+        await stage.turns_of_the_loop()
+        stage.settle(2)
+        stage.append("a")
+        await stage.turns_of_the_loop()
+        assert (stage.settled, stage.written) == ([[1], [2]], [[], ["a"]])
+        stage.settle(3)
+        await stage.turns_of_the_loop()
+        assert stage.settled == [[1], [2], [3]]
+
+    play(scene)
+
+
+def test_what_came_while_others_were_written_is_asked_the_same() -> None:
+    disk = Disk()
+    stage = Stage(disk, unawaited_every_s=3600)
+
+    async def scene() -> None:
+        stage.settle(1)
+        await checkpoint()
+        assert disk.under_way
+        stage.settle(2)
+        await stage.turns_of_the_loop()
+        assert stage.settled == [[1]]
+        await stage.writer.settle()
+        assert stage.settled == [[1], [2]]
+
+    play(scene)
 
 
 def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:

@@ -563,7 +563,7 @@ def is_dead_letter(entry: Entry) -> bool:
 
 def part_of(batch: Batch, entries: list[Entry], *, first: bool) -> Batch:
     """A batch with these entries; the first part has the shared messages."""
-    part = Batch(batch.size_bytes)
+    part = Batch(batch.size_bytes, batch.awaited)
     part.entries = entries
     part.shared = batch.shared if first else []
     return part

@@ -6,6 +6,7 @@ from amqpd_storage.entries import (
     PENDING,
     TAKEN,
     Barrier,
+    Delivered,
     DropQueue,
     PutDefinition,
     Settle,
@@ -176,3 +177,22 @@ def test_what_is_settled_by_an_entry_of_its_own() -> None:
     assert (settle.last, settle.messages, settle.body_bytes) == (7, 1, 4)
     assert settle.extend(8, LARGE_BYTES - 5)
     assert not settle.extend(9, 1)  # together they would look like a large one
+
+
+def test_what_consumers_have_done_is_awaited_by_nobody() -> None:
+    journal = Journal()
+    journal.append_all([Settle(7, 4), Delivered(1, 5)])
+    assert not journal.awaited
+    batch = journal.take()
+    assert batch is not None
+    assert not batch.awaited
+    journal.committed(batch)
+
+    for entry in (enqueue(1, 1), Barrier(), DropQueue(3), PutDefinition("queue", "a", b"")):
+        journal.append_all([Settle(8, 4), entry, Settle(9, 4)])
+        assert journal.awaited
+        batch = journal.take()
+        assert batch is not None
+        assert batch.awaited
+        assert not journal.awaited
+        journal.committed(batch)

@@ -176,7 +176,8 @@ class Broker(RuleBasedStateMachine):
 
     @rule(queue_id=QUEUE_IDS, data=st.data())
     def purge_from_the_disk(self, queue_id: int, data: st.DataObject) -> None:
-        """Some neighbours that are written go at once. Nothing in their place ever comes again."""
+        """Some neighbours that are written go at once. Nothing ever comes again in their place, nor
+        in that of what lies in one row with them."""
         written = [
             key
             for key in sorted(self.now.messages)
@@ -191,7 +192,7 @@ class Broker(RuleBasedStateMachine):
         gone = [self.now.messages.pop(key) for key in written if first <= key <= last]
         self.live = {key: entry for key, entry in self.live.items() if key in self.now.messages}
         self.first_position[queue_id] = max(
-            self.first_position.get(queue_id, 1), (last & POSITION_MAX) + 1
+            self.first_position.get(queue_id, 1), (self.last_key[queue_id] & POSITION_MAX) + 1
         )
         self.journal.append_all([DropRange(first, last, len(gone), sum(map(len, gone)))])
 

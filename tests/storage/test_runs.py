@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amqpd_storage import commit_arguments, sqlite_tidying
+from amqpd_storage.changes import key_ranges
 from amqpd_storage.entries import (
     POSITION_MAX,
     DropQueue,
@@ -28,7 +29,6 @@ from amqpd_storage.runs import (
     RUN_MESSAGES_MAX,
     RUN_MESSAGES_MIN,
     KeyRanges,
-    key_ranges,
     read_runs,
 )
 from amqpd_storage.sqlite_file import open_in_memory
