@@ -33,7 +33,7 @@ from amqpd_storage.journal import Batch, Journal
 logger: Final = logging.getLogger("amqpd.journal")
 
 UNAWAITED_EVERY_S: Final = 0.005
-"""Batches that nobody waits for follow one another so slowly."""
+"""From one batch that nobody waits for to the next, at least."""
 TIDY_AFTER_S: Final = 0.05
 """So long nothing was to be written: time to tidy up."""
 TIDY_EVERY_S: Final = 1.0
@@ -93,8 +93,8 @@ class JournalWriter:
         """The next batch is about to be taken."""
         self._later: asyncio.TimerHandle | None = None
         """The next batch is taken then, unless somebody is to wait for it."""
-        self._rested_at = -math.inf
-        """When the last batch was flushed, if nobody waited for that one either."""
+        self._unawaited_at = -math.inf
+        """When the last batch was flushed, if nobody waited for that one."""
         self._retrying: asyncio.TimerHandle | None = None
         """The disk is given a pause."""
         self._tidying = False
@@ -155,8 +155,8 @@ class JournalWriter:
         message. The first one waits for nothing: what is left open by a crash is less, and so it is
         where single messages come and go.
         """
-        if not self._journal.awaited:
-            pause_s = self._rested_at + self._unawaited_every_s - self._clock()
+        if not (self._journal.awaited or self._resting):
+            pause_s = self._unawaited_at + self._unawaited_every_s - self._clock()
             if pause_s > 0:
                 if self._later is None:
                     loop = asyncio.get_running_loop()
@@ -212,7 +212,7 @@ class JournalWriter:
             self._not_written(error)
             return
         self._commits += 1
-        self._rested_at = -math.inf if batch.awaited else ended
+        self._unawaited_at = -math.inf if batch.awaited else ended
         try:
             self.metrics.observe(batch, self._took_s)
             self._succeeded()
@@ -328,8 +328,6 @@ class JournalWriter:
     async def flush(self) -> None:
         """Wait until nothing is left to be written. Raises StoreError, for good."""
         while self._unwritten is not None or self._journal.has_pending:
-            if self._later is not None:
-                self._begin_soon()
             await self._rested()
 
     async def _rested(self) -> None:
@@ -337,6 +335,8 @@ class JournalWriter:
         if self._failure is None:
             resting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._resting.append(resting)
+            if self._later is not None:
+                self._begin_soon()
             await resting
         if self._failure is not None:
             raise self._failure

@@ -440,6 +440,21 @@ def test_what_came_while_others_were_written_is_asked_the_same() -> None:
     play(scene)
 
 
+def test_who_stops_the_broker_does_not_wait_for_the_time_to_come() -> None:
+    disk = Disk()
+    stage = Stage(disk, unawaited_every_s=3600)
+
+    async def scene() -> None:
+        stage.settle(1)
+        await checkpoint()
+        assert disk.under_way
+        stage.settle(2)
+        await stage.writer.settle()
+        assert stage.settled == [[1], [2]]
+
+    play(scene)
+
+
 def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:
     stage = Stage(Disk())
 
