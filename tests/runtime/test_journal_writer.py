@@ -78,6 +78,8 @@ class Stage:
         self.troubles: list[str | None] = []
         self.in_trouble = anyio.Event()
         self.turns = 0
+        self.busy: list[bool] = []
+        """Whether the writer was, at the end of each turn."""
         self.fault: Exception | None = None
         self.broker = Broker(Config(), journaling=True, entropy=bytes)
         self.writer = JournalWriter(
@@ -94,6 +96,7 @@ class Stage:
 
     def finish_turn(self) -> None:
         self.turns += 1
+        self.busy.append(self.writer.busy)
         if self.fault is not None:
             raise self.fault
 
@@ -413,7 +416,9 @@ def test_it_goes_with_what_somebody_waits_for_and_the_next_of_it_at_once() -> No
         stage.settle(1)
         await stage.turns_of_the_loop()
         stage.settle(2)
+        assert not stage.writer.busy
         stage.append("a")
+        assert stage.writer.busy
         await stage.turns_of_the_loop()
         assert (stage.settled, stage.written) == ([[1], [2]], [[], ["a"]])
         stage.settle(3)
@@ -423,7 +428,8 @@ def test_it_goes_with_what_somebody_waits_for_and_the_next_of_it_at_once() -> No
     play(scene)
 
 
-def test_what_came_while_others_were_written_is_asked_the_same() -> None:
+@pytest.mark.parametrize("written", [True, False], ids=["later", "meanwhile"])
+def test_who_stops_the_broker_does_not_wait_for_the_time_to_come(written: bool) -> None:
     disk = Disk()
     stage = Stage(disk, unawaited_every_s=3600)
 
@@ -432,27 +438,25 @@ def test_what_came_while_others_were_written_is_asked_the_same() -> None:
         await checkpoint()
         assert disk.under_way
         stage.settle(2)
-        await stage.turns_of_the_loop()
-        assert stage.settled == [[1]]
+        if written:
+            await stage.turns_of_the_loop()
+            assert stage.settled == [[1]]
         await stage.writer.settle()
         assert stage.settled == [[1], [2]]
 
     play(scene)
 
 
-def test_who_stops_the_broker_does_not_wait_for_the_time_to_come() -> None:
-    disk = Disk()
-    stage = Stage(disk, unawaited_every_s=3600)
+def test_once_all_is_written_it_is_not_busy() -> None:
+    stage = Stage(Disk())
 
     async def scene() -> None:
-        stage.settle(1)
-        await checkpoint()
-        assert disk.under_way
-        stage.settle(2)
-        await stage.writer.settle()
-        assert stage.settled == [[1], [2]]
+        stage.append("a")
+        assert stage.writer.busy
+        await stage.writer.flush()
 
     play(scene)
+    assert stage.busy == [False], "the turn that the commit ends has nothing to wait for"
 
 
 def test_it_is_full_while_more_than_the_limit_is_unwritten() -> None:
