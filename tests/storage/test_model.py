@@ -245,6 +245,9 @@ class Broker(RuleBasedStateMachine):
         self.connection.close()
         self.connection = sqlite_file.open_connection(self.path, "normal")
         self.now = copy.deepcopy(self.safe)
+        for key in self.now.messages:
+            queue_id = key >> POSITION_BITS
+            self.last_key[queue_id] = max(self.last_key[queue_id], key)
         self.begin()
 
     @invariant()
