@@ -14,7 +14,7 @@ endif
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: help run example several-brokers test test-compiled check lint types imports bench bench-peers bench-curves sim sim-campaign kill-campaign compat compat-quick clean
+.PHONY: help run example several-brokers test test-compiled check lint types imports bench bench-flush bench-peers bench-curves sim sim-campaign kill-campaign compat compat-quick clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ imports: $(INSTALLED)  ## The layers hold
 
 bench: $(INSTALLED) $(BUILT)  ## Measure: make bench ARGS="--quick --json figures.json"
 	@$(AS_BUILT) $(BIN)/python -m tests.bench $(ARGS)
+
+bench-flush: $(INSTALLED) $(BUILT)  ## The same where each flush takes MS milliseconds longer
+	@$(AS_BUILT) $(BIN)/python -m tests.bench.slow_flush $(MS) $(ARGS)
 
 bench-peers: $(INSTALLED) $(BUILT)  ## Beside RabbitMQ, in turns, with the goals: ARGS="--quick --json peers.json"
 	@$(AS_BUILT) $(BIN)/python -m tests.bench --peers $(ARGS)

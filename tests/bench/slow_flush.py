@@ -1,6 +1,6 @@
 """The benchmark on a disk that takes longer to flush than the one there is.
 
-    python -m tests.bench.slow_flush 2 --only one-in-flight --against rabbitmq
+    make bench-flush MS=2 ARGS="--only one-in-flight --against rabbitmq"
 
 Virtual disks often flush in a tenth of a millisecond, for they only ask the host to; those of
 laptops and servers take one to ten. Here every `fsync` and `fdatasync` takes so many milliseconds
