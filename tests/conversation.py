@@ -954,7 +954,7 @@ class MemoryStore:
                     content.message_id,
                     content.envelope,
                     content.properties,
-                    content.body,
+                    content.keep(),
                     entry.expires_ms,
                 )
             case Settle():
@@ -981,7 +981,7 @@ class MemoryStore:
                         entry.sequence,
                         content.envelope,
                         content.properties,
-                        content.body,
+                        content.keep(),
                     ),
                 )
             case Release():

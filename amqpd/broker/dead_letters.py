@@ -83,7 +83,7 @@ def dead_letter(
     target.annotate(Notes(hidden_keys, counts_cc, is_dead_letter=True))
     # A quorum queue has on disk what is transient elsewhere.
     persistent = delivery_mode(message.properties) == PERSISTENT
-    copy = make_message(0, target, properties, message.body, persistent, True)
+    copy = make_message(0, target, properties, message.keep(), persistent, True)
     content = RoutedContent(virtual_host, copy)
     queues: tuple[Keeper, ...] = virtual_host.router.route(
         exchange.table, routing_key, content, extra

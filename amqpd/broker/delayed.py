@@ -28,7 +28,7 @@ class DelayedMessages(WaitingRoom):
         headers = read_headers(waited.properties, depth_max)
         properties = with_header(waited.properties, DELAY, negated(delay_ms(headers)))
         message = make_message(
-            waited.channel, waited.target, properties, waited.body, waited.persistent, True
+            waited.channel, waited.target, properties, waited.keep(), waited.persistent, True
         )
         hide_bcc(message, depth_max)
         keys = [*carbon_copies(message, headers), *message.target.notes.hidden_keys]

@@ -119,7 +119,7 @@ class Firehose:
         }
         properties = _HEADERS_ALONE + encode_table(headers)
         home.broker.internal_publishing.add(
-            home, TRACE_EXCHANGE, routing_key, properties, message.body, persistent=False
+            home, TRACE_EXCHANGE, routing_key, properties, message.keep(), persistent=False
         )
 
     def _properties(self, message: Message) -> Arguments:

@@ -227,7 +227,7 @@ def unshared(message: Message) -> Message:
         message.channel,
         message.target,
         message.properties,
-        message.body,
+        message.keep(),
         message.persistent,
         message.special,
     )

@@ -82,6 +82,7 @@ def publish(channel: Channel, message: Message) -> None:
         exchange = check(channel, message)
         target.tally = exchange.tally
         if transaction is not None:
+            message.keep()
             transaction.messages.append((message, route_ahead(channel, exchange, message)))
             return
         firehose = virtual_host.firehose

@@ -163,6 +163,8 @@ class Queue(ReadyMessages):
             if consumer is not None and consumer.no_ack:
                 consumer.deliver_settled(message, False)
                 return
+        if not isinstance(message.body, bytes):
+            message.keep()
         stored = QueueMessage(position, message)
         if message.special or self.message_ttl_ms is not None:
             if consumer is None and self.rules.discards_at_once and self.drops_at_the_tail:

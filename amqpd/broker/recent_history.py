@@ -77,7 +77,7 @@ class RecentHistory(ExchangeMemory):
             number=number,
             envelope=message.envelope,
             properties=message.properties,
-            body=message.body,
+            body=message.keep(),
         )
 
 
@@ -87,7 +87,7 @@ def copy_of(message: Message) -> Message:
         message.channel,
         message.target,
         message.properties,
-        message.body,
+        message.keep(),
         message.persistent,
         message.special,
     )

@@ -220,5 +220,5 @@ def with_counts(message: Message, returned: Returned, compat: Compat, depth_max:
         headers[DELIVERY_COUNT] = ("l", returned.acquired)
     properties = with_headers(message.properties, headers)
     return make_message(
-        message.channel, message.target, properties, message.body, message.persistent, True
+        message.channel, message.target, properties, message.keep(), message.persistent, True
     )

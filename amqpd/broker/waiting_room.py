@@ -144,7 +144,7 @@ class WaitingRoom(ABC):
         due_ms = self._effects.epoch_ms() + delay_ms(headers)
         # A copy: queues that have the message as well may let it share a row among them.
         content = make_message(
-            message.channel, message.target, properties, message.body, message.persistent, True
+            message.channel, message.target, properties, message.keep(), message.persistent, True
         )
         journaled = self._journaled and message.persistent
         delayed = DelayedMessage(self, content, due_ms, broker.next_delay_sequence(), journaled)

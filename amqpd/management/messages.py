@@ -249,7 +249,7 @@ def _settle(channel: Channel, outcome: int | None) -> None:
 def _fetched(
     wanted: Wanted, redelivered: bool, message_count: int, message: Message
 ) -> dict[str, Any]:
-    payload, encoding = wanted.encode(message.body[: wanted.truncate])
+    payload, encoding = wanted.encode(message.keep()[: wanted.truncate])
     return {
         "payload_bytes": len(message.body),
         "redelivered": redelivered,

@@ -86,7 +86,7 @@ class CommitArguments:
         self._size = 0
         self._size_max = size_max
         self._large_bytes = large_bytes
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._released: list[str] = []
         self._columns: Arguments = {}
         self._entries: list[str] = []

@@ -54,12 +54,18 @@ class Content:
     """Exchange and routing key, each as an AMQP short string, and what the broker notes there."""
     properties: bytes
     """Property flags and property list of the content header."""
-    body: bytes
+    body: bytes | memoryview
+    """A view is lent by the chunk that it came in, which is in memory for as long: see `keep`."""
     message_id: int
     """0 while the message lives in one queue only (it is then stored inside that queue's row), and
     a positive id when several rows share it."""
     stored: bool
     """Its shared row was handed to the engine."""
+
+    def keep(self) -> bytes:
+        """The body, from now on the message's own: for who has it when the turn is over."""
+        self.body = body = bytes(self.body)
+        return body
 
 
 ContentT_co = TypeVar("ContentT_co", bound=Content, covariant=True)

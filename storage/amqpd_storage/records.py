@@ -73,12 +73,12 @@ def record_front(content: Content, expires_ms: int = 0) -> bytes:
 
 def record_pieces(content: Content, expires_ms: int = 0) -> tuple[bytes, bytes]:
     """The record of one message in pieces, for who need not join them."""
-    return record_front(content, expires_ms), content.body
+    return record_front(content, expires_ms), content.keep()
 
 
 def encode_record(content: Content, expires_ms: int = 0) -> bytes:
     """The record of one message."""
-    return record_front(content, expires_ms) + content.body
+    return record_front(content, expires_ms) + content.keep()
 
 
 def run_head(messages: int) -> bytes:

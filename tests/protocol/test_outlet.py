@@ -44,7 +44,7 @@ def message(
 
 def content(channel: int, sent: Message, frame_max: int = FRAME_MAX) -> bytes:
     return header(channel, len(sent.body), sent.properties) + bodies(
-        channel, sent.body, frame_max or 1 << 31
+        channel, sent.keep(), frame_max or 1 << 31
     )
 
 

@@ -1091,7 +1091,7 @@ class World:
         self, virtual_host: VirtualHost, queue: Queue, stored: QueueMessage, reason: str
     ) -> None:
         """In place of the broker's `dead_letter`: tell of it, and do it."""
-        death = (queue.name, uid_of(stored.content.body), reason, stored.position == 0)
+        death = (queue.name, uid_of(stored.content.keep()), reason, stored.position == 0)
         self.note(f"+ {death}")
         with self._noting_duplicates() as superfluous:
             self._passages.append(partial(self.model.died, *death, superfluous))
@@ -1107,7 +1107,7 @@ class World:
         surely: bool,
     ) -> bool:
         """The same where the dead letter has to find a place, or stays."""
-        death = (queue.name, uid_of(stored.content.body), reason)
+        death = (queue.name, uid_of(stored.content.keep()), reason)
         place = len(self._passages)
         self._passages.append(partial(self.model.stayed, *death))
         with self._noting_duplicates() as superfluous:
@@ -1141,7 +1141,7 @@ class World:
         release = DelayedMessages._release
 
         def record(room: DelayedMessages, delayed: DelayedMessage) -> None:
-            uid = uid_of(delayed.content.body)
+            uid = uid_of(delayed.content.keep())
             self.note(f"+ {uid} has waited")
             self._passages.append(partial(self.model.released, uid))
             release(room, delayed)
@@ -1154,7 +1154,7 @@ class World:
 
         def record(returns: Returns) -> Iterator[QueueMessage]:
             for stored in due(returns):
-                retry = returns._queue.name, uid_of(stored.content.body)
+                retry = returns._queue.name, uid_of(stored.content.keep())
                 self.note(f"+ {retry} has waited")
                 self._passages.append(partial(self.model.retried, *retry))
                 yield stored
@@ -1318,7 +1318,7 @@ class World:
                 require(tag in real.unacked, "given, but not in the ledger", number, tag)
                 stored, queue, consumer = real.unacked[tag]
                 consumer_tag = None if consumer is None else consumer.tag
-                body = stored.content.body
+                body = stored.content.keep()
                 returned = counts_of(stored)
                 self.model.given_early(channel, tag, queue.name, body, consumer_tag, returned)
 
