@@ -164,7 +164,7 @@ class Queue(ReadyMessages):
                 consumer.deliver_settled(message, False)
                 return
         if not isinstance(message.body, bytes):
-            message.keep()
+            message.keep()  # It stays, ready or unacknowledged.
         stored = QueueMessage(position, message)
         if message.special or self.message_ttl_ms is not None:
             if consumer is None and self.rules.discards_at_once and self.drops_at_the_tail:

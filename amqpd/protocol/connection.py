@@ -158,6 +158,8 @@ class Connection:
         self.has_large = False
         """There may be pieces of LARGE_PIECE_BYTES or more among them."""
         self.unsent_bytes = 0
+        self.in_flight_bytes = 0
+        """Of these, what was taken to be sent."""
         self.unsent_bytes_max = limits.unsent_bytes_max
         self.sent_bytes = 0
         self.sent_chunks = 0
@@ -488,6 +490,7 @@ class Connection:
         return taken
 
     def _count_sent(self, octets: int, now: float) -> None:
+        self.in_flight_bytes += octets
         self.sent_bytes += octets
         self.sent_chunks += 1
         if self.heartbeat is not None:
@@ -509,6 +512,7 @@ class Connection:
         """The peer took `octets`; True when deliveries that had paused may go on."""
         congested = self.unsent_bytes > self.unsent_bytes_max
         self.unsent_bytes -= octets
+        self.in_flight_bytes -= octets
         return congested and self.unsent_bytes <= self.unsent_bytes_max
 
     # -- details

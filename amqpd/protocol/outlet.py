@@ -40,8 +40,8 @@ NACK: Final = 120
 LARGE_PIECE_BYTES: Final = 16 * 1024
 """From here on a piece is rather sent by itself than copied into a longer one."""
 LENT_UNSENT_BYTES_MAX: Final = 1024 * 1024
-"""Once so much is unsent, bodies are copied out of the chunks that lent them: a peer that does not
-read must not tie up what is many times as large."""
+"""Once so much is unsent, or the transport is behind, bodies are copied out of the chunks that lent
+them: a peer that does not read must not tie up what is many times as large."""
 BODY_FRAMING_OCTETS: Final = 8
 """Of each body frame: the end octet before it, type, channel and size."""
 
@@ -211,7 +211,7 @@ class ChannelOutlet(Outlet):
             connection.wake()
         properties = message.properties
         body = message.body
-        if connection.unsent_bytes > LENT_UNSENT_BYTES_MAX:
+        if connection.in_flight_bytes or connection.unsent_bytes > LENT_UNSENT_BYTES_MAX:
             body = message.keep()
         size = len(body)
         if size >= LARGE_PIECE_BYTES:

@@ -75,8 +75,6 @@ class ClientSocket:
         """What it said last is for the journal."""
         self._full = False
         """The transport takes no more for now."""
-        self._in_flight = 0
-        """Octets given to the transport that it had no room for."""
         self._buffered = 0
         """What was left in the transport when the peer was last asked."""
         self._drop_at: float | None = None
@@ -146,8 +144,7 @@ class ClientSocket:
     def resume_writing(self) -> None:
         """The peer has caught up."""
         self._full = False
-        octets, self._in_flight = self._in_flight, 0
-        self.peer.sent(octets)
+        self.peer.sent(self.peer.connection.in_flight_bytes)
         self.flush()
         self._turns.finish()
         self.pace()
@@ -174,7 +171,6 @@ class ClientSocket:
                 self._send(data)
         if octets:
             if self._full:
-                self._in_flight += octets
                 return
             self._resuming = connection.sent(octets) or self._resuming
             if not self._reading:

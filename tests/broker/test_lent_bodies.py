@@ -76,6 +76,17 @@ def test_a_peer_that_does_not_read_ties_up_no_more_chunks_than_its_limit_of_unse
     assert [body[:6] for body in consumer.bodies()][::2] == [b"large "] * 100
 
 
+def test_a_transport_that_is_behind_ties_up_none(broker: BrokerUnderTest) -> None:
+    consumer, publisher = consumer_that_does_not_read(broker), broker.client().channel()
+    connection = consumer.client.peer.connection
+    assert lent(chunk("q", LARGE), publisher) > 0
+    taken = connection.take_output(broker.now)
+    assert lent(chunk("q", LARGE), publisher) == 0
+    taken += connection.take_output(broker.now)
+    consumer.client.peer.sent(len(taken))
+    assert lent(chunk("q", LARGE), publisher) > 0
+
+
 def declare(channel: Channel, queue: str, **arguments: object) -> None:
     """A durable queue, once the journal has it."""
     options = {key.replace("_", "-"): value for key, value in arguments.items()}
