@@ -144,6 +144,9 @@ GROUPS: Final[dict[str, str]] = {
 passive declare overtakes a publish there (its queues answer `stat` first), a consume may."""
 
 
+GARBAGE_TOKEN: Final = "amq.rabbitmq.reply-to.garbage"
+
+
 class Generator:
     """Makes one sequence."""
 
@@ -152,6 +155,8 @@ class Generator:
         self._serial = 0
         self._generated = 0
         self._tokens = 0
+        self._askers: set[tuple[int, int]] = set()
+        """Connections and channels that may have a reply consumer."""
         self._governed = False
         self._live: dict[str, int] = {}
         """Queues that may well be there, and who declared them; q4 is only for the latter."""
@@ -296,7 +301,10 @@ class Generator:
             fields["exclusive"] = self._one_in(2)
         if self._one_in(15):
             names = ("amq.new", "missing", "q1\r\n", "é", "amq.rabbitmq.reply-to", "x" * 255)
-            fields["queue"] = random.choice((*names, "", self._token(), self._queue(connection)))
+            # See rules.LEFT_OUT: no channel asks for its own token.
+            asker = (connection, channel) in self._askers
+            token = GARBAGE_TOKEN if asker else self._token()
+            fields["queue"] = random.choice((*names, "", token, self._queue(connection)))
             fields["passive"] = fields["queue"] in ("missing", "é", "") or self._one_in(2)
         for _ in range(random.choice((0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3))):
             key = random.choice(list(QUEUE_ARGUMENTS))
@@ -372,7 +380,7 @@ class Generator:
 
     def _token(self) -> str:
         if not self._tokens or self._one_in(4):
-            return "amq.rabbitmq.reply-to.garbage"
+            return GARBAGE_TOKEN
         return f"$token{self._random.randint(1, self._tokens)}"
 
     def _properties(self) -> dict[str, Any]:
@@ -473,11 +481,12 @@ class Generator:
             arguments["x-priority"] = random.choice(
                 (*(("I", 1), ("I", 5), ("l", 1), ("b", -1)), *(("S", "5"), ("d", 1.0), ("V", None)))
             )
-        if self._one_in(12):
+        if fields["queue"] == "amq.rabbitmq.reply-to" or self._one_in(12):
             fields |= {"queue": "amq.rabbitmq.reply-to", "no_ack": not self._one_in(5)}
             # See rules.LEFT_OUT: no other consumer has its tag.
             fields["consumer_tag"] = random.choice(("", "r1"))
             self._tokens += 1
+            self._askers.add((connection, channel))
         fields["nowait"] = bool(fields["consumer_tag"]) and self._one_in(6)
         return Operation(connection, channel, "basic.consume", fields, arguments)
 

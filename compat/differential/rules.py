@@ -41,6 +41,10 @@ LEFT_OUT: Final[dict[str, str]] = {
         "§5.8: `tag reuse 530`; 3.10 then has two consumers of one tag"
         " (tests/broker/test_reply_to.py)"
     ),
+    "a channel that declares its own reply token": (
+        "§5.8: a live token is declared `ok, 0 messages, 1 consumer`; in 3.10 the channel's process"
+        " then calls itself, and the connection is closed with 541"
+    ),
     "requeueing for several consumers at once": (
         "basic.recover and nack with multiple: RabbitMQ's channels requeue consumer by consumer, in"
         " the order of the consumer tags, and its queues hand out in between; amqpd requeues all of"
