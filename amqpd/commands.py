@@ -203,6 +203,19 @@ def make_message(
     return message
 
 
+def copy_of(message: Message) -> Message:
+    """The same message with a life of its own: the store knows nothing of it, nobody else's row is
+    to be waited for."""
+    return make_message(
+        message.channel,
+        message.target,
+        message.properties,
+        message.keep(),
+        message.persistent,
+        message.special,
+    )
+
+
 class Oversized:
     """A publish whose body was larger than this broker takes; the body was not kept."""
 

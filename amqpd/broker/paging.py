@@ -221,17 +221,5 @@ def restored_message(stored: StoredMessage, targets: dict[bytes, Target]) -> Mes
     return message
 
 
-def unshared(message: Message) -> Message:
-    """A message of its own, with the same bytes: nobody else's row is to be waited for."""
-    return make_message(
-        message.channel,
-        message.target,
-        message.properties,
-        message.keep(),
-        message.persistent,
-        message.special,
-    )
-
-
 def _position(stored: StoredMessage) -> int:
     return stored.key & POSITION_MAX

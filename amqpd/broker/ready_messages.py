@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from amqpd.broker.flow import RETRY_MIN_S
 from amqpd.broker.messages import QueueMessage
-from amqpd.broker.paging import PagedMessages, PageRequest, Waiting, restored_message, unshared
+from amqpd.broker.paging import PagedMessages, PageRequest, Waiting, restored_message
 from amqpd.broker.policies import Governed
 from amqpd.broker.present_headers import PresentHeaders
 from amqpd.broker.returns import Returns
-from amqpd.commands import Target
+from amqpd.commands import Target, copy_of
 from amqpd.timers import Entry as TimerEntry
 from amqpd_storage.entries import (
     PENDING,
@@ -391,7 +391,7 @@ class ReadyMessages(Governed):
     def _journal_passing(self, stored: QueueMessage, passing_id: int) -> None:
         """The store gets the message, under an id that means nothing to its next owner."""
         if stored.content.message_id:
-            stored.content = unshared(stored.content)
+            stored.content = copy_of(stored.content)
         stored.key = storage_key(passing_id, stored.position & POSITION_MAX)
         stored.state = PENDING
         self._effects.entries.append(stored)

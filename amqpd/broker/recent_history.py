@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from amqpd.broker.definitions import HistoryRecord, SeenRecord
 from amqpd.broker.exchange_memory import ExchangeMemory
 from amqpd.broker.publishing import hand_on
-from amqpd.commands import Arguments, Message, make_message, target_of
+from amqpd.commands import Arguments, Message, copy_of, make_message, target_of
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 from amqpd_exchanges.recent_history import LENGTH, LENGTH_DEFAULT, NO_STORE
 
@@ -79,15 +79,3 @@ class RecentHistory(ExchangeMemory):
             properties=message.properties,
             body=message.keep(),
         )
-
-
-def copy_of(message: Message) -> Message:
-    """The same message with a life of its own: the store knows nothing of it."""
-    return make_message(
-        message.channel,
-        message.target,
-        message.properties,
-        message.keep(),
-        message.persistent,
-        message.special,
-    )
