@@ -14,12 +14,12 @@ import random
 import sqlite3
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from amqpd_storage.sqlite_file import FILE_NAME
-from tests.bench import sockets, wire
+from tests.bench import load, sockets, wire
 from tests.bench.client import Address, Connection
 from tests.bench.load import Gate, Role
 from tests.bench.report import Figure
@@ -37,9 +37,11 @@ WINDOW: Final = 2000
 BLOCK: Final = 500
 
 
-def delayed(site: Site) -> list[Figure]:
+def delayed(site: Site) -> Iterator[Figure]:
     """Hold ten million delayed messages of 100 octets across a restart."""
     count = site.messages or 10_000_000
+    if count < STAGES * BLOCK:
+        raise load.LoadError(f"--messages {count}: it takes {STAGES * BLOCK:,} at least")
     published = min(count, PUBLISHED_MAX)
     published -= published % (STAGES * BLOCK)
     name = f"{count:,} delayed"
@@ -48,36 +50,28 @@ def delayed(site: Site) -> list[Figure]:
         with Connection(site.address) as control:
             _declare(control)
         stages = site.watch(Role("publisher", _fill(site.address, published)))
-        filling_max, filled = site.memory_max, site.at_rest()
+        of_all = f"{published:,} delayed"
+        yield Figure(f"{of_all}: publish", published / sum(stages), "msg/s")
+        yield Figure(f"{of_all}: publish, last tenth", published / STAGES / stages[-1], "msg/s")
+        yield megabytes(f"{name}: memory before", fresh)
+        yield megabytes(f"{of_all}: memory while publishing, most", site.memory_max)
+        yield megabytes(f"{of_all}: memory with them, at rest", site.at_rest())
     _multiply(site.home / "data" / FILE_NAME, published, count)
-    held = site.disk_bytes()
+    yield megabytes(f"{name}: disk", site.disk_bytes())
     with site.running() as broker:
         assert broker.start_seconds is not None
-        start_seconds, restarted = broker.start_seconds, site.memory()
+        yield Figure(f"{name}: restart, until AMQP answers", broker.start_seconds, "s")
+        yield megabytes(f"{name}: memory when AMQP answers again", site.memory())
         with Connection(site.address) as control:
             _probe(control, 20_000, 30_000)
         stopping = time.perf_counter()
-    stopped = time.perf_counter() - stopping
+    yield Figure(f"{name}: to stop", time.perf_counter() - stopping, "s")
     with site.running():
-        stored = site.watch(Role("consumer", _late(site.address, [])))
-        fresh_probes = site.watch(Role("consumer", _late(site.address, [10_000, 20_000])))
-        idle = site.at_rest()
-    return [
-        Figure(f"{published:,} delayed: publish", published / sum(stages), "msg/s"),
-        Figure(
-            f"{published:,} delayed: publish, last tenth", published / STAGES / stages[-1], "msg/s"
-        ),
-        megabytes(f"{name}: memory before", fresh),
-        megabytes(f"{published:,} delayed: memory while publishing, most", filling_max),
-        megabytes(f"{published:,} delayed: memory with them, at rest", filled),
-        megabytes(f"{name}: disk", held),
-        Figure(f"{name}: to stop", stopped, "s"),
-        Figure(f"{name}: restart, until AMQP answers", start_seconds, "s"),
-        megabytes(f"{name}: memory when AMQP answers again", restarted),
-        megabytes(f"{name}: memory after the probes", idle),
-        *_lateness(f"{name}: late, from the disk", stored),
-        *_lateness(f"{name}: late, published just now", fresh_probes),
-    ]
+        late_ms = site.watch(Role("consumer", _late(site.address, [])))
+        yield from _lateness(f"{name}: late, from the disk", late_ms)
+        late_ms = site.watch(Role("consumer", _late(site.address, [10_000, 20_000])))
+        yield from _lateness(f"{name}: late, published just now", late_ms)
+        yield megabytes(f"{name}: memory after the probes", site.at_rest())
 
 
 def _multiply(path: Path, present: int, count: int) -> None:

@@ -36,21 +36,19 @@ LINK_SECONDS: Final = 3.0
 UPSTREAM_QUEUE: Final = f"federation: {EXCHANGE} -> bench-down"
 
 
-def links(site: Site) -> list[Figure]:
+def links(site: Site) -> Iterator[Figure]:
     """A shovel and both kinds of federation, transient and persistent messages."""
     count = site.messages or COUNT
-    figures = []
     for how, properties in (("", wire.TRANSIENT), (", persistent", wire.PERSISTENT)):
         with site.running():
             rate = _shovelled(site, count, properties)
-        figures.append(Figure(f"shovel, on-confirm, 1 KB{how}", rate, "msg/s"))
+        yield Figure(f"shovel, on-confirm, 1 KB{how}", rate, "msg/s")
         with site.running():
             rate = _federated(site, count, properties)
-        figures.append(Figure(f"exchange federation, on-confirm, 1 KB{how}", rate, "msg/s"))
+        yield Figure(f"exchange federation, on-confirm, 1 KB{how}", rate, "msg/s")
         with site.running():
             rate = _fetched(site, count, properties)
-        figures.append(Figure(f"queue federation, on-confirm, 1 KB{how}", rate, "msg/s"))
-    return figures
+        yield Figure(f"queue federation, on-confirm, 1 KB{how}", rate, "msg/s")
 
 
 def _shovelled(site: Site, count: int, properties: bytes) -> float:

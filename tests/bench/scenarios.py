@@ -4,14 +4,15 @@ A workload (`workloads`) is run against a broker that is there already. A scenar
 `Site`: a directory and a way to start the broker in it, as often as it likes. While something goes
 on, the site samples the resident memory of the broker's processes.
 
-To add a scenario: a function `(Site) -> list[Figure]`, and a line in SCENARIOS. None of them is
-part of a run that does not name it.
+To add a scenario: a function `(Site) -> Iterable[Figure]`, and a line in SCENARIOS. None of them is
+part of a run that does not name it. One with several phases is a generator: the figures of those
+that a broker came through stay, whatever becomes of the next one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,15 +36,14 @@ BACKLOG_WINDOW: Final = 1000
 # --- a durable backlog across a restart ------------------------------------------------------
 
 
-def backlog(site: Site) -> list[Figure]:
+def backlog(site: Site) -> Iterator[Figure]:
     """Durable messages of 100 octets that nobody waits for: publish, restart, consume.
 
     The rates are compared with those of a queue that never holds more than 10,000.
     """
-    count = site.messages or 10_000_000
+    count = max(site.messages or 10_000_000, STAGES)
     count -= count % STAGES
     name = f"backlog of {count:,}"
-    figures = []
     with site.running():
         fresh = site.at_rest()
         with Connection(site.address) as control:
@@ -51,50 +51,34 @@ def backlog(site: Site) -> list[Figure]:
         small = [_fill_and_drain(site) for _ in range(SMALL_ROUNDS)]
         small_publish = SMALL * SMALL_ROUNDS / sum(filling for filling, _ in small)
         small_consume = SMALL * SMALL_ROUNDS / sum(draining for _, draining in small)
+        yield Figure(f"backlogs of {SMALL:,}: publish", small_publish, "msg/s")
+        yield Figure(f"backlogs of {SMALL:,}: consume", small_consume, "msg/s")
         stages = site.watch(Role("publisher", _publish(site.address, count, STAGES)))
-        filling_max, filled = site.memory_max, site.at_rest()
-        figures += [
-            Figure(f"backlogs of {SMALL:,}: publish", small_publish, "msg/s"),
-            Figure(f"{name}: publish", count / sum(stages), "msg/s"),
-            Figure(f"{name}: publish, last tenth", count / STAGES / stages[-1], "msg/s"),
-        ]
+        yield Figure(f"{name}: publish", count / sum(stages), "msg/s")
+        yield Figure(f"{name}: publish, last tenth", count / STAGES / stages[-1], "msg/s")
+        yield megabytes(f"{name}: memory before", fresh)
+        yield megabytes(f"{name}: memory while publishing, most", site.memory_max)
+        yield megabytes(f"{name}: memory with it, at rest", site.at_rest())
         stopping = time.perf_counter()
-    stopped = time.perf_counter() - stopping
-    disk_full = site.disk_bytes()
+    yield Figure(f"{name}: to stop", time.perf_counter() - stopping, "s")
+    yield megabytes(f"{name}: disk with it", site.disk_bytes())
     with site.running() as broker:
         assert broker.start_seconds is not None
-        restarted = site.memory()
+        yield Figure(f"{name}: restart, until AMQP answers", broker.start_seconds, "s")
+        yield megabytes(f"{name}: memory when AMQP answers again", site.memory())
         with Connection(site.address) as control:
             found = control.message_count(QUEUE)
         if found != count:
             raise load.LoadError(f"{found} messages after the restart, {count} were confirmed")
         stages = site.watch(Role("consumer", _drain(site.address, count, STAGES)))
-        draining_max, drained = site.memory_max, site.at_rest()
+        yield Figure(f"{name}: consume", count / sum(stages), "msg/s")
+        yield Figure(f"{name}: consume, last tenth", count / STAGES / stages[-1], "msg/s")
+        yield megabytes(f"{name}: memory while consuming, most", site.memory_max)
+        yield megabytes(f"{name}: memory afterwards, at rest", site.at_rest())
         with Connection(site.address) as control:
             left = control.message_count(QUEUE)
-        disk_drained = site.disk_bytes()
-    figures += [
-        Figure(f"{name}: to stop", stopped, "s"),
-        Figure(f"{name}: restart, until AMQP answers", broker.start_seconds, "s"),
-        Figure(f"backlogs of {SMALL:,}: consume", small_consume, "msg/s"),
-        Figure(f"{name}: consume", count / sum(stages), "msg/s"),
-        Figure(f"{name}: consume, last tenth", count / STAGES / stages[-1], "msg/s"),
-        megabytes(f"{name}: memory before", fresh),
-        megabytes(f"{name}: memory while publishing, most", filling_max),
-        megabytes(f"{name}: memory with it, at rest", filled),
-        megabytes(f"{name}: memory when AMQP answers again", restarted),
-        megabytes(f"{name}: memory while consuming, most", draining_max),
-        megabytes(f"{name}: memory afterwards, at rest", drained),
-        megabytes(f"{name}: disk with it", disk_full),
-        Figure(
-            f"{name}: disk afterwards", disk_drained / 1e6, "MB", note=_note_of_left(left, count)
-        ),
-    ]
-    return figures
-
-
-def _note_of_left(left: int, count: int) -> str:
-    return f"{left} of {count} messages are still there" if left else ""
+        note = f"{left} of {count} messages are still there" if left else ""
+        yield Figure(f"{name}: disk afterwards", site.disk_bytes() / 1e6, "MB", note=note)
 
 
 def _fill_and_drain(site: Site) -> tuple[float, float]:
@@ -145,7 +129,7 @@ class Scenario:
     """An entry of the list."""
 
     name: str
-    measure: Callable[[Site], list[Figure]]
+    measure: Callable[[Site], Iterable[Figure]]
 
 
 SCENARIOS: Final = (

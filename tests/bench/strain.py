@@ -262,34 +262,27 @@ def ten_thousand_connections(site: Site) -> list[Figure]:
     ]
 
 
-def hundred_thousand_queues(site: Site) -> list[Figure]:
+def hundred_thousand_queues(site: Site) -> Iterator[Figure]:
     """Durable queues: declared, kept over a restart, deleted."""
-    count, figures = site.messages or 100_000, list[Figure]()
+    count = site.messages or 100_000
+    name = f"{count:,} durable queues"
     with site.running():
         with Connection(site.address) as control:
-            declaring = _each(site, control, count, _declares)
-        full = site.at_rest()
+            seconds = _each(site, control, count, _declares)
+        yield Figure(f"{name}: declared", count / seconds, "queues/s")
+        yield megabytes(f"{name}: memory with them", site.at_rest())
     with site.running() as broker:
         assert broker.start_seconds is not None
-        restarted = site.at_rest()
+        yield Figure(f"{name}: restart, until AMQP answers", broker.start_seconds, "s")
+        yield megabytes(f"{name}: memory after the restart", site.at_rest())
         with Connection(site.address) as control:
-            deleting = _each(site, control, count, _deletes)
-        emptied = site.at_rest()
+            seconds = _each(site, control, count, _deletes)
+        yield Figure(f"{name}: deleted", count / seconds, "queues/s")
+        yield megabytes(f"{name}: memory when they are deleted", site.at_rest())
         with Connection(site.address) as control:
             _each(site, control, count, _declares)
             _each(site, control, count, _deletes)
-        again = site.at_rest()
-    name = f"{count:,} durable queues"
-    figures += [
-        Figure(f"{name}: declared", count / declaring, "queues/s"),
-        Figure(f"{name}: restart, until AMQP answers", broker.start_seconds, "s"),
-        Figure(f"{name}: deleted", count / deleting, "queues/s"),
-        megabytes(f"{name}: memory with them", full),
-        megabytes(f"{name}: memory after the restart", restarted),
-        megabytes(f"{name}: memory when they are deleted", emptied),
-        megabytes(f"{name}: memory when that was done twice", again),
-    ]
-    return figures
+        yield megabytes(f"{name}: memory when that was done twice", site.at_rest())
 
 
 def _declares(name: str) -> tuple[bytes, wire.Method]:

@@ -35,14 +35,13 @@ IDLE: Final = 1000
 NAME: Final = "tail at 10,000/s, 1 KB"
 
 
-def tail(site: Site) -> list[Figure]:
+def tail(site: Site) -> Iterator[Figure]:
     """A fresh broker, one with much in it, and none."""
     limit = Limit(10**9, site.seconds or SECONDS)
-    figures = []
     with site.running(), Connection(site.address) as control:
         control.declare_queue(QUEUE)
         latencies(site.address, PER_SECOND, BODY_OCTETS, Limit(10**9, 1.0))  # what is lazy is done
-        figures += _figures(NAME, latencies(site.address, PER_SECOND, BODY_OCTETS, limit))
+        yield from _figures(NAME, latencies(site.address, PER_SECOND, BODY_OCTETS, limit))
         for start in range(0, OTHERS, 100):
             names = [f"{QUEUE}-{number}" for number in range(start, start + 100)]
             asked = [declare_arguments(name, durable=True) for name in names]
@@ -50,10 +49,10 @@ def tail(site: Site) -> list[Figure]:
             control.call_many(requests, wire.QUEUE_DECLARE_OK)
         idle = [Connection(site.address) for _ in range(IDLE)]
         name = f"{NAME}, beside {OTHERS:,} queues and {IDLE:,} connections"
-        figures += _figures(name, latencies(site.address, PER_SECOND, BODY_OCTETS, limit))
+        yield from _figures(name, latencies(site.address, PER_SECOND, BODY_OCTETS, limit))
         for connection in idle:
             connection.sock.close()
-    return figures + _figures(f"{NAME}, no broker", through_relay(limit))
+    yield from _figures(f"{NAME}, no broker", through_relay(limit))
 
 
 def _figures(name: str, taken: Sequence[int]) -> list[Figure]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from tests.bench.goals import CPU, Goal
 from tests.bench.report import Figure, Report, spread
 
@@ -42,6 +46,17 @@ def test_a_goal_may_depend_on_the_disk() -> None:
 def test_a_peer_without_a_figure_gives_no_verdict() -> None:
     verdicts = report(RATE, peer=0.0).verdicts()
     assert [verdict.met for verdict in verdicts] == [True, None]
+
+
+def test_figures_stay_where_the_next_phase_breaks_off() -> None:
+    def phases() -> Iterator[Figure]:
+        yield Figure("declared", 600, "queues/s")
+        raise TimeoutError("not ready")
+
+    made = report()
+    with pytest.raises(TimeoutError):
+        made.add("rabbitmq", phases())
+    assert dict(made.rows())["declared"]["rabbitmq"].value == 600
 
 
 def test_what_was_not_measured_has_no_verdict() -> None:
