@@ -7,8 +7,9 @@ to date would cost every message, for an operator who looks every few seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Generator, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from amqpd.wire.properties import TIMESTAMP, read_property
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from amqpd.broker.channel import Channel, Delivery
     from amqpd.broker.messages import QueueMessage
     from amqpd.broker.queue import Queue
+
+DELIVERIES_A_STEP: Final = 2000
+"""Some of a millisecond."""
 
 
 class Sum(NamedTuple):
@@ -58,22 +62,42 @@ class Figures(NamedTuple):
     """Of the first ready message, in seconds since 1970; None if it has none, or is on disk."""
 
 
-def unacked_of(broker: Broker) -> dict[Queue, Unacked]:
-    """Of every queue that has some."""
-    found: dict[Queue, list[QueueMessage]] = {}
-    for session in broker.sessions:
-        for channel in session.channels.values():
-            for stored, queue, _ in _unsettled(channel):
-                found.setdefault(queue, []).append(stored)
-    return {queue: Unacked(_sum(held), _persistent(queue, held)) for queue, held in found.items()}
+def unacked_of(broker: Broker) -> Generator[None, None, dict[Queue, Unacked]]:
+    """Of every queue that has some, in steps: there is no limit to what a consumer may have, and
+    to look at a million deliveries takes most of a second. Of each channel it is what it had when
+    it was looked at first."""
+    found: dict[Queue, Unacked] = {}
+    room = DELIVERIES_A_STEP
+    channels = [channel for session in broker.sessions for channel in session.channels.values()]
+    for channel in channels:
+        unsettled = iter(_unsettled(channel))
+        while part := list(islice(unsettled, room)):
+            for queue, held in _by_queue(part).items():
+                before = found.get(queue, NONE_UNACKED)
+                found[queue] = Unacked(
+                    before.all + _sum(held), before.persistent + _persistent(queue, held)
+                )
+            room -= len(part)
+            if not room:
+                yield
+                room = DELIVERIES_A_STEP
+    return found
 
 
-def _unsettled(channel: Channel) -> Iterator[Delivery]:
+def _unsettled(channel: Channel) -> list[Delivery]:
     """What was handed out on a channel, also what a transaction is yet to settle."""
-    yield from channel.unacked.values()
+    deliveries = list(channel.unacked.values())
     if channel.transaction is not None:
         for settlement in channel.transaction.settlements:
-            yield from settlement.deliveries.values()
+            deliveries += settlement.deliveries.values()
+    return deliveries
+
+
+def _by_queue(deliveries: Iterable[Delivery]) -> dict[Queue, list[QueueMessage]]:
+    found: dict[Queue, list[QueueMessage]] = {}
+    for stored, queue, _ in deliveries:
+        found.setdefault(queue, []).append(stored)
+    return found
 
 
 def figures(queue: Queue, unacked: Unacked) -> Figures:

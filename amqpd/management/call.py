@@ -80,7 +80,8 @@ class Call:
 
 @dataclass
 class Answer:
-    """What goes back. `body` is made into JSON, be it a Listing; None is an empty body."""
+    """What goes back. `body` is made into JSON, be it a Listing, or steps of which either comes;
+    None is an empty body."""
 
     status: int = 200
     body: Any = None

@@ -7,7 +7,7 @@ Names in `sort` and `columns` lead into objects with dots. Without `page` the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ def apply(answer: Answer, query: Mapping[str, str]) -> Steps[Any]:
     """The answer's body as the query wants it, in steps. Raises 400."""
     columns = _columns(query)
     listing = answer.body
+    if isinstance(listing, Generator):
+        listing = yield from listing
     if not isinstance(listing, Listing):
         return _reduced(listing, columns)
     page = _page(query) if "page" in query else None

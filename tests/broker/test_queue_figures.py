@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amqpd.broker.queue_figures import NONE_UNACKED, NOTHING, Figures, Sum, figures, unacked_of
+from amqpd.broker.queue_figures import (
+    DELIVERIES_A_STEP,
+    NONE_UNACKED,
+    NOTHING,
+    Figures,
+    Sum,
+    figures,
+    unacked_of,
+)
 from amqpd.commands import Queue, Tx
 from amqpd.config import Limits
 from tests.conversation import PERSISTENT, TRANSIENT, BrokerUnderTest, Channel, method, properties
+
+T = TypeVar("T")
 
 LIMITS = Limits(queue_memory_messages=8, queue_memory_bytes=1000)
 QUORUM = {"x-queue-type": "quorum"}
@@ -22,7 +33,18 @@ def look(channel: Channel, name: str = "q") -> Figures:
     """What is in the queue."""
     core = channel.client.broker.core
     queue = core.virtual_hosts["/"].queues[name]
-    return figures(queue, unacked_of(core).get(queue, NONE_UNACKED))
+    return figures(queue, finished(unacked_of(core)).get(queue, NONE_UNACKED))
+
+
+def finished(steps: Generator[None, None, T], between: Callable[[], None] = lambda: None) -> T:
+    """What comes of these steps; `between` is what happens after each but the last."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+        between()
 
 
 def declare(channel: Channel, arguments: Mapping[str, str] | None = None) -> None:
@@ -169,3 +191,25 @@ def test_dead_letters_that_stay_are_counted_apart() -> None:
     found = look(channel)
     assert found.dead == Sum(1, 4)
     assert found.ready == found.all == found.ready_in_memory == Sum(1, 6)
+
+
+def test_many_deliveries_are_looked_at_in_steps() -> None:
+    broker = BrokerUnderTest()
+    channels = [broker.client().channel() for _ in range(3)]
+    channels[0].queue_declare("q")
+    count = DELIVERIES_A_STEP + 7
+    for channel in channels:
+        channel.consume("q")
+    for _ in range(3 * count):
+        channels[0].publish("", "q", b"abc")
+    assert [len(channel.deliveries()) for channel in channels] == [count] * 3
+    queue = broker.core.virtual_hosts["/"].queues["q"]
+    looks = []
+
+    def between() -> None:
+        looks.append(queue.unacked)
+        channels[0].ack(0, multiple=True)  # what is settled meanwhile is in nobody's way
+
+    found = finished(unacked_of(broker.core), between)
+    assert looks == [3 * count, 2 * count, 2 * count]
+    assert found[queue].all == Sum(3 * count, 9 * count)

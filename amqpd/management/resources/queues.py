@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,9 @@ from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Queue
 from amqpd.management import amqp, fields, messages, statistics
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
-from amqpd.management.call import Answer, Call, boolean, done, listed_in_steps
+from amqpd.management.call import Answer, Call, boolean, done
 from amqpd.management.errors import bad_request, not_found
+from amqpd.management.listing import Listing, Steps
 from amqpd.management.resources.exchanges import arguments, listed_bindings
 from amqpd.management.resources.overview import node_name
 from amqpd.management.routing import Table
@@ -38,10 +39,13 @@ def every(call: Call) -> Answer:
         if virtual_host is None:
             raise not_found()
         hosts.append(virtual_host)
-    unacked = unacked_of(call.broker)
     queues = [queue for host in hosts for queue in host.queues.values()]
-    make = partial(shown, call, unacked=unacked)
-    return listed_in_steps(queues, make, "vhost", "name", head=fields.queue_head)
+    return Answer(body=_listing(call, queues))
+
+
+def _listing(call: Call, queues: Sequence[BrokerQueue]) -> Steps[Listing[BrokerQueue]]:
+    make = partial(shown, call, unacked=(yield from unacked_of(call.broker)))
+    return Listing(queues, make, fields.queue_head, ("vhost", "name"))
 
 
 def shown(call: Call, queue: BrokerQueue, unacked: Mapping[BrokerQueue, Unacked]) -> dict[str, Any]:
@@ -55,10 +59,13 @@ def shown(call: Call, queue: BrokerQueue, unacked: Mapping[BrokerQueue, Unacked]
 
 def show(call: Call) -> Answer:
     """One queue."""
-    found = find(call)
+    return Answer(body=_details(call, find(call)))
+
+
+def _details(call: Call, found: BrokerQueue) -> Steps[dict[str, Any]]:
+    body = shown(call, found, (yield from unacked_of(call.broker)))
     consumers = [fields.consumer(call.node, consumer) for consumer in found.consumers.members()]
-    details = {"consumer_details": consumers, "incoming": [], "deliveries": []}
-    return Answer(body=shown(call, found, unacked_of(call.broker)) | details)
+    return body | {"consumer_details": consumers, "incoming": [], "deliveries": []}
 
 
 def put(call: Call) -> Answer:
