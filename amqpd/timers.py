@@ -18,6 +18,9 @@ from typing import Final, Protocol
 HEAP_ENTRIES_MIN: Final = 64
 """A heap that is shorter is not tidied."""
 
+BREATH_S: Final = 0.000_01
+"""Seconds between two portions of something long: each is a turn of its own."""
+
 Entry = tuple[float, int]
 """When, and a number of its own."""
 

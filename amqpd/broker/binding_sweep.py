@@ -6,17 +6,15 @@ everybody else would wait. It is gone at once all the same, on disk too: see `Ro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from amqpd.timers import BREATH_S
 from amqpd.timers import Entry as TimerEntry
 from amqpd_exchanges.router import Router
 
 if TYPE_CHECKING:
     from amqpd.broker.effects import Effects
     from amqpd.broker.queue import Queue
-
-BREATH_S: Final = 0.000_01
-"""Between two sweeps, so that each is a turn of its own."""
 
 
 class BindingSweep:

@@ -19,17 +19,20 @@ from amqpd.broker.publishing import RoutedContent, carbon_copies, internal_targe
 from amqpd.commands import Arguments, Field, Message, Notes, make_message
 from amqpd.wire.properties import (
     EXPIRATION,
+    HEADERS,
     delivery_mode,
+    octets_of,
     read_headers,
     read_property,
-    with_headers,
-    with_property,
+    replace,
 )
+from amqpd.wire.tables import encode_table
 
 if TYPE_CHECKING:
     from amqpd.broker.messages import QueueMessage
     from amqpd.broker.publishing import Keeper
     from amqpd.broker.queue import Queue
+    from amqpd.broker.queue_rules import QueueRules
     from amqpd.broker.virtual_host import VirtualHost
 
 REJECTED: Final = "rejected"
@@ -63,34 +66,21 @@ def dead_letter(
     exchange = virtual_host.exchanges.get(rules.dead_letter_exchange)
     if exchange is None:
         return not surely  # looked up at the time of death: nowhere to go
-    depth_max = virtual_host.broker.limits.table_depth_max
     message = stored.content
-    headers = read_headers(message.properties, depth_max)
-    died = buried(virtual_host, queue, message, headers, reason)
-    routing_key = message.target.routing_key
-    hidden_keys: tuple[str, ...] = ()
-    extra: list[str] = []
-    if rules.dead_letter_routing_key is not None:
-        routing_key = rules.dead_letter_routing_key
-    else:
-        hidden_keys = message.target.notes.hidden_keys
-        extra = [*carbon_copies(message, headers), *hidden_keys]
-    properties = with_property(message.properties, EXPIRATION, None)
-    properties = with_headers(properties, died)
-    target = internal_target(exchange.name, routing_key)
-    # From now on the message's keys are those by which it was routed here.
-    counts_cc = message.target.notes.counts_cc and rules.dead_letter_routing_key is None
-    target.annotate(Notes(hidden_keys, counts_cc, is_dead_letter=True))
+    now_s = virtual_host.effects.epoch_ms() // 1000
+    burial = queue.burial
+    if burial is None or not burial.is_for(message, rules, reason, now_s):
+        burial = queue.burial = Burial(virtual_host, queue, message, reason, now_s)
     # A quorum queue has on disk what is transient elsewhere.
     persistent = delivery_mode(message.properties) == PERSISTENT
-    copy = make_message(0, target, properties, message.keep(), persistent, True)
+    properties = burial.properties_of(message)
+    copy = make_message(0, burial.target, properties, message.keep(), persistent, True)
     content = RoutedContent(virtual_host, copy)
     queues: tuple[Keeper, ...] = virtual_host.router.route(
-        exchange.table, routing_key, content, extra
+        exchange.table, burial.target.routing_key, content, burial.extra
     )
-    deaths = [entry for _, entry in died["x-death"][1]]
     if reason != REJECTED:
-        queues = tuple(queue for queue in queues if not is_cycle(queue.name, deaths))
+        queues = tuple(queue for queue in queues if not is_cycle(queue.name, burial.deaths))
     if surely and (
         not queues or any(queue.refuses(copy) and not queue.has_duplicate(copy) for queue in queues)
     ):
@@ -103,11 +93,99 @@ def dead_letter(
     return True
 
 
+class Burial:
+    """What becomes of messages that die alike. Neighbours mostly do: of the first of them it is
+    found out, the others are compared with it."""
+
+    __slots__ = (
+        "_died_at",
+        "_expiration",
+        "_headers",
+        "_new_headers",
+        "_new_properties",
+        "_properties",
+        "_reason",
+        "_rules",
+        "_time_s",
+        "deaths",
+        "extra",
+        "target",
+    )
+
+    def __init__(
+        self, virtual_host: VirtualHost, queue: Queue, message: Message, reason: str, time_s: int
+    ) -> None:
+        rules = queue.rules
+        assert rules.dead_letter_exchange is not None
+        headers = read_headers(message.properties, virtual_host.broker.limits.table_depth_max)
+        self._rules = rules
+        self._reason = reason
+        self._time_s = time_s
+        self._died_at = died_at = message.target
+        self._properties = message.properties
+        self._headers = octets_of(message.properties, HEADERS)
+        self._expiration = octets_of(message.properties, EXPIRATION)
+        died = buried(virtual_host, queue, message, headers, reason, time_s)
+        self._new_headers = encode_table(died)
+        self._new_properties = self._changed(message.properties)
+        self.deaths: list[Death] = [entry for _, entry in died["x-death"][1]]
+        """The entries of x-death, the most recent first."""
+        routing_key = died_at.routing_key
+        hidden_keys: tuple[str, ...] = ()
+        self.extra: list[str] = []
+        """Keys by which the copy is routed as well."""
+        if rules.dead_letter_routing_key is not None:
+            routing_key = rules.dead_letter_routing_key
+        else:
+            hidden_keys = died_at.notes.hidden_keys
+            self.extra = [*carbon_copies(message, headers), *hidden_keys]
+        self.target = internal_target(rules.dead_letter_exchange, routing_key)
+        """Where the copy goes."""
+        # From now on the message's keys are those by which it was routed here.
+        counts_cc = died_at.notes.counts_cc and rules.dead_letter_routing_key is None
+        self.target.annotate(Notes(hidden_keys, counts_cc, is_dead_letter=True))
+
+    def is_for(self, message: Message, rules: QueueRules, reason: str, time_s: int) -> bool:
+        """Whether another message of the queue dies just so."""
+        target, died_at = message.target, self._died_at
+        properties = message.properties
+        return (
+            time_s == self._time_s
+            and reason == self._reason
+            and rules is self._rules
+            and (
+                target is died_at
+                or (target.envelope == died_at.envelope and target.notes == died_at.notes)
+            )
+            and (
+                properties == self._properties
+                or (
+                    octets_of(properties, HEADERS) == self._headers
+                    and octets_of(properties, EXPIRATION) == self._expiration
+                )
+            )
+        )
+
+    def properties_of(self, message: Message) -> bytes:
+        """Those of the message's copy."""
+        if message.properties != self._properties:
+            self._properties = message.properties
+            self._new_properties = self._changed(message.properties)
+        return self._new_properties
+
+    def _changed(self, properties: bytes) -> bytes:
+        return replace(replace(properties, EXPIRATION, None), HEADERS, self._new_headers)
+
+
 def buried(
-    virtual_host: VirtualHost, queue: Queue, message: Message, headers: Arguments, reason: str
+    virtual_host: VirtualHost,
+    queue: Queue,
+    message: Message,
+    headers: Arguments,
+    reason: str,
+    now_s: int,
 ) -> Arguments:
     """The headers of the copy: the old ones, and this death on top."""
-    now_s = virtual_host.effects.epoch_ms() // 1000
     expiration = read_property(message.properties, EXPIRATION)
     died = dict(headers)
     history = [] if forgets_history(virtual_host, message) else read_deaths(headers)

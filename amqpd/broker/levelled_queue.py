@@ -187,7 +187,8 @@ class LevelledQueue(Queue):
             return
         while self._head() is not None or (self._paged is not None and self._refill()):
             if self._expiring:
-                self._expire()
+                if not self._expire():
+                    break
                 if self._head() is None:
                     continue
             consumer = self.consumers.take()

@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from amqpd.broker.consumer import Consumer, ConsumerRing
 from amqpd.broker.counts import Counts
-from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, dead_letter
+from amqpd.broker.dead_letters import EXPIRED, MAXLEN, REJECTED, Burial, dead_letter
 from amqpd.broker.definitions import ReturnRecord
 from amqpd.broker.messages import PendingConfirm, QueueMessage
 from amqpd.broker.paging import Postponed
@@ -38,6 +38,7 @@ from amqpd.broker.ready_messages import ReadyMessages
 from amqpd.broker.returns import LOST, RETURNED, Returns
 from amqpd.commands import Arguments, Message
 from amqpd.config import Compat
+from amqpd.timers import BREATH_S
 from amqpd.wire.properties import EXPIRATION, read_property
 from amqpd_storage.entries import (
     ELIDED,
@@ -53,6 +54,9 @@ from amqpd_storage.entries import (
 if TYPE_CHECKING:
     from amqpd.broker.session import Session
     from amqpd.broker.virtual_host import VirtualHost
+
+EXPIRED_AT_ONCE: Final = 500
+"""So many are dropped before others have their turn: as dead letters some milliseconds."""
 
 
 class QueueDeclaration(NamedTuple):
@@ -78,9 +82,11 @@ class Queue(ReadyMessages):
         "_journaled",
         "_keeps_all",
         "_key_base",
+        "_resume_at",
         "_used_at",
         "arguments",
         "auto_delete",
+        "burial",
         "consumers",
         "counts",
         "durable",
@@ -120,6 +126,11 @@ class Queue(ReadyMessages):
         self._keeps_all = False
         """Transient messages are journaled, too."""
         self._key_base = storage_key(self.queue_id, 0)
+        self._resume_at = 0.0
+        """When to go on dropping what has expired, in seconds of the runtime's clock; 0 if nothing
+        of that was left."""
+        self.burial: Burial | None = None
+        """Of the message that died here last, where dead letters go anywhere."""
         self.counts = Counts()
         """What is counted as it happens; `counts.of_queue` has all of it."""
 
@@ -285,7 +296,8 @@ class Queue(ReadyMessages):
         consumers = self.consumers
         while fresh or returned or (self._paged is not None and self._refill()):
             if self._expiring:
-                self._expire()
+                if not self._expire():
+                    break
                 if not fresh and not returned:
                     continue
             consumer = consumers.take()
@@ -314,12 +326,12 @@ class Queue(ReadyMessages):
     def get(self) -> QueueMessage | None:
         """The first ready message, for basic.get; the caller settles or keeps it.
 
-        Raises Postponed when it is not in memory.
+        Raises Postponed when it is not in memory, or not known since too much has expired.
         """
         self.use()
         while True:
-            if self._expiring:
-                self._expire()
+            if self._expiring and not self._expire():
+                raise Postponed(self)
             if self._head() is not None:
                 break
             paged = self._paged
@@ -515,6 +527,8 @@ class Queue(ReadyMessages):
         """When the head expires, or the queue itself; in seconds of the runtime's clock."""
         if self.deleted:
             return None
+        if self._resume_at:
+            return self._resume_at
         ends = self._end_of_wait(self._end_of_life())
         head = self._head() if self._expiring else None
         if head is None or not head.expires_ms:
@@ -537,7 +551,7 @@ class Queue(ReadyMessages):
         if ends is not None and now >= ends:
             self._home.delete_queue(self)
         else:
-            self._expire()
+            self._go_on_expiring()
             if self.returns is not None:
                 for stored in self.returns.due():
                     self._return(stored)
@@ -565,19 +579,36 @@ class Queue(ReadyMessages):
             stored.expires_ms = self._effects.epoch_ms() + ttl_ms
             self._expiring = True
 
-    def _expire(self) -> None:
-        """Drop the head as long as its time has come."""
+    def _expire(self) -> bool:
+        """Drop the head as long as its time has come. False if there is more of that than is done
+        at once: until the timer goes on with it, nobody may have the head."""
+        if self._resume_at > self._effects.now:
+            return False
         now_ms = self._effects.epoch_ms()
-        while True:
-            while (head := self._head()) is not None and 0 < head.expires_ms <= now_ms:
-                self._bury_head(EXPIRED)
+        for _ in range(EXPIRED_AT_ONCE):
+            head = self._head()
             if head is not None:
-                return
-            if self._paged is None:
+                if not 0 < head.expires_ms <= now_ms:
+                    return True
+                self._bury_head(EXPIRED)
+            elif self._paged is None:
                 self._expiring = False
-                return
-            if not self._refill():
-                return
+                return True
+            elif not self._refill():
+                return True
+        self._resume_at = self._effects.now + BREATH_S
+        self._effects.timed_queues[self] = None
+        return False
+
+    def _go_on_expiring(self) -> None:
+        """The timer: drop some more, and after the last of it hand out what was behind it."""
+        if not self._expire():
+            return
+        if self._resume_at:
+            self._resume_at = 0.0
+            self.dispatch()
+            if self._waiting is not None:
+                self._waiting.wake()
 
     def _bury_head(self, reason: str) -> None:
         self._bury(self._pop_head(), reason)

@@ -30,6 +30,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from amqpd.commands import Message, make_message
+from amqpd.timers import BREATH_S
 from amqpd.timers import Entry as TimerEntry
 from amqpd.wire.properties import read_headers
 from amqpd_exchanges.delayed import delay_ms
@@ -50,8 +51,6 @@ LOW_MESSAGES: Final = 1000
 READ_MESSAGES: Final = 1000
 RELEASED_AT_ONCE: Final = 500
 """So many are released before others have their turn."""
-BREATH_S: Final = 0.000_01
-"""How long the rest then waits: as good as nothing, but not the same moment."""
 
 Place = tuple[int, int]
 """Due time in milliseconds since 1970, and sequence: no two messages have the same."""

@@ -45,6 +45,7 @@ __all__ = [
     "USER_ID",
     "delivery_mode",
     "has_property",
+    "octets_of",
     "read_headers",
     "read_property",
     "replace",
@@ -187,6 +188,12 @@ def read_property(properties: bytes, flag: int) -> Any:
     if flag & _NUMBERS:
         return int.from_bytes(properties[start:end], "big")
     return properties[start + 1 : end].decode("utf-8", "surrogateescape")
+
+
+def octets_of(properties: bytes, flag: int) -> bytes:
+    """The property of this flag as it is encoded; empty if it is absent."""
+    start, end = _span(properties, flag)
+    return properties[start:end]
 
 
 def read_headers(properties: bytes, depth_max: int) -> Arguments:
