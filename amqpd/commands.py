@@ -120,7 +120,7 @@ class Target:
         """Note what is to be known of the message later, after a restart as well.
 
         Once, right after the target was made. The store keeps as many of the hidden keys as a
-        record has room for.
+        record has room for, and none that no binding can have.
         """
         self.notes = notes
         if notes == NO_NOTES:
@@ -129,12 +129,15 @@ class Target:
         stored = self.envelope + bytes((flags,))
         for key in notes.hidden_keys:
             octets = key.encode("utf-8", "surrogateescape")
+            if len(octets) > SHORT_STRING_OCTETS_MAX:
+                continue
             if len(stored) + len(octets) >= STORED_ENVELOPE_MAX:
                 break
             stored += bytes((len(octets),)) + octets
         self.stored_envelope = stored
 
 
+SHORT_STRING_OCTETS_MAX: Final = 255
 STORED_ENVELOPE_MAX: Final = 65535
 DEAD_LETTER: Final = 1
 WITHOUT_CC: Final = 2

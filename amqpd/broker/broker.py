@@ -21,6 +21,7 @@ from amqpd.broker.access import Access
 from amqpd.broker.alarms import Alarm, Alarms
 from amqpd.broker.counts import Churn
 from amqpd.broker.definitions import VhostRecord
+from amqpd.broker.dying import Dying
 from amqpd.broker.effects import Effects
 from amqpd.broker.events import INTERNAL_USER, Events, Properties
 from amqpd.broker.federation import NOBODY, FederationListener
@@ -113,6 +114,7 @@ class Broker:
         self._warned: set[str] = set()
         self.timers = Timers()
         """All deadlines: of the queues here, and of whatever the runtime enters."""
+        self.dying = Dying(self.effects)
         self.flow = FlowControl(self.effects, self.timers, config.limits)
         self.random_octets = entropy
         self.queue_ids = QueueIds(1, PASSING_QUEUE_ID_MIN)

@@ -220,10 +220,12 @@ class Channel:
     ) -> None:
         """Settle what is out of the ledger already, and then hand out again what came back of it.
 
-        `settlements` are deliveries, and how they come back if they do.
+        `settlements` are deliveries, and how they come back if they do. As in RabbitMQ, whose
+        channels sort them by queue and consumer tag, each consumer has its windows filled before
+        the next one has a turn; but where it was the channel's window that was full.
         """
         returned: dict[Queue, None] = {}
-        freed: dict[Queue, dict[Consumer, None]] = {}
+        freed: dict[Consumer, None] = {}
         was_full = self.consumer_unacked >= self.global_prefetch > 0
         for deliveries, how in settlements:
             if outcome == REQUEUE:
@@ -242,17 +244,14 @@ class Channel:
                 if consumer is not None:
                     self.consumer_unacked -= 1
                     consumer.unacked -= 1
-                    if queue in freed:
-                        freed[queue][consumer] = None
-                    else:
-                        freed[queue] = {consumer: None}
+                    freed[consumer] = None
         for queue in returned:
             queue.drop_excess()
         if was_full:
             self.unblock_consumers()
         else:
-            for queue, consumers in freed.items():
-                queue.unblock_together(list(consumers))
+            for consumer in sorted(freed, key=lambda each: (each.queue.name, each.tag)):
+                consumer.queue.unblock(consumer)
         for queue in returned:
             queue.dispatch()
 
@@ -265,6 +264,8 @@ class Channel:
 
     def restore_to_ledger(self, settlements: list[BufferedSettlement]) -> None:
         """tx.rollback: what was settled within the transaction is unacknowledged again."""
+        if not settlements:
+            return
         for settlement in settlements:
             self.unacked.update(settlement.deliveries)
         self.unacked = dict(sorted(self.unacked.items()))

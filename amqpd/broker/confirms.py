@@ -43,11 +43,10 @@ class Confirms:
         self._ended = False
 
     def end(self) -> None:
-        """The channel is closing: nothing more is said on it."""
+        """The channel is closing: what has completed is said now, or never."""
+        self.flush()
         self._ended = True
         self._waiting.clear()
-        self._completed.clear()
-        self._refused.clear()
 
     @property
     def confirmed(self) -> int:

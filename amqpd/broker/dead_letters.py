@@ -15,8 +15,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from amqpd.broker.publishing import RoutedContent, carbon_copies, internal_target, share
+from amqpd.broker.publishing import (
+    RoutedContent,
+    carbon_copies,
+    internal_target,
+    reply_consumers,
+    share,
+)
 from amqpd.commands import Arguments, Field, Message, Notes, make_message
+from amqpd.errors import ConnectionException
 from amqpd.wire.properties import (
     EXPIRATION,
     HEADERS,
@@ -30,7 +37,7 @@ from amqpd.wire.tables import encode_table
 
 if TYPE_CHECKING:
     from amqpd.broker.messages import QueueMessage
-    from amqpd.broker.publishing import Keeper
+    from amqpd.broker.publishing import Keeper, Receiver
     from amqpd.broker.queue import Queue
     from amqpd.broker.queue_rules import QueueRules
     from amqpd.broker.virtual_host import VirtualHost
@@ -40,6 +47,8 @@ EXPIRED: Final = "expired"
 MAXLEN: Final = "maxlen"
 DELIVERY_LIMIT: Final = "delivery_limit"
 
+EFFORT_BITS: Final = 6
+"""Encoding 64 octets of headers takes as long as making a copy."""
 PERSISTENT: Final = 2
 """The delivery mode of what survives a restart."""
 
@@ -69,15 +78,18 @@ def dead_letter(
     message = stored.content
     now_s = virtual_host.effects.epoch_ms() // 1000
     burial = queue.burial
+    dying = virtual_host.broker.dying
     if burial is None or not burial.is_for(message, rules, reason, now_s):
         burial = queue.burial = Burial(virtual_host, queue, message, reason, now_s)
+        dying.effort_left -= burial.effort
     # A quorum queue has on disk what is transient elsewhere.
     persistent = delivery_mode(message.properties) == PERSISTENT
     properties = burial.properties_of(message)
     copy = make_message(0, burial.target, properties, message.keep(), persistent, True)
     content = RoutedContent(virtual_host, copy)
+    routing_key = burial.target.routing_key
     queues: tuple[Keeper, ...] = virtual_host.router.route(
-        exchange.table, burial.target.routing_key, content, burial.extra
+        exchange.table, routing_key, content, burial.extra
     )
     if reason != REJECTED:
         queues = tuple(queue for queue in queues if not is_cycle(queue.name, burial.deaths))
@@ -85,12 +97,25 @@ def dead_letter(
         not queues or any(queue.refuses(copy) and not queue.has_duplicate(copy) for queue in queues)
     ):
         return False
-    if virtual_host.refusing_queues:
-        queues = tuple(queue for queue in queues if not queue.has_duplicate(copy))
-    share(virtual_host, copy, queues)
-    for target_queue in queues:
-        target_queue.publish(copy, stored.confirm)
+    if virtual_host.refusing_queues and queues:
+        queues = sift_dead_letter(copy, queues)
+    receivers: tuple[Receiver, ...] = queues
+    if not exchange.name:
+        receivers += reply_consumers(virtual_host.broker, routing_key, *burial.extra)
+    dying.effort_left -= 1 + len(receivers)
+    share(virtual_host, copy, receivers)
+    for receiver in receivers:
+        receiver.publish(copy, stored.confirm)
     return True
+
+
+def sift_dead_letter(letter: Message, queues: tuple[Keeper, ...]) -> tuple[Keeper, ...]:
+    """The queues that take it. For one that it is superfluous to, that is all."""
+    taking = tuple(queue for queue in queues if not queue.refuses_dead_letter(letter))
+    for queue in queues if len(taking) < len(queues) else ():
+        if queue not in taking and not queue.has_duplicate(letter):
+            queue.bury_refused(letter)
+    return taking
 
 
 class Burial:
@@ -108,6 +133,7 @@ class Burial:
         "_rules",
         "_time_s",
         "deaths",
+        "effort",
         "extra",
         "target",
     )
@@ -117,7 +143,7 @@ class Burial:
     ) -> None:
         rules = queue.rules
         assert rules.dead_letter_exchange is not None
-        headers = read_headers(message.properties, virtual_host.broker.limits.table_depth_max)
+        headers = readable_headers(message, virtual_host.broker.limits.table_depth_max)
         self._rules = rules
         self._reason = reason
         self._time_s = time_s
@@ -127,6 +153,8 @@ class Burial:
         self._expiration = octets_of(message.properties, EXPIRATION)
         died = buried(virtual_host, queue, message, headers, reason, time_s)
         self._new_headers = encode_table(died)
+        self.effort = len(self._new_headers) >> EFFORT_BITS
+        """What it took to find this out, in copies made."""
         self._new_properties = self._changed(message.properties)
         self.deaths: list[Death] = [entry for _, entry in died["x-death"][1]]
         """The entries of x-death, the most recent first."""
@@ -209,7 +237,7 @@ def buried(
     else:
         history.remove(current)
         _, count = current.get("count", ("l", 0))
-        current = {**current, "count": ("l", count + 1 if isinstance(count, int) else 1)}
+        current = {**current, "count": ("l", next_count(count) if isinstance(count, int) else 1)}
     died["x-death"] = ("A", [("F", death) for death in (current, *history)])
     for name, value in (
         ("queue", queue.name),
@@ -219,6 +247,20 @@ def buried(
         died.setdefault(f"x-first-death-{name}", ("S", value))
         died[f"x-last-death-{name}"] = ("S", value)
     return died
+
+
+def readable_headers(message: Message, depth_max: int) -> Arguments:
+    """The headers, or none of them where the limit has been lowered since the message came."""
+    try:
+        return read_headers(message.properties, depth_max)
+    except ConnectionException:
+        return {}
+
+
+def next_count(count: int) -> int:
+    """One more death. As in RabbitMQ, the number after the last one is the first: what a client
+    sends may say anything."""
+    return (count + 1 + 2**63) % 2**64 - 2**63
 
 
 def forgets_history(virtual_host: VirtualHost, message: Message) -> bool:

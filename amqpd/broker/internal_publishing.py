@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from amqpd.broker.virtual_host import VirtualHost
 
 PAUSE_S: Final = 0.001
-ROUTING_KEY_OCTETS_MAX: Final = 255
 
 
 class Pending(NamedTuple):
@@ -54,8 +53,7 @@ class InternalPublishing:
         persistent: bool,
     ) -> None:
         """Publish this at the end of the turn. A routing key that is too long is cut."""
-        octets = routing_key.encode("utf-8", "surrogateescape")[:ROUTING_KEY_OCTETS_MAX]
-        target = internal_target(exchange, octets.decode("utf-8", "surrogateescape"))
+        target = internal_target(exchange, routing_key)
         message = make_message(0, target, properties, body, persistent, True)
         waiting = self._later if self._publishing else self.pending
         waiting.append(Pending(virtual_host, message))

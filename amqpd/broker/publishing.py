@@ -40,6 +40,7 @@ from amqpd.wire.tables import type_name
 from amqpd_exchanges.exchange import Exchange as RoutingTable
 
 if TYPE_CHECKING:
+    from amqpd.broker.broker import Broker
     from amqpd.broker.channel import Channel
     from amqpd.broker.exchange import BrokerExchange
     from amqpd.broker.exchange_memory import ExchangeMemory
@@ -63,6 +64,7 @@ ROUTED_PROPERTIES: Final = {
     "timestamp": TIMESTAMP,
 }
 """What an exchange may route by, beside the routing key and headers."""
+ROUTING_KEY_OCTETS_MAX: Final = 255
 ROUTE_KEPT_QUEUES_MAX: Final = 64
 """Queues in a result that each target keeps for itself: a peer has many targets."""
 
@@ -221,7 +223,7 @@ def route_ahead(channel: Channel, exchange: BrokerExchange, message: Message) ->
         # Direct replies are routed by the default exchange alone.
         queues = cast("tuple[Keeper, ...]", route(channel, exchange, message, content))
     elif channel.broker.config.compat == "3.13":
-        for consumer in reply_consumers(channel, message.target.routing_key, *extra):
+        for consumer in reply_consumers(channel.broker, message.target.routing_key, *extra):
             consumer.publish(message, None)
     firehose = channel.virtual_host.firehose
     if firehose is not None:
@@ -246,7 +248,7 @@ def find_queues(channel: Channel, message: Message, routed: Routed) -> tuple[Rec
         hide_bcc(message, channel.broker.limits.table_depth_max)
     replies: tuple[ReplyConsumer, ...] = ()
     if channel.broker.config.compat != "3.13":
-        replies = reply_consumers(channel, *keys)
+        replies = reply_consumers(channel.broker, *keys)
     return (*replies, *(known[key] for key in dict.fromkeys(keys) if key in known))
 
 
@@ -328,11 +330,14 @@ def hand_on(
 
 
 def internal_target(exchange: str, routing_key: str) -> Target:
-    """Where the broker itself publishes; its strings need not be UTF-8."""
-    envelope = b""
-    for text in (exchange, routing_key):
-        encoded = text.encode("utf-8", "surrogateescape")
-        envelope += bytes((len(encoded),)) + encoded
+    """Where the broker itself publishes; its strings need not be UTF-8. A routing key that does not
+    fit a short string is cut."""
+    encoded = routing_key.encode("utf-8", "surrogateescape")
+    if len(encoded) > ROUTING_KEY_OCTETS_MAX:
+        encoded = encoded[:ROUTING_KEY_OCTETS_MAX]
+        routing_key = encoded.decode("utf-8", "surrogateescape")
+    envelope = exchange.encode("utf-8", "surrogateescape")
+    envelope = bytes((len(envelope),)) + envelope + bytes((len(encoded),)) + encoded
     return Target(exchange, routing_key, envelope, mandatory=False, immediate=False)
 
 
@@ -487,7 +492,7 @@ def route(
         hide_bcc(message, channel.broker.limits.table_depth_max)
     replies: tuple[ReplyConsumer, ...] = ()
     if not target.exchange and (extra or target.routing_key.startswith(TOKEN_PREFIX)):
-        replies = reply_consumers(channel, target.routing_key, *extra)
+        replies = reply_consumers(channel.broker, target.routing_key, *extra)
     routed = virtual_host.router.route(exchange.table, target.routing_key, content, extra)
     queues: tuple[Receiver, ...] = routed
     if not content.lasting:
@@ -522,9 +527,9 @@ def delayed(
     )
 
 
-def reply_consumers(channel: Channel, *routing_keys: str) -> tuple[ReplyConsumer, ...]:
+def reply_consumers(broker: Broker, *routing_keys: str) -> tuple[ReplyConsumer, ...]:
     """Those of direct reply-to whose tokens are among the keys."""
-    known = channel.broker.reply_consumers
+    known = broker.reply_consumers
     return tuple(known[key] for key in dict.fromkeys(routing_keys) if key in known)
 
 

@@ -233,6 +233,10 @@ class Queue(ReadyMessages):
             self.ready + 1, self._weight + len(message.body)
         )
 
+    def refuses_dead_letter(self, message: Message) -> bool:
+        """The same of a dead letter, which has no publisher to be told."""
+        return self.refuses(message)
+
     def bury_refused(self, message: Message) -> None:
         """A message that was refused goes to the dead letters, if the queue's rules say so."""
         if self._has_no_room_for(message):
@@ -240,7 +244,7 @@ class Queue(ReadyMessages):
         else:
             is_dead_letter = self.compat != "3.13"
         if is_dead_letter:
-            dead_letter(self._home, self, QueueMessage(0, message), MAXLEN)
+            self._bury(QueueMessage(0, message), MAXLEN)
 
     @classmethod
     def levels_of(cls, arguments: Arguments, compat: Compat) -> int:
@@ -614,7 +618,15 @@ class Queue(ReadyMessages):
         self._bury(self._pop_head(), reason)
 
     def _bury(self, stored: QueueMessage, reason: str) -> None:
-        """A message dies here: its copy goes where dead letters go."""
+        """A message dies here."""
+        if self.rules.dead_letter_exchange is None:
+            self.bury(stored, reason)
+        else:
+            self._home.broker.dying.add(self, stored, reason)
+
+    def bury(self, stored: QueueMessage, reason: str) -> None:
+        """A message that has died here is done with: its copy goes where dead letters go. One that
+        was refused never had a position here."""
         dead_letter(self._home, self, stored, reason)
         self.settle(stored)
 

@@ -194,6 +194,10 @@ class QuorumQueue(LevelledQueue):
             self._refusing = False
         return self._refusing
 
+    def refuses_dead_letter(self, message: Message) -> bool:
+        """A full one takes it: in RabbitMQ it is the publisher that refuses, and here is none."""
+        return self.has_duplicate(message)
+
     def _is_low(self, count: int) -> bool:
         rules = self.rules
         if rules.max_length is not None and count > int(rules.max_length * LOW_LIMIT):
@@ -219,9 +223,10 @@ class QuorumQueue(LevelledQueue):
             and rules.dead_letter_exchange is not None
         )
 
-    def _bury(self, stored: QueueMessage, reason: str) -> None:
-        if not self._buries_surely:
-            super()._bury(stored, reason)
+    def bury(self, stored: QueueMessage, reason: str) -> None:
+        """The same, and where it has to go surely, it stays until there is a place for it."""
+        if not self._buries_surely or not stored.position:
+            super().bury(stored, reason)
         elif not self._bury_surely(stored, reason):
             self._weigh_in(stored)
             self._unburied[stored] = reason

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from amqpd.broker.takes_all import TakesAll
+
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
     from amqpd.broker.messages import PendingConfirm
@@ -18,13 +20,10 @@ REPLY_TO: Final = "amq.rabbitmq.reply-to"
 TOKEN_PREFIX: Final = "amq.rabbitmq.reply-to."
 
 
-class ReplyConsumer:
+class ReplyConsumer(TakesAll):
     """The one reply consumer of a channel; routes like a queue, keeps nothing."""
 
     __slots__ = ("channel", "consumer_tag", "prefix", "token")
-
-    durable: Final = False
-    message_ttl_ms: Final = None
 
     def __init__(self, channel: Channel, consumer_tag: str, token: str) -> None:
         self.channel = channel
@@ -32,13 +31,6 @@ class ReplyConsumer:
         self.token = token
         encoded = consumer_tag.encode()
         self.prefix = bytes((len(encoded),)) + encoded
-
-    def refuses(self, message: Message) -> bool:
-        """A reply is never refused."""
-        return False
-
-    def bury_refused(self, message: Message) -> None:
-        """Never called: see `refuses`."""
 
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:
         """Pass a reply on; replies are at most once, as in RabbitMQ.

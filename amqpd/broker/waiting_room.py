@@ -25,10 +25,11 @@ still waits for its confirm waits for the queues from then on.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from amqpd.broker.takes_all import TakesAll
 from amqpd.commands import Message, make_message
 from amqpd.timers import BREATH_S
 from amqpd.timers import Entry as TimerEntry
@@ -88,11 +89,12 @@ class DelayedMessage(Delay[Message]):
         return len(self.content.body) + len(self.content.properties)
 
 
-class WaitingRoom(ABC):
-    """The messages that wait at one exchange. To the router it is a destination, as a queue is."""
+class WaitingRoom(TakesAll):
+    """The messages that wait at one exchange. To the router it is a destination, as a queue is.
 
-    durable: Final = False  # as a destination: its rows are its own, so nothing is shared with it
-    message_ttl_ms: Final = None
+    As a destination it is not durable: its rows are its own, so nothing is shared with it.
+    """
+
     name: Final = ""
     """No queue has this name: a message on its way round a circle of dead letters may pass."""
 
@@ -117,17 +119,6 @@ class WaitingRoom(ABC):
         self.deleted = False
 
     # -- messages in
-
-    def refuses(self, message: Message) -> bool:
-        """There is always room."""
-        return False
-
-    def bury_refused(self, message: Message) -> None:  # noqa: B027
-        """Never called: see `refuses`."""
-
-    def has_duplicate(self, message: Message) -> bool:
-        """What waits is not looked through."""
-        return False
 
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:
         """Keep a message, which has a delay, until its time has come."""
@@ -309,13 +300,11 @@ class WaitingRoom(ABC):
         self._windowed, self._weight, self._horizon = windowed, weight, horizon
 
 
-class BlindWaitingRoom:
+class BlindWaitingRoom(TakesAll):
     """A waiting room for one message, whose BCC header it keeps: its keys count once it is due."""
 
     __slots__ = ("_properties", "_room")
 
-    durable: Final = False
-    message_ttl_ms: Final = None
     name: Final = ""
 
     def __init__(self, room: WaitingRoom, properties: bytes) -> None:
@@ -326,17 +315,6 @@ class BlindWaitingRoom:
     def deleted(self) -> bool:
         """Whether the exchange is gone."""
         return self._room.deleted
-
-    def refuses(self, message: Message) -> bool:
-        """There is always room."""
-        return False
-
-    def bury_refused(self, message: Message) -> None:
-        """Never called: see `refuses`."""
-
-    def has_duplicate(self, message: Message) -> bool:
-        """What waits is not looked through."""
-        return False
 
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:
         """Keep the message as it was published."""

@@ -12,13 +12,14 @@ import logging
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import anyio
 
 from amqpd.links.client import LinkClient
 from amqpd.links.link import Link, LinkFailed
-from amqpd.links.runner import LinkRun, Side, Surroundings, describe_end
+from amqpd.links.runner import ENDS, LinkRun, Side, Surroundings, describe_end
 from amqpd.links.uri import LinkURI
 
 
@@ -135,7 +136,7 @@ class Keeper(ABC):
         """To one broker. Raises LinkFailed."""
         try:
             transport = await around.connect(uri, self.vhost)
-        except (OSError, ssl.SSLError) as error:
+        except (ssl.SSLError, *ENDS) as error:
             reason = describe_end(error)
             raise LinkFailed(f"{side}: cannot connect to {uri.shown}: {reason}") from None
         return Side(LinkClient(uri, self.vhost, connection_name, around.now()), transport)
@@ -167,6 +168,7 @@ class Keeper(ABC):
 
 
 async def hang_up(side: Side) -> None:
-    """Give up a connection that was never used."""
-    with anyio.CancelScope(shield=True):
-        await side.transport.aclose()
+    """Give up a connection that was never used, at once: who is at its other end may be silent,
+    and TLS would wait for a last word."""
+    with suppress(*ENDS):
+        await anyio.aclose_forcefully(side.transport)

@@ -37,6 +37,7 @@ RETURN: Final = b"\x00\x3c\x00\x32"
 BASIC: Final = 60
 ACK: Final = 80
 NACK: Final = 120
+REQUEUE_BIT: Final = 2
 LARGE_PIECE_BYTES: Final = 16 * 1024
 """From here on a piece is rather sent by itself than copied into a longer one."""
 LENT_UNSENT_BYTES_MAX: Final = 1024 * 1024
@@ -155,10 +156,10 @@ class ChannelOutlet(Outlet):
         self._push(SETTLEMENT.pack(1, self._number, 13, BASIC, ACK, publish_number, multiple, 0xCE))
 
     def refuse(self, publish_number: int, multiple: bool) -> None:
-        """Send basic.nack for what was published."""
-        self._push(
-            SETTLEMENT.pack(1, self._number, 13, BASIC, NACK, publish_number, multiple, 0xCE)
-        )
+        """Send basic.nack for what was published. As with RabbitMQ, the bit that means nothing to
+        a publisher (`requeue`) is set."""
+        bits = REQUEUE_BIT | multiple
+        self._push(SETTLEMENT.pack(1, self._number, 13, BASIC, NACK, publish_number, bits, 0xCE))
 
     def fail(self, exception: AMQPException) -> None:
         """Close the channel: the broker has ended it of its own accord."""

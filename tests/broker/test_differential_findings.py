@@ -277,16 +277,23 @@ def test_consumers_that_a_window_held_back_share_what_is_ready(channel: Channel)
     assert served == [("free", b"4"), ("c", b"5")]
 
 
-def test_consumers_whose_windows_open_together_share_what_is_ready(channel: Channel) -> None:
+@pytest.mark.parametrize("end", ["ack", "discard"])
+@pytest.mark.parametrize("tags", ["ab", "ba"])
+def test_consumers_whose_windows_open_together_are_served_in_the_order_of_their_tags(
+    channel: Channel, tags: str, end: str
+) -> None:
     channel.queue_declare("q")
     channel.qos(2)
-    channel.consume("q", "a")
-    channel.consume("q", "b")
+    for tag in tags:
+        channel.consume("q", tag)
     for number in range(8):
         channel.publish("", "q", b"%d" % number)
     assert len(channel.deliveries()) == 4
-    channel.ack(4, multiple=True)
-    assert [item.consumer_tag for item in channel.deliveries()] == ["a", "b", "a", "b"]
+    if end == "ack":
+        channel.ack(4, multiple=True)
+    else:
+        channel.nack(4, multiple=True, requeue=False)
+    assert [item.consumer_tag for item in channel.deliveries()] == ["a", "a", "b", "b"]
 
 
 def test_acks_of_a_transaction_make_room_for_what_it_publishes(channel: Channel) -> None:

@@ -123,8 +123,8 @@ def test_every_kind_of_speech_is_pamqp_s(
             expected += pamqp_method(channel, Basic.Ack(tag, flag))
         elif kind == "nack":
             outlet.refuse(tag, flag)
-            # pamqp asks for a requeue by default; the server has nothing to requeue.
-            expected += pamqp_method(channel, Basic.Nack(tag, flag, False))
+            # As RabbitMQ says it: to a publisher the flag means nothing.
+            expected += pamqp_method(channel, Basic.Nack(tag, flag, True))
         else:
             outlet.method(Basic.CancelOk("c"))
             expected += pamqp_method(channel, Basic.CancelOk("c"))

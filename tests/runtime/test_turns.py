@@ -8,6 +8,8 @@ import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 
+import anyio
+import anyio.lowlevel
 import pytest
 import trustme
 from pamqp import commands, frame
@@ -18,6 +20,7 @@ from amqpd.config import Limits
 from amqpd.runtime.client_socket import WRITE_BYTES_MAX, ClientSocket
 from amqpd.runtime.server import Server
 from amqpd.runtime.tls_layer import TLSFailed, TLSLayer
+from amqpd.timers import Entry
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
 from tests.runtime.test_client_socket import LOGIN, Wire, connect, make_server, publish
@@ -364,3 +367,36 @@ def test_who_is_to_go_is_read_from_though_it_was_blocked() -> None:
     assert wire.reading
     client.data_received(frame.marshal(commands.Connection.CloseOk(), 0))
     assert client.peer.closed
+
+
+class Failing:
+    """A queue with a bug, say."""
+
+    timer: Entry | None = None
+    asked = 0
+
+    def deadline(self) -> float | None:
+        return 0.0
+
+    def handle_timer(self, now: float) -> None:
+        self.asked += 1
+        raise ValueError("a bug")
+
+
+def test_a_bug_in_what_a_timer_does_costs_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    server = make_server()
+    failing = [Failing() for _ in range(3)]
+    for timed in failing:
+        server.broker.timers.watch(timed)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.run_timers)
+            while not all(timed.asked for timed in failing):
+                await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+    anyio.run(run)
+    assert [timed.asked for timed in failing] == [1, 1, 1]
+    assert [record.message for record in caplog.records] == ["internal error"] * 3
