@@ -307,31 +307,33 @@ def _configure(connection: sqlite3.Connection, durability: Durability) -> None:
 
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
-    if (version := _pragma(connection, "user_version")) < SCHEMA_VERSION:
-        if version not in UPGRADES:
-            raise DamagedStore(path, f"there never was a store version {version}")
-        from amqpd_storage.backup import copy_store  # seldom needed, and at no other start
+    """To the version of today, in one transaction: a crash leaves the old one and its copy, and
+    the next start makes that copy again of the same."""
+    if (version := _pragma(connection, "user_version")) >= SCHEMA_VERSION:
+        return
+    if version not in UPGRADES:
+        raise DamagedStore(path, f"there never was a store version {version}")
+    from amqpd_storage.backup import copy_store  # seldom needed, and at no other start
 
-        # Also when there is one already: a crash may have come between that copy and the upgrade.
-        copy_store(connection, path, path.with_name(f"{path.name}.before-v{SCHEMA_VERSION}"))
-        if _pragma(connection, "auto_vacuum") == 0:
-            # Version 1 had none. Only a file that is written anew can have it.
-            connection.execute("PRAGMA journal_mode = DELETE")
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA journal_mode = WAL")
-    while (version := _pragma(connection, "user_version")) < SCHEMA_VERSION:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            UPGRADES[version](connection)
-            connection.execute(
-                "UPDATE meta SET value = ? WHERE name = 'schema_version'", (str(version + 1),)
-            )
-            connection.execute(f"PRAGMA user_version = {version + 1}")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+    copy_store(connection, path, path.with_name(f"{path.name}.before-v{SCHEMA_VERSION}"))
+    if _pragma(connection, "auto_vacuum") == 0:
+        # Version 1 had none. Only a file that is written anew can have it.
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in range(version, SCHEMA_VERSION):
+            UPGRADES[step](connection)
+        connection.execute(
+            "UPDATE meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),)
+        )
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 def _check_structure(connection: sqlite3.Connection, path: Path) -> None:

@@ -324,3 +324,21 @@ def test_store_that_may_not_be_read(data: Path, tmp_path: Path) -> None:
     finally:
         if was_root:
             os.seteuid(0)
+
+
+def test_the_copy_is_of_the_store_as_it_was_also_when_the_second_step_fails(
+    data: Path, newer: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        raise RuntimeError("a bug, or a kill")
+
+    newer.setattr(sqlite_file, "SCHEMA_VERSION", 5)
+    newer.setattr(sqlite_file, "UPGRADES", {3: upgrade, 4: fail})
+    with pytest.raises(RuntimeError):
+        recovered(data)
+    newer.setattr(sqlite_file, "UPGRADES", {3: upgrade, 4: lambda _: None})
+    assert len(recovered(data)) == 200
+    newer.undo()
+
+    restore(data / "amqpd.sqlite3.before-v5", tmp_path / "old")
+    assert len(recovered(tmp_path / "old")) == 201
