@@ -170,5 +170,6 @@ class Keeper(ABC):
 async def hang_up(side: Side) -> None:
     """Give up a connection that was never used, at once: who is at its other end may be silent,
     and TLS would wait for a last word."""
-    with suppress(*ENDS):
-        await anyio.aclose_forcefully(side.transport)
+    with suppress(*ENDS), anyio.CancelScope() as scope:
+        scope.cancel()
+        await side.transport.aclose()
