@@ -74,6 +74,9 @@ class SafeCall:
         """What was waited for is on disk."""
         self._call()
 
+STEP_ASKED_S: Final = 0.5
+"""If the time of day leaps by less, what it makes due may be as much late."""
+
 
 class Broker:
     """Everything that clients share."""
@@ -91,6 +94,7 @@ class Broker:
         self.config = config
         self.limits = config.limits
         self.effects = Effects(journaling, epoch_s)
+        self._creation = int(epoch_s)
         self.event_vhost: str = config.event_exchange_vhost or config.default_vhost
         """Where the event exchange is."""
         self.internal_publishing = InternalPublishing(self)
@@ -175,7 +179,7 @@ class Broker:
     def pid(self, serial: int) -> str:
         """A connection's or channel's identity in the form of an Erlang process's, which is what
         RabbitMQ's events and tools call them by: node, start of the broker, serial number."""
-        return f"<{self.node}.{int(self.effects.epoch_s)}.{serial}.0>"
+        return f"<{self.node}.{self._creation}.{serial}.0>"
 
     def next_exchange_id(self) -> int:
         """What a delayed exchange's messages are stored under. Never used twice: rows of a deleted
@@ -299,6 +303,22 @@ class Broker:
             told = {"source": alarm.value, "node": self.node}
             self.events.emit("alarm.set" if raised else "alarm.cleared", told, None)
         return changed
+
+    def set_epoch(self, epoch_s: float) -> None:
+        """The time of day was set, or the machine slept: the runtime's clock would have shown 0 at
+        another time since 1970. Times that have to outlast a restart are right from now on, and
+        what came before expires, or is due, by the new time."""
+        effects = self.effects
+        forward_s = epoch_s - effects.epoch_s
+        effects.epoch_s = epoch_s
+        if forward_s < STEP_ASKED_S:
+            return  # whoever is asked too early looks again
+        for virtual_host in self.virtual_hosts.values():
+            for queue in virtual_host.queues.values():
+                effects.timed_queues[queue] = None
+            for exchange in virtual_host.exchanges.values():
+                if exchange.waiting_room is not None:
+                    effects.timed_queues[exchange.waiting_room] = None
 
     # -- turns
 

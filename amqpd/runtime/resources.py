@@ -42,6 +42,7 @@ class ResourceMonitor:
         """Watch for ever."""
         while True:
             self.check()
+            self._server.follow_clock()
             if self._reserves.is_due:
                 self._reserves.collect()
             if self._memory_return.is_due:

@@ -45,6 +45,11 @@ from amqpd_storage.errors import JournalFailed, ReadFailed
 
 logger = logging.getLogger("amqpd.server")
 
+CLOCK_STEP_S: Final = 0.05
+"""By less the time of day does not have to be followed."""
+CLOCK_STEP_TOLD_S: Final = 1.0
+"""From here on the log tells of it. What is less comes of keeping a clock right, all day."""
+
 SHUTDOWN_REASON: Final = "broker forced connection closure with reason 'shutdown'"
 INFORMATION: Final = (
     f"amqpd {__version__}, an AMQP 0-9-1 broker in Python that behaves as RabbitMQ does"
@@ -140,6 +145,19 @@ class Server:
             self.turns.finish()
         except Exception:  # whatever it is: it is nobody else's fault
             logger.exception("internal error")
+
+    def follow_clock(self) -> None:
+        """Look whether the time of day is another one than was thought: it was set, or the machine
+        slept."""
+        epoch_s = self.clock.epoch_s()
+        forward_s = epoch_s - self.broker.effects.epoch_s
+        if abs(forward_s) < CLOCK_STEP_S:
+            return
+        if abs(forward_s) >= CLOCK_STEP_TOLD_S:
+            logger.warning("the time of day has changed", extra={"by_s": round(forward_s, 3)})
+        self.broker.now = self.clock.now()
+        self.broker.set_epoch(epoch_s)
+        self.turns.finish()
 
     # -- connections
 

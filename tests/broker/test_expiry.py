@@ -220,3 +220,29 @@ def test_an_unused_queues_time_begins_when_its_consumer_is_gone(end: str) -> Non
     assert "q" in broker.core.virtual_hosts["/"].queues
     broker.advance(0.2)
     assert "q" not in broker.core.virtual_hosts["/"].queues
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_time_of_day_is_set(before: bool) -> None:
+    """As after a start with a wrong clock that is corrected later, or after a night's sleep."""
+    broker = BrokerUnderTest(journaling=True)
+    channel = broker.client().channel()
+    arguments = table({"x-message-ttl": 3_600_000})
+    channel.send(method(Queue.Declare, queue="q", durable=True), arguments)
+    broker.journal.commit()
+    channel.take(Queue.DeclareOk)
+    if before:
+        channel.publish("", "q", b"x", PERSISTENT)
+    day_s = broker.core.effects.epoch_s + 86_400
+    broker.core.set_epoch(day_s)
+    broker.turn()
+    if not before:
+        channel.publish("", "q", b"x", PERSISTENT)
+    broker.advance(1)
+    broker.journal.commit()
+    assert broker.core.virtual_hosts["/"].queues["q"].ready == (not before)
+    broker.crash_and_recover()
+    broker.core.set_epoch(day_s)
+    broker.turn()
+    broker.advance(1)
+    assert broker.core.virtual_hosts["/"].queues["q"].ready == (not before)

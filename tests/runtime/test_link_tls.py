@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import pytest
@@ -126,3 +131,69 @@ def test_several_uris_are_tried_in_turn(secured: Secured) -> None:
     secured.downstream.ask("PUT", "/parameters/federation-upstream/%2F/up", value)
     secured.downstream.await_running()
     assert secured.downstream.links()[0]["uri"] == f"amqps://{secured.address}/%2F"
+
+
+class Peer:
+    """Something that listens, and does with each connection what it is told."""
+
+    def __init__(self, treat: Callable[[socket.socket], None]) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.accepted: list[socket.socket] = []
+        self._treat = treat
+        Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            while True:
+                accepted, _ = self.listener.accept()
+                self.accepted.append(accepted)
+                with suppress(OSError):
+                    self._treat(accepted)
+
+    def close(self) -> None:
+        for each in (self.listener, *self.accepted):
+            each.close()
+
+
+@pytest.mark.parametrize("linger", [True, False])
+def test_a_peer_that_hangs_up_in_the_handshake_is_tried_again(
+    secured: Secured, linger: bool
+) -> None:
+    """A broker that starts anew, or a balancer that has none behind it."""
+
+    def hang_up(accepted: socket.socket) -> None:
+        if linger:
+            accepted.recv(1)
+        else:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+
+    with closing(Peer(hang_up)) as peer:
+        value = {"value": {"uri": f"amqps://127.0.0.1:{peer.port}", "reconnect-delay": 0.05}}
+        secured.downstream.ask("PUT", "/parameters/federation-upstream/%2F/up", value)
+        until(lambda: len(peer.accepted) > 3)
+
+
+def test_a_peer_that_is_silent_after_the_handshake_holds_nobody(
+    secured: Secured,
+) -> None:
+    """The other end of a shovel cannot be reached: this one is given up without a last word."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.configure_cert(context)
+
+    def shake_hands(accepted: socket.socket) -> None:
+        peer.accepted.append(context.wrap_socket(accepted, server_side=True))
+
+    with closing(Peer(shake_hands)) as peer:
+        value = {
+            "src-uri": f"amqps://127.0.0.1:{peer.port}?verify=verify_none",
+            "src-queue": "from",
+            "dest-uri": "amqp://127.0.0.1:1",
+            "dest-queue": "to",
+            "reconnect-delay": 0.05,
+        }
+        secured.downstream.ask("PUT", "/parameters/shovel/%2F/silent", {"value": value})
+        until(lambda: len(peer.accepted) > 4)
+        secured.downstream.ask("DELETE", "/parameters/shovel/%2F/silent")

@@ -16,9 +16,10 @@ from pamqp import commands, frame
 
 from amqpd.broker.administration import close_connection, delete_vhost
 from amqpd.broker.alarms import Alarm
-from amqpd.config import Limits
+from amqpd.config import Config, Limits
 from amqpd.runtime.client_socket import WRITE_BYTES_MAX, ClientSocket
-from amqpd.runtime.server import Server
+from amqpd.runtime.clock import MonotonicClock
+from amqpd.runtime.server import Server, make_broker
 from amqpd.runtime.tls_layer import TLSFailed, TLSLayer
 from amqpd.timers import Entry
 from tests.runtime.client import Client
@@ -400,3 +401,30 @@ def test_a_bug_in_what_a_timer_does_costs_nobody_else(caplog: pytest.LogCaptureF
     anyio.run(run)
     assert [timed.asked for timed in failing] == [1, 1, 1]
     assert [record.message for record in caplog.records] == ["internal error"] * 3
+
+
+class SetClock(MonotonicClock):
+    """One that somebody sets."""
+
+    by_s = 0.0
+
+    def epoch_s(self) -> float:
+        return super().epoch_s() + self.by_s
+
+
+@pytest.mark.parametrize(("by_s", "told"), [(86_400.0, True), (-0.5, False)])
+def test_the_time_of_day_is_followed(
+    by_s: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SetClock()
+    config = Config(in_memory=True)
+    server = Server(config, make_broker(config, clock, journaling=False), clock)
+    before = server.broker.effects.epoch_s
+    pid = server.broker.pid(1)
+    server.follow_clock()
+    assert server.broker.effects.epoch_s == before
+    clock.by_s = by_s
+    server.follow_clock()
+    assert server.broker.effects.epoch_s == pytest.approx(before + by_s, abs=0.05)
+    assert bool(caplog.records) == told
+    assert server.broker.pid(1) == pid
