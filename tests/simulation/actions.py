@@ -83,7 +83,8 @@ QUEUES: Final = {
     "d0": QueueSpec(durable=True),
     "d1": QueueSpec(durable=True),
     "d2": QueueSpec(durable=True),
-    "d3": QueueSpec(durable=True),
+    # One consumer at a time.
+    "d3": QueueSpec(durable=True, arguments={"x-single-active-consumer": True}),
     "a0": QueueSpec(durable=True, auto_delete=True),
     "a1": QueueSpec(durable=False, auto_delete=True),
     "t0": QueueSpec(durable=False),
@@ -265,6 +266,7 @@ class Consume(NamedTuple):
     queue: str
     tag: str
     no_ack: bool
+    priority: int = 0
 
 
 class Cancel(NamedTuple):
@@ -406,6 +408,8 @@ def encode(channel: int, action: Action) -> bytes:
     arguments: Arguments = {}
     if isinstance(action, DeclareQueue) and not action.passive:
         arguments = ARGUMENTS[action.name]
+    elif isinstance(action, Consume) and action.priority:
+        arguments = table({"x-priority": action.priority})
     elif isinstance(action, DeclareExchange):
         arguments = EXCHANGE_ARGUMENTS[action.name]
     return frame(METHOD, channel, encode_method(_method(action), arguments))

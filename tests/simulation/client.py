@@ -51,6 +51,8 @@ Mode = Literal["confirm", "plain", "tx", "admin"]
 
 DURABLE_NAMES: Final = ("d0", "d1", "d2", "d3")
 BINDABLE: Final = tuple(name for name in QUEUES if name not in UNBOUND)
+PRIORITIES_OF_CONSUMERS: Final = (0, 3, 0, -1, 3)
+"""In turn."""
 TX_NAMES: Final = (*DURABLE_NAMES, "l0", "p0", "p1", "u0", "x0")
 """What transactions publish to: one of them must not refuse, and not enter the ring of dead letters
 at two places, or the order of what is in it would be that of the broker's inside."""
@@ -375,7 +377,7 @@ class Client:
         if name in QUORUM and channel.of_channel:
             name = self._chance.choice(DURABLE_NAMES)
         channel.of_quorum = channel.of_quorum or name in QUORUM
-        return Consume(name, tag, no_ack)
+        return Consume(name, tag, no_ack, PRIORITIES_OF_CONSUMERS[self._tag % 5])
 
     def _administer(self) -> Action:
         chance = self._chance

@@ -251,12 +251,11 @@ class Model:
                 self._settle(channel, action)
             case Get(name, no_ack):
                 self._get(channel, self.queues[name], no_ack, first)
-            case Consume(name, tag, no_ack):
+            case Consume(name, tag):
                 queue = self.queues[name]
-                consumer = ModelConsumer(tag, queue, channel, no_ack, channel.default_prefetch)
+                consumer = ModelConsumer(action, queue, channel)
                 channel.consumers[tag] = consumer
-                queue.consumers.append(consumer)
-                queue.had_consumer = True
+                queue.add_consumer(consumer)
                 queue.used_at = self.now
                 channel.expect(Basic.ConsumeOk)
             case Cancel(tag):
@@ -532,6 +531,9 @@ class Model:
         if out.consumer is not None:
             out.consumer.unacked -= 1
             channel.consumer_unacked -= 1
+            for consumer in channel.consumers.values() if channel.global_prefetch else ():
+                consumer.free = False
+            out.consumer.free = False
 
     # -- handing out
 
@@ -625,6 +627,8 @@ class Model:
         no_ack: bool,
     ) -> None:
         queue = copy.queue
+        if consumer is not None:
+            require(queue.serves(consumer), "it is another one's turn", consumer.tag, queue.active)
         self._handed_out.setdefault(queue, []).append((copy, consumer))
         copy.handed_out = True
         copy.maybe = False
@@ -947,7 +951,7 @@ class Model:
             self._delete_if_unused(consumer.queue)
 
     def _remove(self, consumer: ModelConsumer) -> None:
-        consumer.queue.consumers.remove(consumer)
+        consumer.queue.remove_consumer(consumer)
         consumer.queue.used_at = self.now
 
     def end_connection(self, connection: ModelConnection) -> None:
@@ -1078,6 +1082,7 @@ class Model:
                 last = max(copy for copy, _ in given)
                 require(last < queue.ready[0], "not from the front", given, queue.ready[0])
             self._check_windows(queue, given)
+            self._check_priorities(queue, given, congested)
         self._handed_out.clear()
         self._out_of_order.clear()
         for (queue, _), copy in self._rejected.items():
@@ -1103,11 +1108,14 @@ class Model:
             if queue.ready:
                 for consumer in queue.consumers:
                     require(
-                        not consumer.has_room() or congested(consumer.channel.connection),
+                        not consumer.has_room()
+                        or not queue.serves(consumer)
+                        or congested(consumer.channel.connection),
                         "a message lies while a consumer could take it",
                         queue.ready[0],
                         consumer.tag,
                     )
+        self._note_who_is_free(congested)
 
     def _check_windows(
         self, queue: ModelQueue, given: list[tuple[Copy, ModelConsumer | None]]
@@ -1132,6 +1140,26 @@ class Model:
                 "more unacknowledged than the prefetch window holds",
                 consumer.tag,
             )
+
+    def _check_priorities(
+        self,
+        queue: ModelQueue,
+        given: list[tuple[Copy, ModelConsumer | None]],
+        congested: Callable[[ModelConnection], bool],
+    ) -> None:
+        served = [consumer.priority for _, consumer in given if consumer is not None]
+        for consumer in queue.consumers if served and not queue.has_active else ():
+            first = consumer.priority <= min(served) or not consumer.free
+            full = not consumer.has_room() or congested(consumer.channel.connection)
+            require(first or full, "one of lower priority was served", consumer.tag, given)
+
+    def _note_who_is_free(self, congested: Callable[[ModelConnection], bool]) -> None:
+        """For the next turn. Room that comes in the midst of one does not count: it may have come
+        after somebody else was served."""
+        for queue in self.queues.values():
+            for consumer in queue.consumers:
+                connection = consumer.channel.connection
+                consumer.free = consumer.has_room() and not congested(connection)
 
     def check_quiet(self) -> None:
         """Nothing waits for the disk: then nobody waits for an answer."""

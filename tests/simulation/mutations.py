@@ -17,11 +17,13 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from amqpd.broker import priority_queue, quorum, returns
+from amqpd.broker import priority_queue, queue, quorum, returns
 from amqpd.broker.alarms import Alarm, Alarms
+from amqpd.broker.consumer import ConsumerRing
 from amqpd.broker.definitions import ParameterRecord, ReturnRecord, SeenRecord
 from amqpd.broker.delayed_retry import delay_ms
 from amqpd.broker.flow import FlowControl
+from amqpd.broker.handlers import basic
 from amqpd.broker.messages import QueueMessage
 from amqpd.broker.present_headers import PresentHeaders
 from amqpd.broker.queue import Queue
@@ -441,6 +443,32 @@ class MisjudgeTheMost(Bug):
             yield
 
 
+class ServeByAge(Bug):
+    """The priorities of consumers are nothing to a queue."""
+
+    favourites = ("d1", "d2")
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """As if nobody had said one."""
+        with patch.object(basic, "priority", lambda *_: 0):
+            yield
+
+
+class ServeTheIdle(Bug):
+    """Of a queue with a single active consumer, all of them are active."""
+
+    favourites = ("d3",)
+    elsewhere = 0.0
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """The ring is that of another queue."""
+        with patch.object(queue, "ConsumerRing", lambda _: ConsumerRing(single_active=False)):
+            yield
+
+
 class CountEveryReturn(Bug):
     """In the profile 4.3 what a client returns is held against the limit, too."""
 
@@ -601,6 +629,8 @@ BUGS: Final[dict[str, type[Bug]]] = {
         ForgetSettled,
         IgnorePriorities,
         MisjudgeTheMost,
+        ServeByAge,
+        ServeTheIdle,
         CountEveryReturn,
         RetryAtOnce,
         ForgetRetryTimes,

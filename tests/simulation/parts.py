@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from amqpd.config import Compat
-from tests.simulation.actions import EXCHANGES, QUEUES, Publish, Settle
+from tests.simulation.actions import EXCHANGES, QUEUES, Consume, Publish, Settle
 from tests.simulation.letters import Letter, ReturnCount
 
 Return = Literal["returned", "rejected", "lost"]
@@ -189,6 +189,9 @@ class ModelQueue:
         """Whatever is not settled, by number of the message."""
         self.ready: list[Copy] = []
         self.consumers: list[ModelConsumer] = []
+        self.active: ModelConsumer | None = None
+        """The one that is served, if only one is."""
+        self.has_active = bool(spec.arguments.get("x-single-active-consumer"))
         self.had_consumer = False
         self.unacked = 0
         self.deleted = False
@@ -220,6 +223,23 @@ class ModelQueue:
         self._returns = 0
         self.refused: dict[int, Letter] = {}
         """Publishes that are refused in this turn, where they become dead letters."""
+
+    def add_consumer(self, consumer: ModelConsumer) -> None:
+        """A new one."""
+        self.consumers.append(consumer)
+        self.had_consumer = True
+        if self.has_active and self.active is None:
+            self.active = consumer
+
+    def remove_consumer(self, consumer: ModelConsumer) -> None:
+        """It is gone; of those that waited the first of the highest priority follows."""
+        self.consumers.remove(consumer)
+        if consumer is self.active:
+            self.active = max(self.consumers, key=lambda each: each.priority, default=None)
+
+    def serves(self, consumer: ModelConsumer) -> bool:
+        """Whether it may be given messages at all."""
+        return not self.has_active or consumer is self.active
 
     def govern(self, policy: Mapping[str, int] | None) -> None:
         """A policy is in force, or none; its queues have no arguments of their own."""
@@ -421,15 +441,16 @@ def topic_matches(pattern: list[str], words: list[str]) -> bool:
 class ModelConsumer:
     """A basic.consume."""
 
-    def __init__(
-        self, tag: str, queue: ModelQueue, channel: ModelChannel, no_ack: bool, prefetch: int
-    ) -> None:
-        self.tag = tag
+    def __init__(self, said: Consume, queue: ModelQueue, channel: ModelChannel) -> None:
+        self.tag = said.tag
         self.queue = queue
         self.channel = channel
-        self.no_ack = no_ack
-        self.prefetch = prefetch
+        self.no_ack = said.no_ack
+        self.priority = said.priority
+        self.prefetch = channel.default_prefetch
         self.unacked = 0
+        self.free = False
+        """It could take a message when the turn began, and has had no more room since."""
 
     def has_room(self) -> bool:
         """Whether prefetch lets it take one more."""

@@ -53,6 +53,7 @@ from amqpd.protocol.methods import encode_method
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.recovery import recover, restored_delays
+from amqpd.timers import BREATH_S
 from amqpd_storage import (
     commit_arguments,
     sqlite_delays,
@@ -158,6 +159,8 @@ THEMES: Final[tuple[tuple[str, ...], ...]] = (
 NORMAL: Final = 0.15
 """How often durability is normal."""
 RUNS: Final = (1, 2, 2, RUN_MESSAGES_MIN)
+EXPIRED_AT_ONCE: Final = (queue_module.EXPIRED_AT_ONCE, 1, 2)
+"""By the seed."""
 """Of how many messages a run has to be."""
 LATENCY_S: Final = (0.0001, 0.001, 0.01, 0.3)
 PROFILES: Final[tuple[list[Mode], ...]] = (
@@ -493,6 +496,7 @@ class World:
             patch.object(connections_log, "disabled", True),
             patch.object(queue_module, "dead_letter", self._record_death),
             patch.object(quorum_module, "dead_letter", self._record_sure_death),
+            patch.object(queue_module, "EXPIRED_AT_ONCE", EXPIRED_AT_ONCE[self.seed % 3]),
             patch.object(DelayedMessages, "_release", self._record_release()),
             patch.object(Queue, "has_duplicate", self._record_duplicates()),
             patch.object(Returns, "due", self._record_retries()),
@@ -1191,6 +1195,9 @@ class World:
             self._read_ledgers(connection)
         self.model.see_returns(self._returns_of)
         reading = {request.queue.name for request in self._reading}
+        for queue in self.broker.virtual_hosts["/"].queues.values():
+            if queue._resume_at:
+                reading.add(queue.name)  # nor has anybody the head while much of it expires
         if self._delay_reads:
             reading.add(DELAYED)
         self.model.end_turn(self._is_congested, reading)
@@ -1239,8 +1246,9 @@ class World:
                 self._schedule(RETRY_S, partial(self._read_scheduled, request))
 
     def _read_for(self, peer: Peer) -> None:
-        """A command of this peer waits for a page. The model knows it, and all that follows, as
-        received: so the page comes at once, and the disk is well."""
+        """A command of this peer waits for a page, or until all that has expired is dropped. The
+        model knows it, and all that follows, as received: so that comes at once, and the disk is
+        well."""
         while peer.waiting:
             self.model.postponed = True
             self._take_page_requests()
@@ -1248,7 +1256,15 @@ class World:
             assert self.owner is not None
             if self.owner.failed and not self._recover(calmly=True):
                 return  # the broker has ended
-            require(self._read(self._reading[0]), "it cannot be read")
+            if self._reading:
+                require(self._read(self._reading[0]), "it cannot be read")
+            else:
+                for timed in self.broker.effects.timed_queues:
+                    self.broker.timers.watch(timed)
+                self.now += BREATH_S
+                self._tell_time()
+                self.broker.timers.advance(self.now)
+                self._hear_passages()
             if peer.may_go_on:
                 peer.go_on(self.now)
 
