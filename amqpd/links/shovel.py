@@ -96,7 +96,7 @@ class Shovel(Link):
             yield from _ensure_queue(
                 destination,
                 definition.dest_queue,
-                typed(definition.dest_queue_args),
+                typed(definition.dest_queue_args, TABLE_DEPTH_MAX),
                 definition.dest_predeclared,
             )
         elif definition.dest_exchange and definition.dest_predeclared:
@@ -118,7 +118,7 @@ class Shovel(Link):
         yield Step(
             source,
             consume(queue, definition.src_consumer_name, no_ack=not self._settles),
-            typed(definition.src_consumer_args),
+            typed(definition.src_consumer_args, TABLE_DEPTH_MAX),
         )
 
     def _prepare_source(self) -> Generator[Step | None, Answer, tuple[str, int]]:
@@ -129,7 +129,7 @@ class Shovel(Link):
                 yield from _ensure_queue(
                     source,
                     definition.src_queue,
-                    typed(definition.src_queue_args),
+                    typed(definition.src_queue_args, TABLE_DEPTH_MAX),
                     definition.src_predeclared,
                 )
             )

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from amqpd.broker.erlang_terms import term
 from amqpd.broker.parameter_validation import Field, check_integer, check_object
+from amqpd.links.client import TABLE_DEPTH_MAX
 from amqpd.links.link import AckMode
 from amqpd.links.parameter_checks import (
     check_boolean,
@@ -197,7 +198,7 @@ def _check_table(name: str, value: Any) -> list[str]:
     if not isinstance(value, dict):
         return [f"{name} not a list {term(value)}"]
     try:
-        encode_table(typed(value))
+        encode_table(typed(value, TABLE_DEPTH_MAX))
     except ValueError as reason:
         return [f"{name} cannot be arguments: {reason}"]
     return []

@@ -6,7 +6,7 @@ connections.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from amqpd.errors import AMQPException
 from amqpd.management.call import Call
 from amqpd.management.call_outlet import CallOutlet
 from amqpd.management.errors import bad_request, from_amqp
+from amqpd.wire.tables import UnfitValue, typed
 
 CHANNEL_NUMBER: Final = 1
 SHORT_STRING_OCTETS_MAX: Final = 255
@@ -40,6 +41,28 @@ def check_short(value: str, name: str) -> bytes:
     if len(octets) > SHORT_STRING_OCTETS_MAX:
         raise bad_request(f"{name} is {len(octets)} octets long, the most is 255")
     return octets
+
+
+def arguments(call: Call, body: Mapping[str, Any]) -> Arguments:
+    """The object of that name as a field table; an empty list stands for an empty one.
+
+    Raises 400.
+    """
+    given = body.get("arguments")
+    if given is None or given == []:
+        return {}
+    if not isinstance(given, dict):
+        raise bad_request(["not_a_map", "arguments"])
+    return field_table(call, given, "arguments")
+
+
+def field_table(call: Call, values: dict[str, Any], name: str) -> Arguments:
+    """A JSON object as a field table that a client could have sent. Raises 400 for any other:
+    nobody could read it again, not even the broker at its next start."""
+    try:
+        return typed(values, call.broker.limits.table_depth_max)
+    except UnfitValue as error:
+        raise bad_request(f"{name}: {error}") from error
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from amqpd.management import amqp
 from amqpd.management.call import Call
 from amqpd.management.errors import bad_request, from_amqp, not_found
 from amqpd.wire import properties as wire
-from amqpd.wire.tables import plain, typed
+from amqpd.wire.tables import plain
 
 NO_PROPERTIES: Final = b"\x00\x00"
 HEADERS: Final = "headers"
@@ -75,7 +75,7 @@ def read(call: Call, exchange: str) -> Message:
     payload = decoded(body["payload"], body["payload_encoding"])
     if len(payload) > call.broker.limits.message_bytes_max:
         raise bad_request(f"message size {len(payload)} is larger than configured max size")
-    return message(exchange, routing_key, payload, encoded_properties(body["properties"]))
+    return message(exchange, routing_key, payload, encoded_properties(call, body["properties"]))
 
 
 def message(
@@ -109,7 +109,7 @@ def decoded(payload: object, encoding: object) -> bytes:
         raise bad_request(["not_base64", payload]) from None
 
 
-def encoded_properties(given: object) -> bytes:
+def encoded_properties(call: Call, given: object) -> bytes:
     """A property list of JSON's names and values; unknown names are passed over. Raises 400.
 
     An empty list stands for an empty object, as in what is fetched.
@@ -131,10 +131,7 @@ def encoded_properties(given: object) -> bytes:
         elif name == HEADERS:
             if not isinstance(value, dict):
                 raise bad_request(["not_a_map", name])
-            try:
-                properties = wire.with_headers(properties, typed(value))
-            except ValueError as error:
-                raise bad_request(str(error)) from error
+            properties = wire.with_headers(properties, amqp.field_table(call, value, name))
     return properties
 
 

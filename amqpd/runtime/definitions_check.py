@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import (
@@ -38,9 +36,6 @@ from amqpd.links.shovels import Shovels
 from amqpd.runtime.recovery import place, restore_definitions
 from amqpd_storage.entries import PASSING_QUEUE_ID_MIN
 from amqpd_storage.salvage import Definition
-
-TABLE_DEPTH_MAX: Final = 200
-"""More than any broker allows by default: what it took once is not refused here."""
 
 
 class DefinitionsCheck(NamedTuple):
@@ -87,9 +82,7 @@ def decode_all(definitions: Iterable[Definition]) -> tuple[list[Record], list[st
 
 def check_records(records: Iterable[Record]) -> DefinitionsCheck:
     """Try each of them, those first to which others refer."""
-    limits = msgspec.structs.replace(Config().limits, table_depth_max=TABLE_DEPTH_MAX)
-    config = msgspec.structs.replace(Config(), limits=limits)
-    broker = Broker(config, journaling=False, entropy=secrets.token_bytes)
+    broker = Broker(Config(), journaling=False, entropy=secrets.token_bytes)
     broker.parameters.register(Shovels(broker))
     broker.federation = Federation(broker)
     taken: list[Record] = []

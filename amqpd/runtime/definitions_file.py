@@ -30,12 +30,11 @@ from amqpd.broker.limits import NAME as LIMITS_NAME
 from amqpd.broker.limits import check_user_limits
 from amqpd.broker.passwords import MD5, SHA256, check_algorithm, check_hash
 from amqpd.broker.patterns import compile_pattern, compile_topic_pattern
-from amqpd.commands import Arguments, Field
+from amqpd.commands import Arguments
 from amqpd.config import Limits
+from amqpd.wire.tables import UnfitValue, typed
 
 SHORT_STRING_BYTES_MAX: Final = 255
-INTEGER_MIN: Final = -(1 << 63)
-INTEGER_MAX: Final = (1 << 63) - 1
 ARGUMENTS_DEPTH_MAX: Final = Limits().table_depth_max
 
 
@@ -222,34 +221,18 @@ def load_definitions(
         raise DefinitionsError(error.where, error.problem, source_name) from None
 
 
-def to_arguments(value: dict[str, Any], path: str = "$", depth: int = 1) -> Arguments:
-    """A JSON object as field table, typed as RabbitMQ types it (rabbit_misc:to_amqp_table)."""
-    if depth > ARGUMENTS_DEPTH_MAX:
-        raise DefinitionsError(path, f"nested deeper than {ARGUMENTS_DEPTH_MAX} tables")
-    for key in value:
-        _check_short(key, path)
-    return {key: _to_field(item, _child(path, key), depth) for key, item in value.items()}
+def to_arguments(value: dict[str, Any], path: str = "$") -> Arguments:
+    """A JSON object as field table, typed as RabbitMQ types it (rabbit_misc:to_amqp_table).
 
-
-def _to_field(value: Any, path: str, depth: int) -> Field:
-    if isinstance(value, bool):  # before int: True is one in Python
-        return "t", value
-    if isinstance(value, int):
-        if not INTEGER_MIN <= value <= INTEGER_MAX:
-            raise DefinitionsError(path, f"expected an integer of 64 bits, got {_shown(value)}")
-        return "l", value
-    if isinstance(value, float):
-        return "d", value
-    if isinstance(value, str):
-        return "S", value
-    if isinstance(value, dict):
-        return "F", to_arguments(value, path, depth + 1)
-    if isinstance(value, list):
-        if depth >= ARGUMENTS_DEPTH_MAX:
-            raise DefinitionsError(path, f"nested deeper than {ARGUMENTS_DEPTH_MAX} tables")
-        return "A", [_to_field(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
-    # RabbitMQ exports a void as null but refuses to import it; here it comes back as it was.
-    return "V", None
+    RabbitMQ exports a void as null but refuses to import it; here it comes back as it was.
+    """
+    try:
+        return typed(value, ARGUMENTS_DEPTH_MAX)
+    except UnfitValue as error:
+        for step in error.steps:
+            path = f"{path}[{step}]" if isinstance(step, int) else _child(path, step)
+        got = "" if error.value is None else f", got {_shown(error.value)}"
+        raise DefinitionsError(path, error.problem + got) from None
 
 
 # JSON

@@ -58,6 +58,9 @@ ORDER: Final[tuple[type[Record], ...]] = (
 )
 """Each kind refers only to kinds before it (exchange bindings come after all exchanges)."""
 
+ARGUMENTS_DEPTH_MAX: Final = 200
+"""More than any broker allows by default, and what Python can follow."""
+
 _TURNS: Final = {record: turn for turn, record in enumerate(ORDER)}
 
 
@@ -92,7 +95,8 @@ def place(record: Record) -> tuple[int, int]:
 
 def restore_definitions(broker: Broker, records: list[Record]) -> dict[int, Queue]:
     """Everything but messages; the durable queues by id, or by each of their ids."""
-    depth_max = broker.limits.table_depth_max
+    # Not the limit of today, if that is lower: what was taken once is not damaged.
+    depth_max = max(ARGUMENTS_DEPTH_MAX, broker.limits.table_depth_max)
     queues: dict[int, Queue] = {}
     for record in records:
         match record:

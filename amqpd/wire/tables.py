@@ -29,6 +29,7 @@ from amqpd.commands import Arguments, Field
 
 __all__ = [
     "TableError",
+    "UnfitValue",
     "check_table",
     "decode_bare_table",
     "decode_table",
@@ -99,8 +100,34 @@ _LENGTH_PREFIXED: Final = frozenset(b"SxFA")
 NAME_OCTETS_MAX: Final = 255
 
 
+NAME_SHOWN: Final = 32
+PLACE_SHOWN: Final = 80
+INTEGER_MIN: Final = -(1 << 63)
+INTEGER_MAX: Final = (1 << 63) - 1
+
+Steps = tuple[str | int, ...]
+"""The way to a value within a table: names, and indexes of arrays."""
+
+
 class TableError(ValueError):
     """The bytes are no field table, or one that is nested too deeply."""
+
+
+class UnfitValue(ValueError):
+    """A value that a field table cannot carry, or that brokers could not read again."""
+
+    def __init__(self, steps: Steps, problem: str, value: object = None) -> None:
+        super().__init__(steps, problem, value)
+        self.steps = steps
+        self.problem = problem
+        self.value = value
+        """The number, if that is what is wrong."""
+
+    def __str__(self) -> str:
+        place = ".".join(map(str, self.steps))
+        if len(place) > PLACE_SHOWN:
+            place = f"{place[:PLACE_SHOWN]}..."
+        return f"{place}: {self.problem}" if place else self.problem
 
 
 # -- bytes -> values
@@ -336,30 +363,59 @@ def _readable(value: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def typed(values: Mapping[str, Any]) -> Arguments:
-    """Fields of Python's own values (JSON's above all), with the types that RabbitMQ gives them."""
-    return {name: typed_value(value) for name, value in values.items()}
+def typed(values: Mapping[str, Any], depth_max: int) -> Arguments:
+    """Fields of Python's own values (JSON's above all), with the types that RabbitMQ gives them.
+
+    What it returns can be encoded, and decoded with this `depth_max`. Raises `UnfitValue`.
+    """
+    return _typed_fields(values, depth_max, ())
 
 
-def typed_value(value: Any) -> Field:
+def _typed_fields(values: Mapping[str, Any], depth: int, steps: Steps) -> Arguments:
+    table: Arguments = {}
+    for name, value in values.items():
+        octets = _octets(name, steps)
+        if len(octets) > NAME_OCTETS_MAX:
+            problem = f"has {len(octets)} octets, at most {NAME_OCTETS_MAX} can be"
+            raise UnfitValue(steps, f"{name[:NAME_SHOWN]!r}... {problem}")
+        table[name] = _typed_value(value, depth, (*steps, name))
+    return table
+
+
+def _typed_value(value: Any, depth: int, steps: Steps) -> Field:
     """One value with the type that RabbitMQ gives it when it comes from JSON."""
     if value is None:
         return ("V", None)
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int: True is one in Python
         return ("t", value)
     if isinstance(value, int):
+        if not INTEGER_MIN <= value <= INTEGER_MAX:
+            raise UnfitValue(steps, "expected an integer of 64 bits", value)
         return ("l", value)
     if isinstance(value, float):
+        if not isfinite(value):
+            raise UnfitValue(steps, "expected a number", value)
         return ("d", value)
     if isinstance(value, str):
+        _octets(value, steps)
         return ("S", value)
     if isinstance(value, (bytes, bytearray)):
         return ("x", bytes(value))
+    if not isinstance(value, (Mapping, list, tuple)):
+        raise UnfitValue(steps, f"a field table cannot carry a {type(value).__name__}")
+    if depth <= 0:
+        raise UnfitValue(steps, "tables or arrays are nested too deeply")
     if isinstance(value, Mapping):
-        return ("F", typed(value))
-    if isinstance(value, (list, tuple)):
-        return ("A", [typed_value(item) for item in value])
-    raise ValueError(f"a field table cannot carry a {type(value).__name__}")
+        return ("F", _typed_fields(value, depth - 1, steps))
+    array = [_typed_value(item, depth - 1, (*steps, index)) for index, item in enumerate(value)]
+    return ("A", array)
+
+
+def _octets(value: str, steps: Steps) -> bytes:
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise UnfitValue(steps, "holds half of a surrogate pair") from None
 
 
 # -- values in RabbitMQ's texts

@@ -68,7 +68,7 @@ def test_rules_are_those_of_the_model(
         found: str | None = arguments.get(f"x-{key}", (definition or {}).get(key))
         return found
 
-    rules = read_rules(typed(arguments), definition)
+    rules = read_rules(typed(arguments, 8), definition)
     assert rules.expires_ms == numbers("expires")
     assert rules.message_ttl_ms == numbers("message-ttl")
     assert rules.max_length == numbers("max-length")
@@ -82,7 +82,7 @@ def test_rules_are_those_of_the_model(
 def test_a_type_whose_policies_win(
     arguments: dict[str, Any], definition: dict[str, Any] | None
 ) -> None:
-    rules = read_rules(typed(arguments), definition, policy_first=("overflow",))
+    rules = read_rules(typed(arguments, 8), definition, policy_first=("overflow",))
     said = (definition or {}).get("overflow", arguments.get("x-overflow"))
     assert rules.overflow == (said or "drop-head")
 

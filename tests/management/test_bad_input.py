@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from amqpd.broker.definitions_export import export_definitions
-from amqpd.config import Limits
+from amqpd.config import Config, Limits
 from amqpd.management.routing import Table, _Step
 from tests.management.api import Api, api
 from tests.runtime.topologies import topologies
@@ -461,3 +461,60 @@ def test_one_wrong_entry_of_every_kind(section: str, row: dict[str, Any], said: 
     assert everything(broker) == before
     broker.does(204, "POST", "/definitions", right)
     assert everything(broker) != before
+
+
+# -- tables that could not be read again
+
+
+def _nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+UNFIT: Final = [
+    ({"x": _nested(9)}, "x.a.a.a.a.a.a.a.a: tables or arrays are nested too deeply"),
+    ({"x": [[[[[[[[[1]]]]]]]]]}, "x.0.0.0.0.0.0.0.0: tables or arrays are nested too deeply"),
+    ({"x": [1, 1 << 63]}, "x.1: expected an integer of 64 bits"),
+    ({"x": -(1 << 63) - 1}, "x: expected an integer of 64 bits"),
+    ({"x": {"é" * 128: 1}}, f"x: '{'é' * 32}'... has 256 octets, at most 255 can be"),
+]
+
+
+@pytest.mark.parametrize(("table", "problem"), UNFIT)
+def test_a_table_that_nobody_could_read_again_is_refused(table: Any, problem: str) -> None:
+    """It would be made, and neither listed nor restored: the store would be taken for damaged."""
+    broker = api(Limits(table_depth_max=8))
+    broker.does(201, "PUT", "/queues/%2F/q", {"durable": True})
+    before = export_definitions(broker.node.broker)
+    message = {"routing_key": "q", "payload": "x", "payload_encoding": "string"}
+    body = {"durable": True, "arguments": table}
+    for path, method, sent, name in (
+        ("/queues/%2F/new", "PUT", body, "arguments"),
+        ("/exchanges/%2F/new", "PUT", body, "arguments"),
+        ("/bindings/%2F/e/amq.topic/q/q", "POST", body, "arguments"),
+        ("/bindings/%2F/e/amq.topic/e/amq.fanout", "POST", body, "arguments"),
+        (
+            "/exchanges/%2F/amq.default/publish",
+            "POST",
+            {**message, "properties": {"headers": table}},
+            "headers",
+        ),
+    ):
+        said = broker.does(400, method, path, sent)
+        assert said == {"error": "bad_request", "reason": f"{name}: {problem}"}
+    assert export_definitions(broker.node.broker) == before
+    assert broker.get("/queues/%2F/q")["messages"] == 0
+
+
+def test_tables_at_the_limit_are_taken_and_restored_under_a_lower_one() -> None:
+    broker = api(Limits(table_depth_max=8))
+    fit = {"x": _nested(8), "i": [-(1 << 63), (1 << 63) - 1], "k" * 255: None}
+    broker.does(201, "PUT", "/queues/%2F/q", {"durable": True, "arguments": fit})
+    broker.does(201, "PUT", "/exchanges/%2F/x", {"durable": True, "arguments": fit})
+    broker.does(201, "POST", "/bindings/%2F/e/x/q/q", {"arguments": fit})
+    before = export_definitions(broker.node.broker)
+    broker.broker.config = Config(limits=Limits(table_depth_max=2))
+    broker.broker.crash_and_recover()
+    assert export_definitions(broker.node.broker) == before

@@ -330,10 +330,10 @@ def test_arguments_are_typed_as_rabbitmq_types_them() -> None:
 @pytest.mark.parametrize("wrap", [lambda value: {"a": value}, lambda value: [value]])
 def test_arguments_are_not_nested_without_end(wrap: Any) -> None:
     value: Any = 1
-    for _ in range(63):
+    for _ in range(64):
         value = wrap(value)
     to_arguments({"a": value})
-    with pytest.raises(DefinitionsError, match="nested deeper than 64"):
+    with pytest.raises(DefinitionsError, match="nested too deeply"):
         to_arguments({"a": wrap(value)})
 
 

@@ -297,7 +297,7 @@ def test_plain_values() -> None:
 
 def test_typed_values_are_those_that_rabbitmq_makes_of_json() -> None:
     values = {"i": 1, "b": True, "f": 1.5, "s": "x", "n": None, "a": [1, "y"], "t": {"k": 2}}
-    table = typed(values)
+    table = typed(values, 8)
     assert table == {
         "i": ("l", 1),
         "b": ("t", True),
@@ -309,7 +309,7 @@ def test_typed_values_are_those_that_rabbitmq_makes_of_json() -> None:
     }
     assert plain(table) == values
     with pytest.raises(ValueError, match="object"):
-        typed({"o": object()})
+        typed({"o": object()}, 8)
 
 
 # -- RabbitMQ's texts

@@ -12,9 +12,8 @@ from amqpd.management import amqp, fields
 from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
 from amqpd.management.call import Answer, Call, done, listed, listed_in_steps
 from amqpd.management.errors import bad_request, not_found
-from amqpd.management.resources.exchanges import arguments, exchange_name
+from amqpd.management.resources.exchanges import exchange_name
 from amqpd.management.routing import Table
-from amqpd.wire.tables import typed
 from amqpd_exchanges.exchange import Binding
 
 ORDER = ("vhost", "source", "destination", "routing_key", "properties_key")
@@ -95,7 +94,7 @@ def bind(call: Call) -> Answer:
     routing_key = body.get("routing_key", "")
     if not isinstance(routing_key, str):
         raise bad_request(["not_string", "routing_key"])
-    table = typed(arguments(body))
+    table = amqp.arguments(call, body)
     _perform(call, routing_key, table, bind=True)
     destination = call.parameters.get("queue") or call["destination"]
     key = fields.properties_key(routing_key, table)

@@ -15,7 +15,6 @@ from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_host
 from amqpd.management.call import Answer, Call, boolean, done, listed, listed_in_steps
 from amqpd.management.errors import bad_request, not_authorised, not_found
 from amqpd.management.routing import Table
-from amqpd.wire.tables import typed
 from amqpd_exchanges.exchange import Binding
 
 DEFAULT = "amq.default"
@@ -98,19 +97,9 @@ def put(call: Call) -> Answer:
             passive=False,
             nowait=False,
         ),
-        typed(arguments(body)),
+        amqp.arguments(call, body),
     )
     return done(is_new)
-
-
-def arguments(body: dict[str, object]) -> dict[str, object]:
-    """The object of that name; an empty list stands for an empty one. Raises 400."""
-    given = body.get("arguments")
-    if given is None or given == []:
-        return {}
-    if not isinstance(given, dict):
-        raise bad_request(["not_a_map", "arguments"])
-    return given
 
 
 def delete(call: Call) -> Answer:

@@ -15,10 +15,9 @@ from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_host
 from amqpd.management.call import Answer, Call, boolean, done
 from amqpd.management.errors import bad_request, not_found
 from amqpd.management.listing import Listing, Steps
-from amqpd.management.resources.exchanges import arguments, listed_bindings
+from amqpd.management.resources.exchanges import listed_bindings
 from amqpd.management.resources.overview import node_name
 from amqpd.management.routing import Table
-from amqpd.wire.tables import typed
 
 
 def find(call: Call) -> BrokerQueue:
@@ -87,7 +86,7 @@ def put(call: Call) -> Answer:
             auto_delete=boolean(body, "auto_delete"),
             nowait=False,
         ),
-        typed(arguments(body)),
+        amqp.arguments(call, body),
     )
     return done(is_new)
 
