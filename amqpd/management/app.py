@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from amqpd.broker.paging import Postponed
 from amqpd.loopback import is_loopback
 from amqpd.management import options
-from amqpd.management.auth import log_in
+from amqpd.management.auth import log_in, user_of
 from amqpd.management.call import Answer, Call
 from amqpd.management.encoding import encode
 from amqpd.management.errors import ApiError, not_found
@@ -89,23 +89,26 @@ class Application:
         node = self._node
         headers = {name.lower(): value for name, value in request.headers.items()}
         is_local = request.client is not None and is_loopback(request.client.host)
-        user = log_in(node.broker, headers, is_local)
-        call = Call(
-            node=node,
-            method=method,
-            parameters=parameters,
-            query=_query(request),
-            headers=headers,
-            body=await self._body(request),
-            user=user,
-            statistics=self.statistics,
-        )
+        # Before the body, or strangers could send one.
+        log_in(node.broker, headers, is_local)
+        query = _query(request)
+        body = await self._body(request)
         handler, rule = resource.handlers[method]
         answer: Answer | None = None
         while answer is None:
             at_hand = anyio.Event()
             node.begin_turn()
             try:
+                call = Call(
+                    node=node,
+                    method=method,
+                    parameters=parameters,
+                    query=query,
+                    headers=headers,
+                    body=body,
+                    user=user_of(node.broker, headers, is_local),
+                    statistics=self.statistics,
+                )
                 rule(call)
                 answer = handler(call)
             except Postponed as postponed:
@@ -117,8 +120,8 @@ class Application:
             if answer is None:
                 await at_hand.wait()
         shown = method == "GET" and answer.status == OK
-        body = await _in_turns(options.apply(answer, call.query)) if shown else answer.body
-        return _response(answer.status, body, dict(answer.headers))
+        content = await _in_turns(options.apply(answer, query)) if shown else answer.body
+        return _response(answer.status, content, dict(answer.headers))
 
     async def _body(self, request: Request) -> bytes:
         """The whole body, if it is not too large. Raises 413."""

@@ -33,25 +33,42 @@ Rule = Callable[["Call"], None]
 """Returns when the call is allowed, and raises 401 when not."""
 
 
-def log_in(broker: Broker, headers: Mapping[str, str], is_loopback: bool) -> User:
-    """The user of HTTP Basic authentication. Raises 401."""
+def log_in(broker: Broker, headers: Mapping[str, str], is_loopback: bool) -> None:
+    """HTTP Basic authentication, which counts as a login. Raises 401."""
     given = headers.get("authorization")
     if given is None:
         raise login_required()
-    scheme, _, encoded = given.partition(" ")
-    if scheme.lower() != "basic":
+    if given.partition(" ")[0].lower() != "basic":
         raise login_failed()
-    try:
-        name, _, password = base64.b64decode(encoded.strip()).partition(b":")
-        user = broker.access.authenticate(name.decode(), password)
-    except (binascii.Error, UnicodeError):
-        user = None
+    user = _authenticated(broker, given)
     broker.count_login("http", user is not None)
+    _let_in(broker, user, is_loopback)
+
+
+def user_of(broker: Broker, headers: Mapping[str, str], is_loopback: bool) -> User:
+    """The user as of now, of a request that has logged in. Raises 401.
+
+    Asked for in the turn that does what is requested: while its body came, the user may have been
+    deleted, or have got another password or other tags.
+    """
+    return _let_in(broker, _authenticated(broker, headers["authorization"]), is_loopback)
+
+
+def _let_in(broker: Broker, user: User | None, is_loopback: bool) -> User:
     if user is None:
         raise login_failed()
     if not broker.access.login_allowed(user.name, is_loopback):
         raise not_authorised("User can only log in via localhost")
     return user
+
+
+def _authenticated(broker: Broker, authorization: str) -> User | None:
+    encoded = authorization.partition(" ")[2]
+    try:
+        name, _, password = base64.b64decode(encoded.strip()).partition(b":")
+        return broker.access.authenticate(name.decode(), password)
+    except (binascii.Error, UnicodeError):
+        return None
 
 
 def has(user: User, tags: frozenset[str]) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
 import pytest
 
 from tests.conversation import BrokerUnderTest
@@ -45,6 +48,31 @@ def test_a_loopback_user_from_elsewhere() -> None:
     remote = Api(BrokerUnderTest(), address="192.0.2.1")
     said = remote.does(401, "GET", "/whoami")
     assert said == {"error": "not_authorised", "reason": "User can only log in via localhost"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda broker: broker.does(204, "DELETE", "/users/administrator"),
+        lambda broker: broker.broker.add_user("administrator", "management"),
+        lambda broker: broker.broker.add_user("administrator", "administrator", password="new"),
+    ],
+)
+def test_a_user_who_lost_their_rights_while_the_body_came(
+    broker: Api, change: Callable[[Api], object]
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"password": "x", '
+        await asyncio.to_thread(change, broker)
+        yield b'"tags": "administrator"}'
+
+    broker.does(401, "PUT", "/users/intruder", user="administrator", content=body())
+    broker.does(404, "GET", "/users/intruder")
+
+
+def test_a_request_is_one_login(broker: Api) -> None:
+    broker.does(201, "PUT", "/users/new", {"password": "x", "tags": ""})
+    assert broker.broker.core.login_attempts["http"] == (1, 0)
 
 
 def test_who_am_i(broker: Api) -> None:
