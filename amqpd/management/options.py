@@ -110,7 +110,7 @@ def _order(value: Any) -> tuple[int, Any]:
 
 def _page(query: Mapping[str, str]) -> tuple[int, int]:
     """The number of the page, and how many rows it has at most. Raises 400."""
-    page, size = _number(query.get("page")), _number(query.get("page_size", str(PAGE_SIZE)))
+    page, size = number(query.get("page")), number(query.get("page_size", str(PAGE_SIZE)))
     if page is None and query.get("page"):
         raise bad_request(UNREADABLE)
     if not page or size is None or not 0 < size <= PAGE_SIZE_MAX:
@@ -120,7 +120,8 @@ def _page(query: Mapping[str, str]) -> tuple[int, int]:
     return page, size
 
 
-def _number(text: str | None) -> int | None:
+def number(text: str | None) -> int | None:
+    """A number of at most nine digits: nobody means more, and Python refuses thousands."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 

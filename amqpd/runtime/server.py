@@ -38,7 +38,7 @@ from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.local_client import LocalClient
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.settings import parse_address, show_address
-from amqpd.runtime.tls import server_context
+from amqpd.runtime.tls import read_certificate_end_s, server_context
 from amqpd.runtime.tls_layer import TLSLayer
 from amqpd.runtime.turns import Turns
 from amqpd_storage.errors import JournalFailed, ReadFailed
@@ -74,6 +74,8 @@ class Server:
         self.turns = Turns(broker, self.clock.now, wake_timers=self._wake_timers, evict=self._evict)
         self.journal: JournalWriter | None = None
         """What writes to the store, with its figures; None where nothing is kept."""
+        self.certificate_ends_s: float | None = None
+        """Of the one in use: its file may be another by now, or gone."""
         self._timers_changed = anyio.Event()
         self._one_left = anyio.Event()
         self.disk_troubles: dict[str, str] = {}
@@ -221,6 +223,7 @@ class Server:
                 listeners.start_soon(self._accept, listener, None)
         if self.config.tls_listen:
             context = server_context(self.config)
+            self.certificate_ends_s = read_certificate_end_s(self.config)
             for text in self.config.tls_listen:
                 for listener in await self._open(text, "amqps"):
                     listeners.start_soon(self._accept, listener, context)

@@ -14,7 +14,6 @@ import anyio
 from amqpd.broker.broker import Broker
 from amqpd.broker.session import Session
 from amqpd.management.node import Resources, Traffic
-from amqpd.runtime.certificate import certificate_end_s
 from amqpd.runtime.definitions_file import load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.resources import available_memory, resident_memory
@@ -63,7 +62,7 @@ class ServerNode:
             uptime_ms=int((time.monotonic() - self._began) * 1000),
             memory_bytes=resident_memory(),
             memory_limit_bytes=int(self.broker.config.memory_high_watermark * available_memory()),
-            disk_free_bytes=shutil.disk_usage(directory or Path.cwd()).free,
+            disk_free_bytes=_free_bytes(directory),
             files=len(list(OPEN_FILES.iterdir())) if OPEN_FILES.exists() else 0,
             files_max=files_max,
             directory="" if directory is None else str(directory),
@@ -72,10 +71,7 @@ class ServerNode:
     @property
     def certificate_ends_s(self) -> float | None:
         """When the TLS listeners' certificate ends."""
-        config = self.broker.config
-        if not config.tls_listen or config.tls_certificate is None:
-            return None
-        return certificate_end_s(Path(config.tls_certificate).read_text())
+        return self._server.certificate_ends_s
 
     def traffic(self) -> Mapping[Session, Traffic]:
         """Of every connection."""
@@ -109,3 +105,11 @@ class ServerNode:
             document, "definitions", self.broker.config.default_vhost, into=vhost
         )
         DefinitionsImport(self.broker, file, "definitions", by=by).apply()
+
+
+def _free_bytes(directory: Path | None) -> int:
+    """None where there is no such directory any more."""
+    try:
+        return shutil.disk_usage(directory or Path.cwd()).free
+    except OSError:
+        return 0

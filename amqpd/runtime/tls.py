@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from amqpd.config import Config
+from amqpd.runtime.certificate import certificate_end_s
 from amqpd.runtime.settings import EX_NOINPUT, ConfigError
 
 
@@ -38,6 +39,15 @@ def server_context(config: Config) -> ssl.SSLContext:
             ) from error
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def read_certificate_end_s(config: Config) -> float | None:
+    """When the certificate ends, in seconds since 1970; None where the file does not say."""
+    assert config.tls_certificate is not None
+    try:
+        return certificate_end_s(Path(config.tls_certificate).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _check_readable(option: str, name: str) -> None:

@@ -163,6 +163,13 @@ def test_certificates(broker: Api) -> None:
     assert "Time unit" in broker.does(400, "GET", f"{check}/2/eons")["reason"]
 
 
+@pytest.mark.parametrize("digits", [10, 400, 5000])
+def test_a_number_of_many_digits_is_none(broker: Api, digits: int) -> None:
+    broker.node.certificate_ends_s = 1e9
+    broker.does(400, "GET", f"/health/checks/port-listener/{'9' * digits}")
+    broker.does(400, "GET", f"/health/checks/certificate-expiration/{'9' * digits}/days")
+
+
 def test_aliveness(broker: Api) -> None:
     assert broker.get("/aliveness-test/%2F") == {"status": "ok"}
     assert broker.get("/queues/%2F/aliveness-test")["messages"] == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
@@ -71,6 +72,20 @@ def test_what_was_answered_survives_a_kill(broker: BrokerProcess) -> None:
     broker.kill()
     broker.start("--management", "127.0.0.1:0")
     assert ask(broker, "GET", "/queues/%2F/q")[1]["messages"] == 1
+
+
+def test_files_that_went_since_the_start(broker: BrokerProcess, tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    pem = tmp_path / "chain.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    tls = ("--tls-listen", "127.0.0.1:0", "--tls-certificate", str(pem))
+    broker.start("--management", "127.0.0.1:0", *tls)
+    pem.unlink()
+    broker.data_directory.rename(tmp_path / "elsewhere")
+    assert ask(broker, "GET", "/health/checks/certificate-expiration/1/days")[0] == 200
+    assert ask(broker, "GET", "/health/checks/certificate-expiration/9000/years")[0] == 503
+    status, nodes = ask(broker, "GET", "/nodes")
+    assert (status, nodes[0]["disk_free"]) == (200, 0)
 
 
 def test_a_port_that_is_taken(broker: BrokerProcess) -> None:

@@ -13,6 +13,7 @@ from amqpd.management import amqp, messages
 from amqpd.management.auth import anybody, in_virtual_host
 from amqpd.management.call import Answer, Call
 from amqpd.management.errors import bad_request, not_found
+from amqpd.management.options import number
 from amqpd.management.resources.overview import listeners, node_name
 from amqpd.management.routing import Handler, Table
 
@@ -59,10 +60,9 @@ def alarms(where: str) -> Handler:
 
 def port_listener(call: Call) -> Answer:
     """Whether something listens on a port."""
-    text = call["port"]
-    if not text.isascii() or not text.isdigit():
+    port = number(call["port"])
+    if port is None:
         raise bad_request("Invalid port")
-    port = int(text)
     ports = [listener["port"] for listener in listeners(call.node)]
     if port in ports:
         return Answer(body={"status": "ok", "port": port})
@@ -84,12 +84,12 @@ def certificate_expiration(call: Call) -> Answer:
     unit = SECONDS.get(call["unit"])
     if unit is None:
         raise bad_request("Time unit not recognised. Supported units: days, weeks, months, years.")
-    within = call["within"]
-    if not within.isascii() or not within.isdigit():
+    within = number(call["within"])
+    if within is None:
         raise bad_request("Invalid expiration value.")
     ends_s = call.node.certificate_ends_s
     now_s = call.broker.effects.epoch_ms() / 1000
-    if ends_s is None or ends_s > now_s + int(within) * unit:
+    if ends_s is None or ends_s > now_s + within * unit:
         return Answer(body=OK)
     expired = [
         {
