@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from amqpd.broker.paging import Postponed
 from amqpd.loopback import is_loopback
 from amqpd.management import options
-from amqpd.management.auth import log_in, user_of
+from amqpd.management.auth import STRANGER, log_in, strangers, user_of
 from amqpd.management.call import Answer, Call
 from amqpd.management.encoding import encode
 from amqpd.management.errors import ApiError, not_found
@@ -89,16 +89,19 @@ class Application:
         node = self._node
         headers = {name.lower(): value for name, value in request.headers.items()}
         is_local = request.client is not None and is_loopback(request.client.host)
-        # Before the body, or strangers could send one.
-        log_in(node.broker, headers, is_local)
+        handler, rule = resource.handlers[method]
+        needs_login = rule is not strangers
+        if needs_login:
+            # Before the body, or strangers could send one.
+            log_in(node.broker, headers, is_local)
         query = _query(request)
         body = await self._body(request)
-        handler, rule = resource.handlers[method]
         answer: Answer | None = None
         while answer is None:
             at_hand = anyio.Event()
             node.begin_turn()
             try:
+                user = user_of(node.broker, headers, is_local) if needs_login else STRANGER
                 call = Call(
                     node=node,
                     method=method,
@@ -106,7 +109,7 @@ class Application:
                     query=query,
                     headers=headers,
                     body=body,
-                    user=user_of(node.broker, headers, is_local),
+                    user=user,
                     statistics=self.statistics,
                 )
                 rule(call)

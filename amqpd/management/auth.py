@@ -4,10 +4,11 @@
 |---|---|
 | management | see and change what is in the virtual hosts they have permissions in |
 | policymaker | the same, and policies and parameters there |
-| monitoring | see connections, channels and nodes of everybody |
-| administrator | everything |
+| monitoring | see connections, channels, consumers, shovels and nodes of everybody |
+| administrator | see everything, and change what is no queue, exchange, binding or message |
 
-Within a virtual host their permissions count, as in AMQP.
+What is done to those needs permissions in the virtual host, as in AMQP, of administrators too.
+The rules are RabbitMQ's (`rabbit_mgmt_util:is_authorized_*`), path by path; so are the reasons.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.access import User
 from amqpd.broker.broker import Broker
+from amqpd.broker.passwords import SHA256
+from amqpd.broker.virtual_host import VirtualHost
 from amqpd.management.errors import login_failed, login_required, not_authorised
 
 if TYPE_CHECKING:
@@ -28,6 +31,12 @@ ADMINISTRATOR: Final = frozenset({"administrator"})
 POLICYMAKER: Final = ADMINISTRATOR | {"policymaker"}
 MONITORING: Final = ADMINISTRATOR | {"monitoring"}
 MANAGEMENT: Final = ADMINISTRATOR | {"management", "monitoring", "policymaker"}
+
+OTHER_VIRTUAL_HOST: Final = "User not authorised to access virtual host"
+OTHER_OBJECT: Final = "User not authorised to access object"
+
+STRANGER: Final = User("", "", SHA256, ())
+"""Who did not have to log in."""
 
 Rule = Callable[["Call"], None]
 """Returns when the call is allowed, and raises 401 when not."""
@@ -76,35 +85,59 @@ def has(user: User, tags: frozenset[str]) -> bool:
     return not tags.isdisjoint(user.tags)
 
 
+def strangers(call: Call) -> None:
+    """Everybody, whoever they are: `Call.user` is `STRANGER`."""
+
+
 def anybody(call: Call) -> None:
-    """Every user with a tag that lets them in at all."""
+    """Every user with a tag that lets them in at all. All other rules ask for one first."""
     if not has(call.user, MANAGEMENT):
         raise not_authorised("Not management user")
 
 
 def administrators(call: Call) -> None:
     """Administrators only."""
+    anybody(call)
     if not has(call.user, ADMINISTRATOR):
         raise not_authorised("Not administrator user")
 
 
 def monitors(call: Call) -> None:
     """Who may look at the node."""
+    anybody(call)
     if not has(call.user, MONITORING):
         raise not_authorised("Not monitor user")
 
 
 def in_virtual_host(call: Call) -> None:
-    """Who has permissions in the virtual host of the path; one that is not there is 404 later."""
-    reason = "User not authorised to access virtual host"
-    if not has(call.user, MANAGEMENT) or not _enters(call):
-        raise not_authorised(reason)
+    """Who has permissions in the virtual host of the path, and administrators; one that is not
+    there is 404 later."""
+    anybody(call)
+    if not has(call.user, ADMINISTRATOR) and not _enters(call):
+        raise not_authorised(OTHER_VIRTUAL_HOST)
+
+
+def seeing_virtual_host(call: Call) -> None:
+    """Who is shown the virtual host of the path: the same, and monitoring."""
+    anybody(call)
+    if not has(call.user, MONITORING) and not _enters(call):
+        raise not_authorised(OTHER_VIRTUAL_HOST)
 
 
 def policymakers(call: Call) -> None:
     """Who may change policies and parameters in the virtual host of the path."""
+    anybody(call)
+    if has(call.user, ADMINISTRATOR):
+        return
     if not has(call.user, POLICYMAKER) or not _enters(call):
-        raise not_authorised("User not authorised to access object")
+        raise not_authorised(OTHER_OBJECT)
+
+
+def require_own(call: Call, owner: str) -> None:
+    """What is a user's own: monitoring may see it too, and administrators end it. Raises 401."""
+    others = ADMINISTRATOR if call.method == "DELETE" else MONITORING
+    if owner != call.user.name and not has(call.user, others):
+        raise not_authorised(OTHER_OBJECT)
 
 
 def _enters(call: Call) -> bool:
@@ -114,9 +147,21 @@ def _enters(call: Call) -> bool:
     return call.broker.access.may_enter(call.user.name, name)
 
 
-def visible_virtual_hosts(call: Call) -> list[str]:
-    """Names of the virtual hosts whose contents the user is shown in lists."""
-    names = list(call.broker.virtual_hosts)
-    if has(call.user, ADMINISTRATOR):
-        return names
-    return [name for name in names if call.broker.access.may_enter(call.user.name, name)]
+def visible_virtual_hosts(
+    call: Call, everything: frozenset[str] = ADMINISTRATOR
+) -> list[VirtualHost]:
+    """Those whose contents the user is shown in lists; who has one of the tags `everything` is
+    shown all."""
+    hosts = list(call.broker.virtual_hosts.values())
+    if has(call.user, everything):
+        return hosts
+    return [host for host in hosts if call.broker.access.may_enter(call.user.name, host.name)]
+
+
+def wanted_virtual_hosts(
+    call: Call, everything: frozenset[str] = ADMINISTRATOR
+) -> list[VirtualHost]:
+    """The one in the path, or without one those that the user is shown. Raises 404."""
+    if "vhost" in call.parameters:
+        return [call.virtual_host]
+    return visible_virtual_hosts(call, everything)

@@ -55,6 +55,10 @@ class Call:
             raise not_found("vhost_not_found") if self.method == "PUT" else not_found()
         return found
 
+    def require_virtual_host(self) -> VirtualHost:
+        """The same, asked for before anything that may be wrong with the body. Raises 404."""
+        return self.virtual_host
+
     def json(self) -> dict[str, Any]:
         """The body's object; an empty body, or null, is an empty object. Raises 400."""
         if not self.body:

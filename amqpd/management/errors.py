@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from amqpd.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, AMQPException
+from amqpd.errors import ACCESS_REFUSED, NOT_FOUND, AMQPException
 
 LINE_MAX: Final = 80
 LINE_BREAK: Final = ",\n "
@@ -68,6 +68,4 @@ def from_amqp(error: AMQPException, *, declaring: bool) -> ApiError:
         if error.code == NOT_FOUND:
             return not_found(error.explanation)
         return bad_request(error.explanation)
-    if error.code in (NOT_FOUND, PRECONDITION_FAILED):
-        return bad_request(f"{error.code} {error.reply_text}")
     return bad_request(f"{error.code} {error.reply_text}")

@@ -9,7 +9,7 @@ from amqpd.broker.queue import Queue as BrokerQueue
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Arguments, Exchange, Frame, Queue
 from amqpd.management import amqp, fields
-from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
+from amqpd.management.auth import anybody, in_virtual_host, wanted_virtual_hosts
 from amqpd.management.call import Answer, Call, done, listed, listed_in_steps
 from amqpd.management.errors import bad_request, not_found
 from amqpd.management.resources.exchanges import exchange_name
@@ -35,17 +35,15 @@ def all_in(virtual_host: VirtualHost) -> list[Found]:
 
 def every(call: Call) -> Answer:
     """In the virtual hosts that the user sees, or in one."""
-    if "vhost" in call.parameters:
-        hosts = [call.virtual_host]
-    else:
-        hosts = [call.broker.virtual_hosts[name] for name in visible_virtual_hosts(call)]
-    found = [each for host in hosts for each in all_in(host)]
+    found = [each for host in wanted_virtual_hosts(call) for each in all_in(host)]
     return listed_in_steps(found, lambda each: fields.any_binding(*each), *ORDER)
 
 
 def between(call: Call) -> Answer:
-    """From one exchange to one queue or exchange."""
-    virtual_host = call.virtual_host
+    """From one exchange to one queue or exchange; where there is no such virtual host, none."""
+    virtual_host = call.broker.virtual_hosts.get(call["vhost"])
+    if virtual_host is None:
+        return listed([])
     if not exchange_name(call, "source"):
         implied = call.parameters.get("queue")
         there = implied is not None and implied in virtual_host.queues
@@ -89,7 +87,7 @@ def show(call: Call) -> Answer:
 
 def bind(call: Call) -> Answer:
     """queue.bind or exchange.bind; the header `Location` names the binding."""
-    call.virtual_host  # noqa: B018  404 before anything that is wrong with the body
+    call.require_virtual_host()
     body = call.json()
     routing_key = body.get("routing_key", "")
     if not isinstance(routing_key, str):

@@ -9,9 +9,17 @@ from amqpd.broker.administration import close_connection
 from amqpd.broker.channel import Channel
 from amqpd.broker.session import Session
 from amqpd.management import fields, statistics
-from amqpd.management.auth import MONITORING, anybody, has, in_virtual_host, visible_virtual_hosts
+from amqpd.management.auth import (
+    MANAGEMENT,
+    MONITORING,
+    anybody,
+    has,
+    in_virtual_host,
+    require_own,
+    wanted_virtual_hosts,
+)
 from amqpd.management.call import Answer, Call, done, listed_in_steps
-from amqpd.management.errors import not_authorised, not_found
+from amqpd.management.errors import not_found
 from amqpd.management.node import NO_TRAFFIC, Traffic
 from amqpd.management.routing import Table
 
@@ -30,8 +38,7 @@ def _find(call: Call) -> Session:
     """The connection in the path. Raises 404, or 401 for somebody else's."""
     for session in call.broker.sessions:
         if session.origin.name == call["name"]:
-            if not has(call.user, MONITORING) and session.user != call.user.name:
-                raise not_authorised("User not authorised to access object")
+            require_own(call, session.user)
             return session
     raise not_found()
 
@@ -74,8 +81,9 @@ def close(call: Call) -> Answer:
 
 def close_all_of_user(call: Call) -> Answer:
     """The same for every connection of a user."""
+    require_own(call, call["user"])
     reason = call.headers.get("x-reason") or CLOSE_REASON
-    for session in _visible(call):
+    for session in list(call.broker.sessions):
         if session.user == call["user"]:
             close_connection(call.broker, session, reason)
     return done()
@@ -114,9 +122,10 @@ def channels(call: Call) -> Answer:
 
 def show_channel(call: Call) -> Answer:
     """One channel, with its consumers."""
-    for session in _visible(call):
+    for session in call.broker.sessions:
         for channel in session.channels.values():
             if fields.channel_name(channel) == call["name"]:
+                require_own(call, session.user)
                 body = _shown_channel(call, channel)
                 consumers = [
                     fields.consumer(call.node, consumer) for consumer in channel.consumers.values()
@@ -127,16 +136,15 @@ def show_channel(call: Call) -> Answer:
 
 
 def consumers(call: Call) -> Answer:
-    """Of all queues that the user sees, or in one virtual host."""
-    if "vhost" in call.parameters:
-        hosts = [call.virtual_host]
-    else:
-        hosts = [call.broker.virtual_hosts[name] for name in visible_virtual_hosts(call)]
+    """Everybody's, for monitoring; otherwise one's own. Of one virtual host, or of all."""
+    hosts = wanted_virtual_hosts(call, MANAGEMENT)
+    everybodys = has(call.user, MONITORING)
     found = [
         consumer
         for host in hosts
         for queue in host.queues.values()
         for consumer in queue.consumers.members()
+        if everybodys or consumer.channel.session.user == call.user.name
     ]
     return listed_in_steps(found, partial(fields.consumer, call.node))
 
@@ -154,4 +162,4 @@ def register(table: Table) -> None:
     table.add("/vhosts/{vhost}/channels", GET=(channels, in_virtual_host))
     table.add("/channels/{name}", GET=(show_channel, anybody))
     table.add("/consumers", GET=(consumers, anybody))
-    table.add("/consumers/{vhost}", GET=(consumers, in_virtual_host))
+    table.add("/consumers/{vhost}", GET=(consumers, anybody))

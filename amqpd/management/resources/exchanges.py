@@ -11,7 +11,7 @@ from amqpd.broker.queue import Queue as BrokerQueue
 from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Exchange
 from amqpd.management import amqp, fields, messages, statistics
-from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
+from amqpd.management.auth import anybody, in_virtual_host, wanted_virtual_hosts
 from amqpd.management.call import Answer, Call, boolean, done, listed, listed_in_steps
 from amqpd.management.errors import bad_request, not_authorised, not_found
 from amqpd.management.routing import Table
@@ -37,13 +37,7 @@ def find(call: Call, place: str = "name") -> BrokerExchange:
 
 def every(call: Call) -> Answer:
     """All of them in the virtual hosts that the user sees, or in one."""
-    names = [call["vhost"]] if "vhost" in call.parameters else visible_virtual_hosts(call)
-    hosts: list[VirtualHost] = []
-    for name in names:
-        virtual_host = call.broker.virtual_hosts.get(name)
-        if virtual_host is None:
-            raise not_found()
-        hosts.append(virtual_host)
+    hosts = wanted_virtual_hosts(call)
     settle_tallies(call)
     exchanges = [(host, found) for host in hosts for found in host.exchanges.values()]
     return listed_in_steps(exchanges, lambda each: shown(call, *each), "vhost", "name", head=_head)
@@ -115,10 +109,10 @@ def delete(call: Call) -> Answer:
 
 
 def bindings_from(call: Call) -> Answer:
-    """Where it leads."""
-    virtual_host = call.virtual_host
-    found = virtual_host.exchanges.get(exchange_name(call))
-    if found is None:
+    """Where it leads: nowhere if it is not there, or its virtual host."""
+    virtual_host = call.broker.virtual_hosts.get(call["vhost"])
+    found = None if virtual_host is None else virtual_host.exchanges.get(exchange_name(call))
+    if virtual_host is None or found is None:
         return listed([])
     return listed_bindings(
         virtual_host, found.table.bindings if found.name else virtual_host.queues
@@ -126,11 +120,12 @@ def bindings_from(call: Call) -> Answer:
 
 
 def bindings_to(call: Call) -> Answer:
-    """What leads to it."""
-    virtual_host = call.virtual_host
-    found = virtual_host.exchanges.get(exchange_name(call))
-    incoming = [] if found is None else virtual_host.router.bindings_to(found.table)
-    return listed_bindings(virtual_host, incoming)
+    """What leads to it, likewise."""
+    virtual_host = call.broker.virtual_hosts.get(call["vhost"])
+    found = None if virtual_host is None else virtual_host.exchanges.get(exchange_name(call))
+    if virtual_host is None or found is None:
+        return listed([])
+    return listed_bindings(virtual_host, virtual_host.router.bindings_to(found.table))
 
 
 def listed_bindings(
@@ -143,7 +138,7 @@ def listed_bindings(
 
 def publish(call: Call) -> Answer:
     """basic.publish; whether any queue took it."""
-    call.virtual_host  # noqa: B018  404 before anything that is wrong with the body
+    call.require_virtual_host()
     message = messages.read(call, exchange_name(call))
     return Answer(body={"routed": messages.publish(call, message)})
 

@@ -25,14 +25,14 @@ def down(call: Call) -> Answer:
 
 def of_virtual_host(call: Call) -> Answer:
     """Of one virtual host."""
-    call.virtual_host  # noqa: B018  404
-    return _listed(federation_statuses(call.broker, call["vhost"]))
+    call.require_virtual_host()
+    return _listed([row for row in _visible(call) if row["vhost"] == call["vhost"]])
 
 
 def down_in_virtual_host(call: Call) -> Answer:
     """Of these, the ones that do not work."""
-    call.virtual_host  # noqa: B018  404
-    rows = federation_statuses(call.broker, call["vhost"])
+    call.require_virtual_host()
+    rows = [row for row in _visible(call) if row["vhost"] == call["vhost"]]
     return _listed([row for row in rows if row["status"] not in UP])
 
 
@@ -48,7 +48,7 @@ def restart(call: Call) -> Answer:
 
 
 def _visible(call: Call) -> list[dict[str, Any]]:
-    hosts = visible_virtual_hosts(call)
+    hosts = {host.name for host in visible_virtual_hosts(call)}
     return [row for row in federation_statuses(call.broker) if row["vhost"] in hosts]
 
 

@@ -107,7 +107,7 @@ def certificate_expiration(call: Call) -> Answer:
 
 def aliveness(call: Call) -> Answer:
     """Declare a queue, publish to it and fetch from it."""
-    call.virtual_host  # noqa: B018  404
+    call.require_virtual_host()
     declare = amqp.frame(
         Queue.Declare,
         queue=ALIVENESS_QUEUE,

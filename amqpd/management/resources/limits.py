@@ -8,7 +8,13 @@ from amqpd.broker.limits import (
     set_user_limit,
     set_vhost_limit,
 )
-from amqpd.management.auth import administrators, anybody, in_virtual_host, visible_virtual_hosts
+from amqpd.management.auth import (
+    MONITORING,
+    administrators,
+    anybody,
+    seeing_virtual_host,
+    wanted_virtual_hosts,
+)
 from amqpd.management.call import Answer, Call, done, listed
 from amqpd.management.errors import bad_request
 from amqpd.management.resources.parameters import refusing
@@ -18,10 +24,7 @@ from amqpd.management.routing import Table
 
 def of_virtual_hosts(call: Call) -> Answer:
     """Of every virtual host that has some, or of one."""
-    if "vhost" in call.parameters:
-        hosts = [call.virtual_host]
-    else:
-        hosts = [call.broker.virtual_hosts[name] for name in visible_virtual_hosts(call)]
+    hosts = wanted_virtual_hosts(call, MONITORING)
     limited = [{"vhost": host.name, "value": dict(host.limits)} for host in hosts if host.limits]
     return listed(limited, "vhost")
 
@@ -69,14 +72,14 @@ def _require_user(call: Call) -> None:
 def register(table: Table) -> None:
     """The paths."""
     table.add("/vhost-limits", GET=(of_virtual_hosts, anybody))
-    table.add("/vhost-limits/{vhost}", GET=(of_virtual_hosts, in_virtual_host))
+    table.add("/vhost-limits/{vhost}", GET=(of_virtual_hosts, seeing_virtual_host))
     table.add(
         "/vhost-limits/{vhost}/{limit}",
         PUT=(refusing(put_of_virtual_host), administrators),
         DELETE=(refusing(delete_of_virtual_host), administrators),
     )
-    table.add("/user-limits", GET=(of_users, administrators))
-    table.add("/user-limits/{user}", GET=(of_users, administrators))
+    table.add("/user-limits", GET=(of_users, anybody))
+    table.add("/user-limits/{user}", GET=(of_users, anybody))
     table.add(
         "/user-limits/{user}/{limit}",
         PUT=(refusing(put_of_user), administrators),

@@ -11,7 +11,7 @@ from typing import Any
 
 from amqpd import __version__
 from amqpd.broker.alarms import Alarm
-from amqpd.management.auth import administrators, anybody, monitors
+from amqpd.management.auth import administrators, monitors, strangers
 from amqpd.management.call import Answer, Call, done, listed
 from amqpd.management.errors import not_found
 from amqpd.management.node import Node
@@ -243,14 +243,14 @@ def register(table: Table) -> None:
     table.add(
         "/auth/attempts/{node}",
         GET=(auth_attempts, monitors),
-        DELETE=(forget_auth_attempts, administrators),
+        DELETE=(forget_auth_attempts, monitors),
     )
     table.add(
         "/auth/attempts/{node}/source",
         GET=(auth_attempts_by_source, monitors),
-        DELETE=(forget_by_source, administrators),
+        DELETE=(forget_by_source, monitors),
     )
-    table.add("/auth", GET=(authentication, anybody))
+    table.add("/auth", GET=(authentication, strangers))
     table.add("/feature-flags", GET=(feature_flags, administrators))
     table.add("/feature-flags/{name}/enable", PUT=(enable_feature_flag, administrators))
     table.add("/deprecated-features", GET=(deprecated_features, administrators))

@@ -103,7 +103,7 @@ def contexts(node: Node) -> list[dict[str, Any]]:
 def totals(call: Call) -> dict[str, Any]:
     """How many there are of everything."""
     broker = call.broker
-    visible = [broker.virtual_hosts[name] for name in visible_virtual_hosts(call)]
+    visible = visible_virtual_hosts(call)
     queues = [queue for virtual_host in visible for queue in virtual_host.queues.values()]
     sessions = [session for session in broker.sessions if session.virtual_host in visible]
     channels = [channel for session in sessions for channel in session.channels.values()]

@@ -15,7 +15,12 @@ from amqpd.broker.parameters import (
 )
 from amqpd.broker.policies import Policy, clear_policy, policies, set_policy
 from amqpd.broker.policy_settings import Kind
-from amqpd.management.auth import administrators, policymakers, visible_virtual_hosts
+from amqpd.management.auth import (
+    administrators,
+    in_virtual_host,
+    policymakers,
+    wanted_virtual_hosts,
+)
 from amqpd.management.call import Answer, Call, done, listed
 from amqpd.management.errors import bad_request, not_found
 from amqpd.management.routing import Handler, Table
@@ -42,9 +47,7 @@ def refusing(handler: Handler) -> Handler:
 
 def every(call: Call) -> Answer:
     """Of a component, of a virtual host, or of all that the user sees; policies have their own."""
-    if "vhost" in call.parameters:
-        call.virtual_host  # noqa: B018  404
-    hosts = [call["vhost"]] if "vhost" in call.parameters else visible_virtual_hosts(call)
+    hosts = {host.name for host in wanted_virtual_hosts(call)}
     component = call.parameters.get("component")
     if component == POLICY:
         return listed([])
@@ -71,6 +74,7 @@ def _record(call: Call) -> Any:
 
 def put(call: Call) -> Answer:
     """Set a parameter."""
+    call.require_virtual_host()
     value = call.json_with("value")["value"]
     is_new = call.broker.parameters.set(
         call["vhost"], call["component"], call["name"], value, by=call.user.name
@@ -130,11 +134,8 @@ class Policies:
 
     def every(self, call: Call) -> Answer:
         """In one virtual host, or in all that the user sees."""
-        if "vhost" in call.parameters:
-            hosts = [call.virtual_host.name]
-        else:
-            hosts = visible_virtual_hosts(call)
-        found = [policy for host in hosts for policy in self._in(call, host)]
+        hosts = wanted_virtual_hosts(call)
+        found = [policy for host in hosts for policy in self._in(call, host.name)]
         return listed([policy_fields(policy) for policy in found], "vhost", "name")
 
     def show(self, call: Call) -> Answer:
@@ -194,13 +195,13 @@ def register(table: Table) -> None:
     )
     for path, kind in kinds:
         handlers = Policies(kind)
-        # What an operator decided is not for policymakers to change.
-        changing = policymakers if kind == POLICY else administrators
-        table.add(f"/{path}", GET=(handlers.every, policymakers))
-        table.add(f"/{path}/{{vhost}}", GET=(handlers.every, policymakers))
+        # What an operator decided is not for policymakers to change. In lists all may see it.
+        rule = policymakers if kind == POLICY else administrators
+        table.add(f"/{path}", GET=(handlers.every, in_virtual_host))
+        table.add(f"/{path}/{{vhost}}", GET=(handlers.every, in_virtual_host))
         table.add(
             f"/{path}/{{vhost}}/{{name}}",
-            GET=(handlers.show, policymakers),
-            PUT=(wrapped(handlers.put), changing),
-            DELETE=(wrapped(handlers.delete), changing),
+            GET=(handlers.show, rule),
+            PUT=(wrapped(handlers.put), rule),
+            DELETE=(wrapped(handlers.delete), rule),
         )

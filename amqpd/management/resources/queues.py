@@ -8,11 +8,10 @@ from typing import Any
 
 from amqpd.broker.queue import Queue as BrokerQueue
 from amqpd.broker.queue_figures import NONE_UNACKED, Unacked, unacked_of
-from amqpd.broker.virtual_host import VirtualHost
 from amqpd.commands import Queue
 from amqpd.management import amqp, fields, messages, statistics
-from amqpd.management.auth import anybody, in_virtual_host, visible_virtual_hosts
-from amqpd.management.call import Answer, Call, boolean, done
+from amqpd.management.auth import administrators, anybody, in_virtual_host, wanted_virtual_hosts
+from amqpd.management.call import Answer, Call, boolean, done, listed
 from amqpd.management.errors import bad_request, not_found
 from amqpd.management.listing import Listing, Steps
 from amqpd.management.resources.exchanges import listed_bindings
@@ -31,13 +30,7 @@ def find(call: Call) -> BrokerQueue:
 
 def every(call: Call) -> Answer:
     """All of them in the virtual hosts that the user sees, or in one."""
-    names = [call["vhost"]] if "vhost" in call.parameters else visible_virtual_hosts(call)
-    hosts: list[VirtualHost] = []
-    for name in names:
-        virtual_host = call.broker.virtual_hosts.get(name)
-        if virtual_host is None:
-            raise not_found()
-        hosts.append(virtual_host)
+    hosts = wanted_virtual_hosts(call)
     queues = [queue for host in hosts for queue in host.queues.values()]
     return Answer(body=_listing(call, queues))
 
@@ -124,8 +117,10 @@ def get(call: Call) -> Answer:
 
 
 def bindings(call: Call) -> Answer:
-    """What leads to it, the default exchange first."""
-    virtual_host = call.virtual_host
+    """What leads to it, the default exchange first; nothing in a virtual host that is missing."""
+    virtual_host = call.broker.virtual_hosts.get(call["vhost"])
+    if virtual_host is None:
+        return listed([])
     name = call["name"]
     found = virtual_host.queues.get(name)
     incoming = [] if found is None else virtual_host.router.bindings_to(found)
@@ -156,4 +151,4 @@ def register(table: Table) -> None:
     table.add("/queues/{vhost}/{name}/bindings", GET=(bindings, in_virtual_host))
     table.add("/queues/{vhost}/{name}/contents", DELETE=(purge, in_virtual_host))
     table.add("/queues/{vhost}/{name}/get", POST=(get, in_virtual_host))
-    table.add("/queues/{vhost}/{name}/actions", POST=(act, in_virtual_host))
+    table.add("/queues/{vhost}/{name}/actions", POST=(act, administrators))

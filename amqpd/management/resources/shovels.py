@@ -6,7 +6,7 @@ from typing import Any
 
 from amqpd.links.shovel_definition import COMPONENT
 from amqpd.links.shovels import restart_shovel, shovel_statuses
-from amqpd.management.auth import policymakers, visible_virtual_hosts
+from amqpd.management.auth import monitors, visible_virtual_hosts
 from amqpd.management.call import Answer, Call, done, listed
 from amqpd.management.errors import bad_request, not_found
 from amqpd.management.routing import Table
@@ -14,14 +14,13 @@ from amqpd.management.routing import Table
 
 def every(call: Call) -> Answer:
     """Of all virtual hosts that the user sees."""
-    hosts = visible_virtual_hosts(call)
-    return _listed([row for row in shovel_statuses(call.broker) if row["vhost"] in hosts])
+    return _listed(_visible(call))
 
 
 def of_virtual_host(call: Call) -> Answer:
     """Of one virtual host."""
-    call.virtual_host  # noqa: B018  404
-    return _listed(shovel_statuses(call.broker, call["vhost"]))
+    call.require_virtual_host()
+    return _listed([row for row in _visible(call) if row["vhost"] == call["vhost"]])
 
 
 def show(call: Call) -> Answer:
@@ -45,10 +44,16 @@ def restart(call: Call) -> Answer:
 
 
 def _status(call: Call) -> dict[str, Any]:
-    for row in shovel_statuses(call.broker, call["vhost"]):
-        if row["name"] == call["name"]:
+    for row in _visible(call):
+        if (row["vhost"], row["name"]) == (call["vhost"], call["name"]):
             return row
     raise not_found()
+
+
+def _visible(call: Call) -> list[dict[str, Any]]:
+    """Monitoring sees those of others too, where it has permissions."""
+    hosts = {host.name for host in visible_virtual_hosts(call)}
+    return [row for row in shovel_statuses(call.broker) if row["vhost"] in hosts]
 
 
 def _listed(rows: list[dict[str, Any]]) -> Answer:
@@ -57,9 +62,7 @@ def _listed(rows: list[dict[str, Any]]) -> Answer:
 
 def register(table: Table) -> None:
     """The paths."""
-    table.add("/shovels", GET=(every, policymakers))
-    table.add("/shovels/{vhost}", GET=(of_virtual_host, policymakers))
-    table.add(
-        "/shovels/vhost/{vhost}/{name}", GET=(show, policymakers), DELETE=(delete, policymakers)
-    )
-    table.add("/shovels/vhost/{vhost}/{name}/restart", DELETE=(restart, policymakers))
+    table.add("/shovels", GET=(every, monitors))
+    table.add("/shovels/{vhost}", GET=(of_virtual_host, monitors))
+    table.add("/shovels/vhost/{vhost}/{name}", GET=(show, monitors), DELETE=(delete, monitors))
+    table.add("/shovels/vhost/{vhost}/{name}/restart", DELETE=(restart, monitors))

@@ -12,7 +12,6 @@ from amqpd.management.auth import (
     MONITORING,
     administrators,
     anybody,
-    has,
     visible_virtual_hosts,
 )
 from amqpd.management.call import Answer, Call, boolean, done, listed
@@ -26,10 +25,8 @@ METADATA: Final = ("description", "tags", "default_queue_type")
 
 def every(call: Call) -> Answer:
     """The virtual hosts that the user sees; monitoring sees all of them."""
-    broker = call.broker
-    everything = has(call.user, MONITORING)
-    names = list(broker.virtual_hosts) if everything else visible_virtual_hosts(call)
-    return listed([shown(call, broker.virtual_hosts[name]) for name in names], "name")
+    hosts = visible_virtual_hosts(call, MONITORING)
+    return listed([shown(call, host) for host in hosts], "name")
 
 
 def shown(call: Call, host: VirtualHost) -> dict[str, Any]:
@@ -86,7 +83,7 @@ def delete(call: Call) -> Answer:
 
 def start(call: Call) -> Answer:
     """Every virtual host runs as long as the node does."""
-    call.virtual_host  # noqa: B018  404
+    call.require_virtual_host()
     if call["node"] != call.broker.node:
         raise bad_request(f"Request to node {call['node']} failed with nodedown")
     return done()
