@@ -96,6 +96,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Largest body of an HTTP request; definitions are such bodies (rabbit: 20 MB for them)."""
     http_connections_max: int = 1024
     """HTTP connections open at once; further ones are answered 503."""
+    http_head_timeout_s: float = 10.0
+    """From the connection, or from the first octet of a later request, to the end of its head."""
+    http_body_timeout_s: float = 120.0
+    """From the end of the head of an HTTP request to the end of its body."""
     http_get_messages_max: int = 10_000
     """Messages that one HTTP request fetches from a queue."""
     shutdown_s: float = 5.0

@@ -66,6 +66,7 @@ async def run(server: Server, sockets: list[socket.socket], directory: Path | No
     import uvicorn
 
     from amqpd.management.app import Application
+    from amqpd.runtime.http_connection import connection_type
     from amqpd.runtime.server_node import ServerNode
 
     class Listener(uvicorn.Server):
@@ -86,7 +87,7 @@ async def run(server: Server, sockets: list[socket.socket], directory: Path | No
         uvicorn.Config(
             application,
             loop="none",
-            http="h11",
+            http=connection_type(limits),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -95,7 +96,8 @@ async def run(server: Server, sockets: list[socket.socket], directory: Path | No
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
-            limit_concurrency=limits.http_connections_max,
+            # From this number on they are refused.
+            limit_concurrency=limits.http_connections_max + 1,
             timeout_keep_alive=KEEP_ALIVE_S,
             h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
         )

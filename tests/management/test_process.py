@@ -6,16 +6,19 @@ import base64
 import http.client
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trustme
 
+from amqpd.runtime.http_connection import REFUSED_MAX
 from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess, wait_until
@@ -86,6 +89,104 @@ def test_files_that_went_since_the_start(broker: BrokerProcess, tmp_path: Path) 
     assert ask(broker, "GET", "/health/checks/certificate-expiration/9000/years")[0] == 503
     status, nodes = ask(broker, "GET", "/nodes")
     assert (status, nodes[0]["disk_free"]) == (200, 0)
+
+
+HEAD: Final = b"PUT /api/queues/%2F/q HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n"
+BASIC: Final = b"Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n"
+
+
+def start_limited(broker: BrokerProcess, **limits: float) -> tuple[str, int]:
+    """Start it with these limits; where the HTTP API is."""
+    file = broker.directory / "limits.toml"
+    lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
+    file.write_text(f"[limits]\n{lines}")
+    broker.start("--management", "127.0.0.1:0", "--config", str(file))
+    assert ask(broker, "GET", "/whoami")[0] == 200  # by now it listens
+    host, _, port = broker.ready["management"][0].rpartition(":")
+    return host, int(port)
+
+
+@pytest.mark.parametrize("said", [b"", HEAD, HEAD + BASIC + b"\r\n{", HEAD + b"\r\n{"])
+@pytest.mark.parametrize("drop", [b"", b"a"])
+def test_a_request_that_does_not_come_ends_its_connection(
+    broker: BrokerProcess, said: bytes, drop: bytes
+) -> None:
+    """Be it that nothing more comes, or an octet now and then."""
+    address = start_limited(broker, http_head_timeout_s=0.2, http_body_timeout_s=0.2)
+    with socket.create_connection(address, timeout=PATIENCE_S) as idle:
+        idle.sendall(said)
+        began = time.monotonic()
+        idle.settimeout(0.05)
+        while time.monotonic() - began < PATIENCE_S:
+            try:
+                idle.sendall(drop)
+                if not idle.recv(1000):
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("it is still open")
+        assert time.monotonic() - began > 0.1
+    assert "Traceback" not in broker.log
+
+
+def test_an_idle_connection_has_more_time_than_a_request(broker: BrokerProcess) -> None:
+    host, port = start_limited(broker, http_head_timeout_s=0.2, http_body_timeout_s=0.2)
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
+    for body in (None, b"{}", None):
+        connection.request("GET", "/api/auth", body)
+        assert connection.getresponse().read()
+        kept = connection.sock
+        time.sleep(0.3)
+        assert connection.sock is kept
+    connection.close()
+
+
+def test_connections_above_the_limit_are_refused(broker: BrokerProcess) -> None:
+    host, port = start_limited(broker, http_connections_max=3)
+    idle = [http.client.HTTPConnection(host, port, timeout=PATIENCE_S) for _ in range(3)]
+
+    def all_answered() -> bool:
+        for connection in idle:
+            connection.request("GET", "/api/auth")
+        answers = [connection.getresponse() for connection in idle]
+        return [answer.read() and answer.status for answer in answers] == [200] * 3
+
+    wait_until(all_answered)
+    assert ask_text(broker, "/auth")[0] == 503
+    for connection in idle:
+        connection.close()
+    wait_until(lambda: ask_text(broker, "/auth")[0] == 200)
+
+
+def test_far_above_the_limit_connections_hold_no_descriptors(broker: BrokerProcess) -> None:
+    address = start_limited(broker, http_connections_max=3)
+    silent = [socket.create_connection(address, timeout=PATIENCE_S) for _ in range(100)]
+    kept = 3 + REFUSED_MAX
+    closed: set[int] = set()
+
+    def all_others_closed() -> bool:
+        readable, _, _ = select.select(silent, [], [], 0)
+        closed.update(connection.fileno() for connection in readable)
+        return len(closed) >= len(silent) - kept
+
+    wait_until(all_others_closed)
+    assert len(closed) == len(silent) - kept
+    for connection in silent:
+        connection.close()
+    wait_until(lambda: ask_text(broker, "/auth")[0] == 200)
+
+
+def ask_text(broker: BrokerProcess, path: str) -> tuple[int, bytes]:
+    """Status and body of a GET, whoever answers it."""
+    connection = http.client.HTTPConnection(broker.ready["management"][0], timeout=PATIENCE_S)
+    connection.request("GET", f"/api{path}")
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content
 
 
 def test_a_port_that_is_taken(broker: BrokerProcess) -> None:
