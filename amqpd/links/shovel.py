@@ -46,6 +46,9 @@ from amqpd.wire.tables import typed
 
 FORWARD_HEADER: Final = "x-shovelled"
 TIMESTAMP_HEADER: Final = "x-shovelled-timestamp"
+ARGUMENTS_DEPTH_MAX: Final = 1000
+"""Arguments were checked when they were set. What was stored by a version that took deeper ones is
+for the other end to refuse."""
 
 
 class Shovel(Link):
@@ -96,7 +99,7 @@ class Shovel(Link):
             yield from _ensure_queue(
                 destination,
                 definition.dest_queue,
-                typed(definition.dest_queue_args, TABLE_DEPTH_MAX),
+                typed(definition.dest_queue_args, ARGUMENTS_DEPTH_MAX),
                 definition.dest_predeclared,
             )
         elif definition.dest_exchange and definition.dest_predeclared:
@@ -118,7 +121,7 @@ class Shovel(Link):
         yield Step(
             source,
             consume(queue, definition.src_consumer_name, no_ack=not self._settles),
-            typed(definition.src_consumer_args, TABLE_DEPTH_MAX),
+            typed(definition.src_consumer_args, ARGUMENTS_DEPTH_MAX),
         )
 
     def _prepare_source(self) -> Generator[Step | None, Answer, tuple[str, int]]:
@@ -129,7 +132,7 @@ class Shovel(Link):
                 yield from _ensure_queue(
                     source,
                     definition.src_queue,
-                    typed(definition.src_queue_args, TABLE_DEPTH_MAX),
+                    typed(definition.src_queue_args, ARGUMENTS_DEPTH_MAX),
                     definition.src_predeclared,
                 )
             )
