@@ -14,6 +14,14 @@ import click
 from amqpd import __version__
 
 
+def named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse an empty name, as a variable of the shell leaves it that nobody set: it would be the
+    working directory."""
+    if value == "":
+        raise click.BadParameter("it is empty: name a file or directory.")
+    return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="amqpd")
 def command_line() -> None:
@@ -34,20 +42,35 @@ def command_line() -> None:
     metavar="HOST:PORT",
     help="Where to accept AMQP over TLS; needs --tls-certificate. May be repeated.",
 )
-@click.option("--tls-certificate", metavar="FILE", help="Certificate chain, PEM.")
-@click.option("--tls-key", metavar="FILE", help="Private key, PEM, if it is not in the former.")
-@click.option("--tls-ca", metavar="FILE", help="Authorities for clients' certificates, PEM.")
+@click.option("--tls-certificate", callback=named, metavar="FILE", help="Certificate chain, PEM.")
+@click.option(
+    "--tls-key",
+    callback=named,
+    metavar="FILE",
+    help="Private key, PEM, if it is not in the former.",
+)
+@click.option(
+    "--tls-ca", callback=named, metavar="FILE", help="Authorities for clients' certificates, PEM."
+)
 @click.option(
     "--management",
     metavar="HOST:PORT|off",
     help="Where the HTTP API listens.  [default: 127.0.0.1:15672]",
 )
 @click.option(
-    "--data-dir", metavar="DIR", help="Where the store is.  [default: the user's data directory]"
+    "--data-dir",
+    callback=named,
+    metavar="DIR",
+    help="Where the store is.  [default: the user's data directory]",
 )
 @click.option("--in-memory", is_flag=True, default=None, help="Keep nothing on disk.")
-@click.option("--definitions", metavar="FILE", help="RabbitMQ definitions to load at boot, JSON.")
-@click.option("--config", "config_file", metavar="FILE", help="Settings, TOML.")
+@click.option(
+    "--definitions",
+    callback=named,
+    metavar="FILE",
+    help="RabbitMQ definitions to load at boot, JSON.",
+)
+@click.option("--config", "config_file", callback=named, metavar="FILE", help="Settings, TOML.")
 @click.option(
     "--compat", type=click.Choice(["3.13", "4.2", "4.3"]), help="Behave as this RabbitMQ."
 )
@@ -56,16 +79,22 @@ def command_line() -> None:
     type=click.Choice(["full", "normal"]),
     help="full: a confirm waits for the flush; normal: a power cut may lose the last commits.",
 )
-@click.option("--ready-file", metavar="FILE", help="Written when ready: JSON with real addresses.")
+@click.option(
+    "--ready-file",
+    callback=named,
+    metavar="FILE",
+    help="Written when ready: JSON with real addresses.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def serve(config_file: str | None, **flags: Any) -> None:
     """Run the broker until SIGTERM or Ctrl-C; a second one forces."""
     from amqpd.runtime.serve import serve as run
-    from amqpd.runtime.settings import ConfigError, read_config
+    from amqpd.runtime.settings import ConfigError, check_serving, read_config
 
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
         config = read_config(given, config_file)
+        check_serving(config)
     except ConfigError as error:
         click.echo(f"amqpd: {error}", err=True)
         sys.exit(error.exit_code)
@@ -83,6 +112,7 @@ def ping(address: str) -> None:
 
 DATA_DIR: Final = click.option(
     "--data-dir",
+    callback=named,
     metavar="DIR",
     help="Where the store is.  [default: as for `amqpd serve`]",
 )
@@ -99,7 +129,13 @@ def doctor(data_dir: str | None) -> None:
 
 @command_line.command()
 @DATA_DIR
-@click.option("--into", metavar="NEWDIR", required=True, help="A directory that is new or empty.")
+@click.option(
+    "--into",
+    callback=named,
+    metavar="NEWDIR",
+    required=True,
+    help="A directory that is new or empty.",
+)
 def recover(data_dir: str | None, into: str) -> None:
     """Save what can be read in a damaged store into a new one; exit 65 if something is lost."""
     from amqpd.runtime.maintenance import recover as save
@@ -110,7 +146,7 @@ def recover(data_dir: str | None, into: str) -> None:
 @command_line.command()
 @DATA_DIR
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@click.argument("file")
+@click.argument("file", callback=named)
 def backup(data_dir: str | None, force: bool, file: str) -> None:
     """Copy the store of a running or stopped broker to FILE."""
     from amqpd.runtime.maintenance import backup as copy
@@ -119,8 +155,10 @@ def backup(data_dir: str | None, force: bool, file: str) -> None:
 
 
 @command_line.command()
-@click.option("--data-dir", metavar="NEWDIR", required=True, help="A directory: new or empty.")
-@click.argument("file")
+@click.option(
+    "--data-dir", callback=named, metavar="NEWDIR", required=True, help="A directory: new or empty."
+)
+@click.argument("file", callback=named)
 def restore(data_dir: str, file: str) -> None:
     """Check FILE, a backup, and put it into a new data directory."""
     from amqpd.runtime.maintenance import restore as bring_back
@@ -139,7 +177,7 @@ VHOST: Final = click.option("--vhost", metavar="NAME", help="Of or into this vir
 @definitions.command()
 @DATA_DIR
 @VHOST
-@click.argument("file", default="-")
+@click.argument("file", callback=named, default="-")
 def export(data_dir: str | None, vhost: str | None, file: str) -> None:
     """Write users, virtual hosts, policies, queues and so on to FILE, or to standard output."""
     from amqpd.runtime.definitions_command import export as write
@@ -151,7 +189,7 @@ def export(data_dir: str | None, vhost: str | None, file: str) -> None:
 @DATA_DIR
 @VHOST
 @click.option("--dry-run", is_flag=True, help="Check FILE and say what would change.")
-@click.argument("file")
+@click.argument("file", callback=named)
 def import_(data_dir: str | None, vhost: str | None, dry_run: bool, file: str) -> None:
     """Add what FILE has, wholly or not at all; nothing is deleted."""
     from amqpd.runtime.definitions_command import import_ as read

@@ -11,6 +11,7 @@ import pytest
 from amqpd.broker.policy_settings import known_keys
 from amqpd.broker.queue_arguments import arguments_of
 from amqpd.config import Config, Limits
+from amqpd.runtime.setting_problems import describe
 from amqpd.runtime.settings import TABLES
 from amqpd_exchanges.router import KINDS
 
@@ -75,6 +76,19 @@ def test_defaults_are_documented_as_they_are(
         value = getattr(settings, name)
         if value is not None and value != () and name not in TABLES:
             assert shown(value) in cells[column], name
+
+
+def test_ranges_are_documented_as_they_are() -> None:
+    for name, cells in rows("Limits").items():
+        limit = next(field for field in msgspec.structs.fields(Limits) if field.name == name)
+        assert numbers(cells[3]) == numbers(describe(limit.type).partition(" from ")[2]), name
+
+
+def numbers(text: str) -> list[float]:
+    """Those in a text, in bytes if they are sizes."""
+    units = {"MiB": 1 << 20, "TiB": 1 << 40}
+    found = re.findall(r"([\d.]+)(?: (MiB|TiB))?", text.replace(",", ""))
+    return [float(number) * units.get(unit, 1) for number, unit in found]
 
 
 def shown(value: object) -> str:

@@ -22,7 +22,7 @@ from amqpd.runtime.definitions_check import (
     describe,
 )
 from amqpd.runtime.mending import Mended
-from amqpd.runtime.settings import ConfigError, data_directory, read_config
+from amqpd.runtime.settings import ConfigError, data_directory, named_path, read_config
 from amqpd.runtime.store_words import (
     QueueNames,
     count_of,
@@ -140,7 +140,7 @@ def explained(run: Callable[[], int]) -> int:
 def directory_of(data_dir: str | None) -> Path:
     """As `amqpd serve` finds it; with the flag, no other setting has a say."""
     if data_dir is not None:
-        return Path(data_dir)
+        return named_path(data_dir)
     config = read_config({}, None)
     if config.in_memory:
         raise ConfigError("the settings say in_memory, which has no store: give --data-dir DIR")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
@@ -48,7 +49,7 @@ from amqpd.runtime.server import (
     make_broker,
     read_definitions,
 )
-from amqpd.runtime.settings import OFF, ConfigError, data_directory, parse_address
+from amqpd.runtime.settings import OFF, ConfigError, data_directory, near_misses, parse_address
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -105,6 +106,8 @@ def serve(config: Config) -> int:
     gc.freeze()
     keep_for_the_next_turn()
     allow_many_files()
+    for warning in near_misses(os.environ):
+        logger.warning(warning)
     try:
         remove_ready_file(config)
         anyio.run(run, config, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})

@@ -218,6 +218,9 @@ def test_ready_file_that_cannot_be_written(broker: BrokerProcess) -> None:
     [
         (["--lissen", "x"], os.EX_USAGE, "No such option '--lissen'."),
         (["--compat", "2.8"], os.EX_USAGE, "Invalid value for '--compat': '2.8' is not one of"),
+        (["--data-dir", ""], os.EX_USAGE, "Invalid value for '--data-dir': it is empty: name a"),
+        (["--management", "a..b:1"], os.EX_USAGE, "'a..b:1' is not an address: write HOST:PORT"),
+        (["--tls-certificate", "/f"], os.EX_USAGE, "--tls-certificate (or tls_certificate) has no"),
         (["--listen", "here"], os.EX_USAGE, "'here' is not an address: write HOST:PORT"),
         (["--management", "on"], os.EX_USAGE, "'on' is not an address: write HOST:PORT"),
         (["--tls-listen", "[::1]:0"], os.EX_USAGE, "--tls-listen needs --tls-certificate"),

@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from amqpd.config import MIB, Config, Limits
+from amqpd.runtime.setting_problems import describe
 from amqpd.runtime.settings import (
+    IMAGE_VARIABLES,
     Address,
     ConfigError,
+    check_serving,
     data_directory,
+    near_misses,
     parse_address,
     read_config,
 )
@@ -107,10 +112,21 @@ def test_a_smaller_message_in_the_4_x_profiles(toml: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("listen = 1", "Expected `array`, got `int` - at `$.listen`"),
-        ("lisen = []", "Object contains unknown field `lisen`"),
-        ("[limits]\nchanel_max = 1", "Object contains unknown field `chanel_max` - at `$.limits`"),
-        ('compat = "2.8"', "Invalid enum value '2.8' - at `$.compat`"),
+        ("listen = 1", "listen = 1: write a list of texts"),
+        ("lisen = []", "there is no setting lisen: did you mean listen?"),
+        ("data-dir = 'd'", "there is no setting data-dir: did you mean data_dir?"),
+        ("heartbeat_s = 5", "there is no setting heartbeat_s: heartbeat_s belongs under [limits]"),
+        ("zzz = 5", "there is no setting zzz: docs/configuration.md has them all"),
+        (
+            "[limits]\nchanel_max = 1",
+            "there is no setting limits.chanel_max: did you mean limits.channel_max?",
+        ),
+        ("[limits]\nlisten = []", "there is no setting limits.listen: listen belongs above [limit"),
+        ("limits = 1", "limits = 1: write the limits below a heading [limits]"),
+        ('compat = "2.8"', 'compat = "2.8": write one of 3.13, 4.2, 4.3'),
+        ('listen = ["here"]', "'here' is not an address: write HOST:PORT"),
+        ("listen = [1]", "listen = [1]: write a list of texts"),
+        ("shovels = {a = 1}", "shovels = {"),
         ("listen = [", "is not TOML: Invalid value (at end of document)"),
         ("a = \udcff", "is not TOML: "),
     ],
@@ -134,14 +150,121 @@ def test_a_file_that_is_not_there(toml: Path) -> None:
     ("variable", "value", "problem"),
     [
         ("AMQPD_IN_MEMORY", "ture", "AMQPD_IN_MEMORY=ture: write true or false"),
-        ("AMQPD_COMPAT", "9", "AMQPD_COMPAT=9: Invalid enum value '9'"),
-        ("AMQPD_MEMORY_HIGH_WATERMARK", "x", "AMQPD_MEMORY_HIGH_WATERMARK=x: Expected `float`"),
+        ("AMQPD_COMPAT", "9", "AMQPD_COMPAT=9: write one of 3.13, 4.2, 4.3"),
+        (
+            "AMQPD_MEMORY_HIGH_WATERMARK",
+            "x",
+            "AMQPD_MEMORY_HIGH_WATERMARK=x: write a number from 0 to 1",
+        ),
+        ("AMQPD_MEMORY_HIGH_WATERMARK", "nan", "AMQPD_MEMORY_HIGH_WATERMARK=nan: write a number"),
+        (
+            "AMQPD_DEFAULT_VHOST",
+            "é" * 128,
+            f"AMQPD_DEFAULT_VHOST={'é' * 60}...: write 1 to 255 oct",
+        ),
+        ("AMQPD_DEFAULT_USER", "\udcff", "AMQPD_DEFAULT_USER=\udcff: write it in UTF-8"),
+        ("RABBITMQ_DEFAULT_USER", "u" * 256, f"RABBITMQ_DEFAULT_USER={'u' * 60}...: write a text "),
+        ("AMQPD_LISTEN", "a..b:1", "AMQPD_LISTEN: 'a..b:1' is not an address: write HOST:PORT"),
     ],
 )
 def test_variables_that_are_refused(variable: str, value: str, problem: str) -> None:
     code, said = refused(None, None, **{variable: value})
     assert code == os.EX_CONFIG
     assert said.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ("memory_high_watermark = -1", "a number from 0 to 1"),
+        ("memory_high_watermark = 40", "a number from 0 to 1"),
+        ("memory_high_watermark = nan", "a number from 0 to 1"),
+        ("disk_free_limit_bytes = -1", "a whole number from 0 to 4611686018427387904"),
+        ('data_dir = ""', "a text that is not empty"),
+        ('default_user = ""', "a text of 1 to 255 characters"),
+        ("limits.heartbeat_s = 100000", "a whole number from 0 to 65535"),
+        ("limits.heartbeat_s = -5", "a whole number from 0 to 65535"),
+        ("limits.heartbeat_s = 1.5", "a whole number from 0 to 65535"),
+        ("limits.channel_max = 100000", "a whole number from 0 to 65535"),
+        ("limits.frame_bytes_max = -7", "a whole number from 0 to 2147483647"),
+        ("limits.frame_bytes_max = 1099511627776", "a whole number from 0 to 2147483647"),
+        ("limits.parameters_max = -1", "a whole number from 0 to 1000000000"),
+        ("limits.handshake_timeout_s = 0", "a number from 0.001 to 1000000000"),
+        ("limits.table_depth_max = 0", "a whole number from 4 to 200"),
+        ("limits.connections_max = 0", "a whole number from 1 to 1000000000"),
+        ("limits.message_bytes_max = -1", "a whole number from 1 to 536870912"),
+        ("limits.turn_s = -1", "a number from 0.0001 to 10"),
+        ("limits.turn_s = inf", "a number from 0.0001 to 10"),
+        ("limits.busy_wait_s = nan", "a number from 0 to 1"),
+        ("limits.queue_memory_messages = -1", "a whole number from 1 to 1000000000"),
+        ("limits.shutdown_s = inf", "a number from 0 to 1000000000"),
+        ("limits.consumer_timeout_s = -1", "a number from 0 to 1000000000"),
+        ("limits.http_connections_max = 0", "a whole number from 1 to 1000000000"),
+    ],
+)
+def test_what_no_client_could_work_with(toml: Path, setting: str, allowed: str) -> None:
+    toml.write_text(setting)
+    name, _, value = setting.partition(" = ")
+    shown = {"nan": "NaN", "inf": "Infinity"}.get(value, value)
+    assert refused(file=toml) == (os.EX_CONFIG, f"{toml}: {name} = {shown}: write {allowed}")
+
+
+def test_every_number_has_a_range_and_every_default_is_in_it() -> None:
+    for struct in (Config, Limits):
+        assert msgspec.convert(msgspec.to_builtins(struct()), struct) == struct()
+        for field in msgspec.structs.fields(struct):
+            words = describe(field.type)
+            assert " from " in words or "number" not in words, field.name
+
+
+def test_a_password_is_not_repeated(toml: Path) -> None:
+    toml.write_text("default_pass = 4711")
+    assert refused(file=toml)[1] == f"{toml}: default_pass = ***: write a text that is not empty"
+
+
+def test_what_is_empty_is_not_set(toml: Path) -> None:
+    """As `${VARIABLE}` is in a compose file; lists alone may be empty."""
+    toml.write_text('compat = "4.2"\nin_memory = true\n')
+    names = [f"AMQPD_{field.upper()}" for field in Config.__struct_fields__]
+    lists = {"AMQPD_LISTEN", "AMQPD_TLS_LISTEN", "AMQPD_LOOPBACK_USERS"}
+    empty = dict.fromkeys([*names, *IMAGE_VARIABLES], "")
+    for name in lists:
+        del empty[name]
+    assert read_config({}, str(toml), empty) == config(file=toml)
+    assert config(AMQPD_CONFIG="") == Config()
+    assert config(AMQPD_LOOPBACK_USERS="").loopback_users == ()
+    assert refused(None, None, AMQPD_LISTEN="")[0] == os.EX_USAGE
+
+
+def test_a_home_directory_in_the_file(
+    toml: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    toml.write_text('data_dir = "~/store"\nready_file = "~/ready"\n')
+    made = config(file=toml)
+    assert (made.data_dir, made.ready_file) == (f"{tmp_path}/store", f"{tmp_path}/ready")
+    toml.write_text('data_dir = "~nobody-of-this-name/store"\n')
+    assert "home directory" in refused(file=toml)[1]
+
+
+@pytest.mark.parametrize("name", ["tls_certificate", "tls_key", "tls_ca"])
+def test_a_certificate_without_a_listener(name: str) -> None:
+    made = config({name: "/f"})
+    with pytest.raises(ConfigError, match=f"{name}.* without --tls-listen HOST:PORT"):
+        check_serving(made)
+    check_serving(config({name: "/f", "tls_certificate": "/c", "tls_listen": ("0",)}))
+
+
+def test_variables_that_are_nearly_settings() -> None:
+    kubernetes = ["AMQPD_PORT", "AMQPD_SERVICE_HOST", "AMQPD_SERVICE_PORT", "AMQPD_PORT_5672_TCP"]
+    kubernetes += ["AMQPD_PORT_5672_TCP_ADDR", "AMQPD_SERVICE_PORT_MANAGEMENT", "AMQPD_NAME"]
+    others = ["AMQPD_CONFIG", "AMQPD_COMPILE", "AMQPD_MANAGEMENT_URL", "AMQPD_MANAGEMENT_USER"]
+    assert near_misses(dict.fromkeys([*kubernetes, *others, "AMQPD_DATA_DIR"], "x")) == []
+    assert near_misses({"AMQPD_DATADIR": "/d", "AMQPD_HEARTBEAT_S": "5", "AMQPD_LISTENS": ""}) == [
+        "AMQPD_DATADIR has no effect: did you mean AMQPD_DATA_DIR?",
+        "AMQPD_HEARTBEAT_S has no effect: heartbeat_s is set in the file only, under [limits]",
+        "AMQPD_LISTENS has no effect: did you mean AMQPD_LISTEN?",
+    ]
 
 
 def test_what_no_type_can_say(toml: Path) -> None:
@@ -172,7 +295,21 @@ def test_addresses(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:", "host:-1", "host:65536", "::1:5672", "h:²", "[h]:1", "h: 1"]
+    "text",
+    [
+        "",
+        "host",
+        "host:",
+        "host:-1",
+        "host:65536",
+        "::1:5672",
+        "h:²",
+        "[h]:1",
+        "h: 1",
+        "a..b:1",
+        "h h:1",
+        "h:" + "9" * 5000,
+    ],
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an address: write HOST:PORT"):
