@@ -8,12 +8,15 @@ import uuid
 from typing import Any, Final
 
 import click
+from msgspec import structs
 
 from amqpd.bench.plan import DIRECT, InvalidPlan, Plan
 from amqpd.commands import Arguments
 from amqpd.links.uri import InvalidURI, parse_uri
 
 FLAGS: Final = ("persistent", "mandatory")
+CONNECT_S: Final = 10.0
+"""Longest wait for a broker to be ready for a connection, unless the URI says otherwise."""
 COUNT: Final = click.IntRange(min=0)
 SOME: Final = click.IntRange(min=1)
 RATE: Final = click.FloatRange(min=0)
@@ -35,7 +38,9 @@ RATE: Final = click.FloatRange(min=0)
 @click.option("-y", "--consumers", type=COUNT, default=1, show_default=True)
 @click.option("-X", "--producer-channel-count", type=SOME, default=1, help="Of each producer.")
 @click.option("-Y", "--consumer-channel-count", type=SOME, default=1, help="Of each consumer.")
-@click.option("-s", "--size", type=SOME, default=12, show_default=True, help="Bytes of a body.")
+@click.option(
+    "-s", "--size", type=SOME, default=12, show_default=True, help="Bytes of a body; 12 at least."
+)
 @click.option(
     "-c",
     "--confirm",
@@ -130,6 +135,8 @@ def plan_of(
         where = parse_uri(uri)
         if where.is_local:
             raise InvalidURI("it names no host")
+        if "connection_timeout=" not in uri:
+            where = structs.replace(where, connection_timeout_s=CONNECT_S)
         return Plan(
             uri=where,
             id=name or time.strftime("bench-%H%M%S"),

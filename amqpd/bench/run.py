@@ -29,11 +29,13 @@ LOOK_S: Final = 0.02
 IDLE_S: Final = 1.0
 """Without a message for so long, after the last was published, consumers have got them all."""
 GOODBYE_S: Final = 5.0
+EX_FORCED: Final = 130
 VHOST: Final = "/"
 
 
 def bench(plan: Plan, *, as_json: bool) -> int:
-    """Run it; the exit code: 0, or 69 if the broker cannot be reached or breaks off."""
+    """Run it; the exit code: 0, 69 if the broker cannot be reached or breaks off, or 130 if a
+    signal came before there was anything to sum up."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             summary = runner.run(_Run(plan, quiet=as_json).run())
@@ -41,6 +43,8 @@ def bench(plan: Plan, *, as_json: bool) -> int:
         where = f"{plan.uri.host}:{plan.uri.port}"
         print(f"amqpd: bench of {where}: {_reason(error)}", file=sys.stderr)
         return os.EX_UNAVAILABLE
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return EX_FORCED
     print(summary.as_json() if as_json else summary.text())
     return 0
 
@@ -72,10 +76,13 @@ class _Run:
         self._consumers: list[Consumer] = []
         self._lost: str | None = None
         self._stopped = False
+        self._preparing: asyncio.Task[object] | None = None
+        """Who connects, until everybody is ready."""
 
     async def run(self) -> Summary:
         """All of it. Raises BrokerLost, OSError, TimeoutError."""
         plan = self._plan
+        self._preparing = asyncio.current_task()
         try:
             with self._signals():
                 topology = await self._connect("topology", 0, self._declaring)
@@ -85,13 +92,14 @@ class _Run:
                 await self._open(plan.producers, "producer", self._producing)
                 if plan.producers:
                     began = time.perf_counter()
+                self._preparing = None
                 return await self._work(topology.client, began)
         finally:
             await self._close()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run, with its summary."""
+        """Ctrl-C and SIGTERM end the run, with its summary if it has begun."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
@@ -103,6 +111,8 @@ class _Run:
 
     def _stop(self) -> None:
         self._stopped = True
+        if self._preparing is not None:
+            self._preparing.cancel()
 
     # -- connections
 

@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from msgspec import Struct
 
+from amqpd.host_name import is_host
+
 PORTS: Final = {"amqp": 5672, "amqps": 5671}
 HEARTBEAT_S: Final = 10
 CONNECTION_TIMEOUT_MS: Final = 60_000
@@ -112,6 +114,8 @@ def parse_uri(text: str) -> LinkURI:
         host = unquote(parts.hostname or "", errors="strict")
     except ValueError as error:
         raise InvalidURI(f"cannot be decoded: {error}") from None
+    if not is_host(host):
+        raise InvalidURI(f"'{host}' cannot be the name of a host")
     tls = parts.scheme == "amqps"
     if tls and not host:
         raise InvalidURI("amqps needs a host")

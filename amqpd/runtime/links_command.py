@@ -15,6 +15,8 @@ import sys
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from amqpd.host_name import is_host
+
 TIMEOUT_S: Final = 10.0
 WORKING: Final = ("running", "starting", "flow")
 HEADINGS: Final = (
@@ -25,15 +27,20 @@ HEADINGS: Final = (
 class CannotAsk(Exception):
     """The HTTP API does not answer; `str()` says why, and what to do."""
 
+    def __init__(self, message: str, exit_code: int = os.EX_UNAVAILABLE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
 
 def show(url: str, user: str, password: str, *, as_json: bool) -> int:
-    """Print them; the exit code: 0 if all work, 1 if any does not, 69 if nobody answers."""
+    """Print them; the exit code: 0 if all work, 1 if any does not, 69 if nobody answers, 64 for
+    a URL that is none."""
     try:
         federation: list[dict[str, Any]] = _ask(url, "/api/federation-links", user, password)
         shovels: list[dict[str, Any]] = _ask(url, "/api/shovels", user, password)
     except CannotAsk as reason:
         print(f"amqpd: {reason}", file=sys.stderr)
-        return os.EX_UNAVAILABLE
+        return reason.exit_code
     if as_json:
         print(json.dumps({"federation_links": federation, "shovels": shovels}, indent=2))
     else:
@@ -45,11 +52,16 @@ def show(url: str, user: str, password: str, *, as_json: bool) -> int:
 
 
 def _ask(url: str, path: str, user: str, password: str) -> Any:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CannotAsk(f"{url} is no URL of an HTTP API: give --url http://HOST:PORT")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 15672
+    except ValueError:  # of the port, or of an IPv6 address
+        host = ""
+    if not host or parts.scheme not in ("http", "https") or not is_host(host):
+        text = f"{url} is no URL of an HTTP API: give --url http://HOST:PORT"
+        raise CannotAsk(text, os.EX_USAGE)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port or 15672, timeout=TIMEOUT_S)
+    connection = kind(host, port, timeout=TIMEOUT_S)
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
     try:
         connection.request("GET", path, headers={"Authorization": f"Basic {credentials}"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from amqpd.bench.command import command, plan_of
 from amqpd.bench.plan import Plan
+from tests.patience import PATIENCE_S
 from tests.runtime.process import BrokerProcess, bare_environment
 
 COUNTS = ("-C", "300", "-D", "300")
@@ -150,6 +152,30 @@ def test_no_broker_is_told(tmp_path: Path) -> None:
     assert "connection refused" in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_waiting_for_who_says_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"amqp://127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "amqpd", "bench", "-h", uri],
+            env=bare_environment(tmp_path, None),
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as bench:
+            accepted, _ = silent.accept()
+            with accepted:
+                assert accepted.recv(8).startswith(b"AMQP")
+                bench.send_signal(number)
+                said, _ = bench.communicate(timeout=PATIENCE_S)
+    assert (bench.returncode, said) == (130, b"")
+
+
+def test_how_long_it_waits_for_a_broker() -> None:
+    assert plan("-h", "amqp://h").uri.connection_timeout_s == 10
+    assert plan("-h", "amqp://h?connection_timeout=500").uri.connection_timeout_s == 0.5
+
+
 def plan(*arguments: str) -> Plan:
     context = command.make_context("amqpd bench", list(arguments))
     del context.params["as_json"]
@@ -170,6 +196,7 @@ def plan(*arguments: str) -> Plan:
         (("-qa", "x-max-length"), "give KEY=VALUE"),
         (("-h", "http://localhost"), "scheme must be amqp or amqps"),
         (("-h", "amqp://"), "names no host"),
+        (("-h", "amqp://a..b/"), "'a..b' cannot be the name of a host"),
         (("-x", "-1"), "-1 is not in the range"),
     ],
 )

@@ -62,6 +62,8 @@ def test_without_tls_its_parameters_mean_nothing() -> None:
     [
         ("http://broker", "scheme must be amqp or amqps, not 'http'"),
         ("broker:5672", "scheme must be amqp or amqps, not 'broker'"),
+        ("amqp://a..b/", "'a..b' cannot be the name of a host"),
+        ("amqp://a%00b/", "cannot be the name of a host"),
         ("amqp://broker:port", "not a URI: Port could not be cast"),
         ("amqp://broker/a/b", "a virtual host's name is one segment"),
         ("amqp://broker#x", "no fragment"),

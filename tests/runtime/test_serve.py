@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from pamqp import commands
 
+from amqpd.ping import ping
+from amqpd.runtime.links_command import show
 from tests.patience import PATIENCE_S
 from tests.runtime.client import Client, Closed, connect, read_to_end
 from tests.runtime.process import BrokerProcess, run_command, wait_until
@@ -461,17 +463,56 @@ def test_ping(broker: BrokerProcess) -> None:
     assert answer.stderr == "amqpd: 'nonsense' is not an address: write HOST:PORT\n"
 
 
+def test_places_to_ping(broker: BrokerProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    broker.start(in_memory=True)
+    port = broker.address.rpartition(":")[2]
+    for address in (port, f":{port}", f"amqp://guest:guest@127.0.0.1:{port}/%2F"):
+        assert ping(address) == 0
+        assert capsys.readouterr().out == f"amqpd: 127.0.0.1:{port} is up\n"
+    for address in ("a..b:5672", "::1:5672", "h:65536", "amqp://h:x", "amqps://h:1", "h h:1"):
+        assert ping(address) == os.EX_USAGE
+        said = capsys.readouterr().err
+        assert said == f"amqpd: {address!r} is not an address: write HOST:PORT\n"
+    broker.stop()
+    assert ping(port) == os.EX_UNAVAILABLE
+    assert "connection refused. Is the broker running there?" in capsys.readouterr().err
+
+
+def test_a_ping_that_is_interrupted(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "amqpd", "ping", address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=Path(__file__).parents[2],
+        ) as child:
+            accepted, _ = silent.accept()
+            with accepted:
+                assert accepted.recv(8).startswith(b"AMQP")
+                child.send_signal(signal.SIGINT)
+                said, _ = child.communicate(timeout=PATIENCE_S)
+    assert (child.returncode, said) == (EX_FORCED, b"")
+
+
+@pytest.mark.parametrize("url", ["http://a..b:5", "http://localhost:notaport", "http://[::1", "x"])
+def test_links_of_a_url_that_is_none(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(url, "guest", "guest", as_json=False) == os.EX_USAGE
+    said = capsys.readouterr().err
+    assert said == f"amqpd: {url} is no URL of an HTTP API: give --url http://HOST:PORT\n"
+
+
 def test_ping_of_something_else(tmp_path: Path, silent: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "amqpd", "ping", silent],
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
-    ) as ping:
+    ) as child:
         host, _, port = silent.rpartition(":")
         assert host
         assert port
-        _, said = ping.communicate(timeout=PATIENCE_S)
-        assert ping.returncode == os.EX_UNAVAILABLE
+        _, said = child.communicate(timeout=PATIENCE_S)
+        assert child.returncode == os.EX_UNAVAILABLE
     assert b"no answer from" in said
 
 
