@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("amqpd.server")
 
 CHECK_INTERVAL_S: Final = 1.0
+STATM: Final = Path("/proc/self/statm")
 CGROUP_LIMITS: Final = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -34,6 +36,7 @@ class ResourceMonitor:
         self._server = server
         self._directory = directory
         self._memory_limit_bytes = server.config.memory_high_watermark * available_memory()
+        self._resident = _resident()
         self._reserves = Reserves()
         self._memory_return = MemoryReturn(system_heap())
         self._disk_limit_bytes = server.config.disk_free_limit_bytes
@@ -51,12 +54,13 @@ class ResourceMonitor:
 
     def check(self) -> None:
         """Raise and clear alarms as things stand now."""
-        used = resident_memory()
-        self._set(
-            Alarm.MEMORY,
-            used > self._memory_limit_bytes,
-            f"{used} bytes resident, high watermark {self._memory_limit_bytes:.0f}",
-        )
+        used = self._resident.occupied_bytes()
+        if used is not None:  # nobody knows otherwise, and the alarm stays as it was
+            self._set(
+                Alarm.MEMORY,
+                used > self._memory_limit_bytes,
+                f"{used} bytes resident, high watermark {self._memory_limit_bytes:.0f}",
+            )
         if self._directory is not None:
             self._check_disk(self._directory)
 
@@ -84,13 +88,39 @@ class ResourceMonitor:
             logger.log(level, f"{alarm.value} alarm {state}", extra={"detail": detail})
 
 
+class ResidentMemory:
+    """The memory that this process occupies.
+
+    The file stays open: when descriptors run out, as they do when clients are many, memory is short
+    soon, and that is no moment to lose sight of it.
+    """
+
+    def __init__(self) -> None:
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
+        try:
+            self._file: int | None = os.open(STATM, os.O_RDONLY)
+        except OSError:
+            self._file = None
+
+    def occupied_bytes(self) -> int | None:
+        """None where that cannot be told."""
+        if self._file is None:
+            return None
+        try:
+            return int(os.pread(self._file, 256, 0).split()[1]) * self._page_bytes
+        except (OSError, ValueError, IndexError):
+            return None
+
+
+@cache
+def _resident() -> ResidentMemory:
+    """For whoever asks now and then."""
+    return ResidentMemory()
+
+
 def resident_memory() -> int:
     """Bytes of memory that this process occupies; 0 where that cannot be told."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return _resident().occupied_bytes() or 0
 
 
 def available_memory() -> int:

@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import time
@@ -50,6 +49,7 @@ from amqpd.runtime.server import (
     read_definitions,
 )
 from amqpd.runtime.settings import OFF, ConfigError, data_directory, near_misses, parse_address
+from amqpd.runtime.stop_signals import EX_FORCED, StopSignals
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -62,8 +62,6 @@ from amqpd_storage.sqlite_engine import SQLiteStore, open_store
 
 logger = logging.getLogger("amqpd.server")
 
-Signals = AsyncIterator[signal.Signals]
-
 EX_DATAERR: Final = 65
 EX_NOINPUT: Final = 66
 EX_UNAVAILABLE: Final = 69
@@ -71,7 +69,6 @@ EX_CANTCREAT: Final = 73
 EX_IOERR: Final = 74
 EX_TEMPFAIL: Final = 75
 EX_CONFIG: Final = 78
-EX_FORCED: Final = 130
 
 STORE_EXITS: Final[tuple[tuple[type[StoreError], int], ...]] = (
     (StoreLocked, EX_TEMPFAIL),
@@ -109,7 +106,6 @@ def serve(config: Config) -> int:
     for warning in near_misses(os.environ):
         logger.warning(warning)
     try:
-        remove_ready_file(config)
         anyio.run(run, config, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
     except BaseExceptionGroup as group:
         known = group.subgroup((Refused, ConfigError))
@@ -133,7 +129,9 @@ async def run(config: Config) -> None:
         await run_server(config, broker, None, began)
         return
     try:
-        async with await open_store(data_directory(config), config.durability) as store:
+        async with await _open(config) as store:
+            # Not before: the directory, and this file, may belong to a broker that runs.
+            remove_ready_file(config)
             broker = make_broker(config, MonotonicClock(), journaling=True)
             with collector_resting():
                 count = await recover(broker, store)
@@ -142,6 +140,15 @@ async def run(config: Config) -> None:
             await run_server(config, broker, store, began)
     except StoreError as error:
         raise _refusal(error) from error
+
+
+async def _open(config: Config) -> SQLiteStore:
+    """The store. Raises StoreError."""
+    try:
+        return await open_store(data_directory(config), config.durability)
+    except (DamagedStore, StoreTooNew):
+        remove_ready_file(config)  # nobody else has the directory: it is of a broker that is gone
+        raise
 
 
 @contextmanager
@@ -166,23 +173,26 @@ async def run_server(
     prepare(config, broker)
     async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
         # From here on a signal is an orderly stop. Before, it may end the process as it likes.
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            tasks.start_soon(server.run_timers)
-            tasks.start_soon(ResourceMonitor(server, directory).run)
-            async with anyio.create_task_group() as listeners:
-                await _listen(server, listeners)
-                http = _bind_management(server)
-                if config.ready_file is not None:
-                    with _explained_ready_file(config.ready_file):
-                        server.write_ready_file()
-                _greet(server, directory, began)
-                if http:
-                    listeners.start_soon(http_listener.run, server, http, directory)
-                listeners.start_soon(run_links, server)
-                number = await anext(signals)
-                logger.info("stopping", extra={"signal": number.name})
-                listeners.cancel_scope.cancel()
-            await drain(server, signals)
+        signals = StopSignals()
+        signals.watch()
+        tasks.start_soon(server.run_timers)
+        tasks.start_soon(ResourceMonitor(server, directory).run)
+        async with anyio.create_task_group() as listeners:
+            await _listen(server, listeners)
+            http = _bind_management(server)
+            if store is None:  # without a directory, an address is what only one broker has
+                remove_ready_file(config)
+            if config.ready_file is not None:
+                with _explained_ready_file(config.ready_file):
+                    server.write_ready_file()
+            _greet(server, directory, began)
+            if http:
+                listeners.start_soon(http_listener.run, server, http, directory)
+            listeners.start_soon(run_links, server)
+            number = await signals.first()
+            logger.info("stopping", extra={"signal": number.name})
+            listeners.cancel_scope.cancel()
+        await drain(server)
         tasks.cancel_scope.cancel()
 
 
@@ -318,21 +328,13 @@ def _bind_management(server: Server) -> list[socket.socket]:
     return bound
 
 
-async def drain(server: Server, signals: Signals) -> None:
-    """Return when the clients are gone or given up on. Raises Refused at a second signal."""
+async def drain(server: Server) -> None:
+    """Return when the clients are gone or given up on."""
     server.close_connections(SHUTDOWN_REASON)
-    async with anyio.create_task_group() as waiting:
-        waiting.start_soon(_force, signals)
-        with anyio.move_on_after(server.limits.shutdown_s) as patience:
-            await server.wait_until_empty()
-        if patience.cancelled_caught:
-            logger.warning("some clients did not close their connections and were dropped")
-        waiting.cancel_scope.cancel()
-
-
-async def _force(signals: Signals) -> None:
-    await anext(signals)
-    raise Refused("forced to stop: what was confirmed is safe", EX_FORCED)
+    with anyio.move_on_after(server.limits.shutdown_s) as patience:
+        await server.wait_until_empty()
+    if patience.cancelled_caught:
+        logger.warning("some clients did not close their connections and were dropped")
 
 
 @contextmanager

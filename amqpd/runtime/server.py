@@ -266,7 +266,9 @@ class Server:
                         client_tcp.prepare(accepted, remote, paced=paced)
                         made = partial(self._client, context, accepted)
                         client = cast(Callable[[], asyncio.Protocol], made)
-                        await loop.connect_accepted_socket(client, accepted)
+                        # A stop in between would leave a client whose transport is gone already.
+                        with anyio.CancelScope(shield=True):
+                            await loop.connect_accepted_socket(client, accepted)
                     except BlockingIOError:
                         continue  # whoever it was is gone
                     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from amqpd.runtime.memory import (
     Reserves,
     system_heap,
 )
-from amqpd.runtime.resources import resident_memory
+from amqpd.runtime.resources import ResidentMemory, resident_memory
 
 
 class Stage:
@@ -164,3 +165,14 @@ def test_what_a_turn_frees_is_there_for_the_next_one() -> None:
         assert done.returncode == 0, done.stderr
         faults[how] = int(done.stdout)
     assert faults["keep"] < 2000 < faults["leave"], faults
+
+
+def test_memory_is_known_when_descriptors_run_out() -> None:
+    resident = ResidentMemory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert (resident.occupied_bytes() or 0) > 0
+        assert ResidentMemory().occupied_bytes() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -19,7 +19,7 @@ from amqpd.ping import ping
 from amqpd.runtime.links_command import show
 from tests.patience import PATIENCE_S
 from tests.runtime.client import Client, Closed, connect, read_to_end
-from tests.runtime.process import BrokerProcess, run_command, wait_until
+from tests.runtime.process import BrokerProcess, bare_environment, run_command, wait_until
 
 DATA = Path(__file__).parent / "data"
 EX_FORCED = 130
@@ -60,6 +60,19 @@ def test_ready(broker: BrokerProcess) -> None:
         assert client.server_properties["product"] == "RabbitMQ"
         assert client.server_properties["version"] == "3.13.7"
     assert broker.stop() == 0
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_who_is_refused_leaves_the_ready_file_of_who_runs(
+    broker: BrokerProcess, in_memory: bool
+) -> None:
+    broker.start(in_memory=in_memory)
+    told = broker.ready_file.read_text()
+    flags = ["--in-memory"] if in_memory else ["--data-dir", str(broker.data_directory)]
+    flags += ["--listen", broker.address, "--ready-file", str(broker.ready_file)]
+    again = run_command(broker.directory, "serve", *flags)
+    assert again.returncode == (os.EX_UNAVAILABLE if in_memory else os.EX_TEMPFAIL)
+    assert broker.ready_file.read_text() == told
 
 
 def test_several_listeners_flags_and_profile(broker: BrokerProcess) -> None:
@@ -339,6 +352,44 @@ def test_a_second_signal_forces(broker: BrokerProcess) -> None:
     broker.start("--config", str(config))
     with Client(broker.address) as client:
         assert client.message_count("q") == 1
+
+
+@pytest.mark.parametrize(
+    "hanging",
+    [
+        # A task that does not heed its cancellation, the last flush, and a thread at the very end.
+        "serve.run_links = hang",
+        "serve.JournalWriter.settle = hang",
+        "import threading\nthreading.Thread(target=time.sleep, args=(1000,)).start()",
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_stop_that_hangs(
+    broker: BrokerProcess, hanging: str, number: signal.Signals
+) -> None:
+    script = broker.directory / "hanging.py"
+    script.write_text(
+        "import time\nimport anyio\nfrom amqpd.cli import main\nfrom amqpd.runtime import serve\n"
+        "async def hang(*arguments):\n"
+        "    with anyio.CancelScope(shield=True):\n"
+        "        await anyio.sleep_forever()\n"
+        f"{hanging}\nmain()\n"
+    )
+    arguments = ["--listen", "127.0.0.1:0", "--ready-file", str(broker.ready_file)]
+    arguments += ["--data-dir", str(broker.data_directory)]
+    with broker.log_file.open("ab") as log:
+        broker.child = subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            stderr=log,
+            env=bare_environment(broker.directory),
+            cwd=Path(__file__).parents[2],
+        )
+    wait_until(broker.ready_file.exists, lambda: broker.log)
+    broker.signal(number)
+    broker.wait_for_log("stopping signal=")
+    broker.signal(number)
+    assert broker.wait() == EX_FORCED
+    assert broker.log.endswith("amqpd: forced to stop: what was confirmed is safe\n")
 
 
 def test_stopped_as_soon_as_it_is_ready(broker: BrokerProcess) -> None:
