@@ -13,6 +13,8 @@ import click
 
 from amqpd import __version__
 
+EX_USAGE: Final = 64
+
 
 def named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Refuse an empty name, as a variable of the shell leaves it that nobody set: it would be the
@@ -25,7 +27,11 @@ def named(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="amqpd")
 def command_line() -> None:
-    """An AMQP 0-9-1 broker that RabbitMQ's clients work with, unchanged."""
+    """An AMQP 0-9-1 broker that RabbitMQ's clients work with, unchanged.
+
+    Without a command it is run: `amqpd` is `amqpd serve`, and `amqpd --in-memory` is
+    `amqpd serve --in-memory`.
+    """
 
 
 @command_line.command()
@@ -166,9 +172,13 @@ def restore(data_dir: str, file: str) -> None:
     sys.exit(bring_back(file, data_dir))
 
 
-@command_line.group()
-def definitions() -> None:
+@command_line.group(invoke_without_command=True)
+@click.pass_context
+def definitions(context: click.Context) -> None:
     """RabbitMQ's definitions JSON of the store of a stopped broker."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(EX_USAGE)
 
 
 VHOST: Final = click.option("--vhost", metavar="NAME", help="Of or into this virtual host alone.")
@@ -177,12 +187,16 @@ VHOST: Final = click.option("--vhost", metavar="NAME", help="Of or into this vir
 @definitions.command()
 @DATA_DIR
 @VHOST
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.argument("file", callback=named, default="-")
-def export(data_dir: str | None, vhost: str | None, file: str) -> None:
-    """Write users, virtual hosts, policies, queues and so on to FILE, or to standard output."""
+def export(data_dir: str | None, vhost: str | None, file: str, force: bool) -> None:
+    """Write users, virtual hosts, policies, queues and so on to FILE, or to standard output.
+
+    It has the hashes of passwords: FILE is for its owner alone.
+    """
     from amqpd.runtime.definitions_command import export as write
 
-    sys.exit(write(data_dir, vhost, file))
+    sys.exit(write(data_dir, vhost, file, force=force))
 
 
 @definitions.command("import")

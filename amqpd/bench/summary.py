@@ -13,6 +13,8 @@ from amqpd.wire.tables import plain_value
 
 PERCENTILES: Final = (("median", 50.0), ("75th", 75.0), ("95th", 95.0), ("99th", 99.0))
 FINE_PERCENTILES: Final = (*PERCENTILES, ("99.9th", 99.9), ("99.99th", 99.99))
+OURS: Final = "amqpd "
+"""What an amqpd's information begins with."""
 BUSY_SHARE: Final = 0.9
 """Of a processor. A generator that used more of it may have been what was measured."""
 
@@ -48,11 +50,16 @@ class Summary:
     def __init__(self, plan: Plan, server_properties: Arguments) -> None:
         self.total = Tally()
         self._plan = plan
-        self._server = {
+        self._server: dict[str, str] = {
             key: str(plain_value(server_properties[key]))
             for key in ("product", "version")
             if key in server_properties
         }
+        said = server_properties.get("information")
+        words = "" if said is None else str(plain_value(said))
+        if words.startswith(OURS):
+            # It says that it is RabbitMQ, since clients go by that.
+            self._server["implementation"] = words.partition(",")[0]
         self._intervals: list[dict[str, Any]] = []
         self._seconds = 0.0
         self._processor_s = 0.0
@@ -66,10 +73,18 @@ class Summary:
         """The run is over; `processor_s` is what the generator itself used."""
         self._seconds, self._processor_s = seconds, processor_s
 
+    @property
+    def _broker(self) -> str:
+        """Who was measured."""
+        server = self._server.copy()
+        implementation = server.pop("implementation", None)
+        shown = " ".join(server.values())
+        return shown if implementation is None else f"{implementation} (as {shown})"
+
     def text(self) -> str:
         """As PerfTest ends."""
         plan, total, seconds = self._plan, self.total, max(self._seconds, 1e-9)
-        lines = [f"id: {plan.id}, {' '.join(self._server.values())}"]
+        lines = [f"id: {plan.id}, {self._broker}"]
         if plan.producers:
             lines.append(f"id: {plan.id}, sending rate avg: {total.sent / seconds:.0f} msg/s")
         if plan.consumers:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -23,6 +25,7 @@ from amqpd.runtime.definitions_file import DefinitionsError, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.maintenance import (
+    EX_CANTCREAT,
     EX_DATAERR,
     EX_NOINPUT,
     directory_of,
@@ -37,8 +40,11 @@ from amqpd_storage.sqlite_engine import SQLiteStore, open_store
 STANDARD_OUTPUT: Final = "-"
 
 
-def export(data_dir: str | None, vhost: str | None, file: str) -> int:
+def export(data_dir: str | None, vhost: str | None, file: str, *, force: bool = False) -> int:
     """Write the definitions of a store, or of one of its virtual hosts, as JSON."""
+    if file != STANDARD_OUTPUT and not force and Path(file).is_file():
+        print(f"amqpd: {file} exists: name another FILE, or give --force", file=sys.stderr)
+        return EX_CANTCREAT
     return explained(lambda: anyio.run(_export, data_dir, vhost, file))
 
 
@@ -73,8 +79,32 @@ async def _export(data_dir: str | None, vhost: str | None, file: str) -> int:
     if file == STANDARD_OUTPUT:
         sys.stdout.write(text)
     else:
-        await anyio.Path(file).write_text(text, encoding="utf-8")
+        try:
+            write_for_owner(Path(file), text)
+        except OSError as error:
+            why = error.strerror or str(error)
+            print(f"amqpd: cannot write {file} ({why}): choose another FILE", file=sys.stderr)
+            return EX_CANTCREAT
     return 0
+
+
+def write_for_owner(path: Path, text: str) -> None:
+    """A file that nobody else reads, whole or not at all: it has the hashes of passwords.
+
+    Raises OSError.
+    """
+    if path.exists() and not path.is_file():  # a device or a pipe is written to, not replaced
+        path.write_text(text, encoding="utf-8")
+        return
+    # mkstemp makes it with mode 0600.
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    unfinished = Path(name)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+            file.write(text)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 async def _import(data_dir: str | None, vhost: str | None, name: str, *, dry_run: bool) -> int:

@@ -43,6 +43,7 @@ from amqpd_storage.errors import (
     StoreMissing,
     StoreTooNew,
     StoreUnreadable,
+    StoreUnwritable,
     TargetTaken,
 )
 from amqpd_storage.ownership import unowned
@@ -101,7 +102,14 @@ def backup(data_dir: str | None, file: str, *, force: bool) -> int:
 
     def run() -> int:
         directory = directory_of(data_dir)
-        size = back_up(directory, Path(file), force=force)
+        try:
+            size = back_up(directory, Path(file), force=force)
+        except StoreUnwritable as error:
+            if error.path != Path(file):
+                raise
+            why = f"cannot write {file} ({error.reason})"
+            print(f"amqpd: {why}: choose another FILE, or make room for it", file=sys.stderr)
+            return EX_CANTCREAT
         print(f"{file}: a backup of {directory}, {show_bytes(size)}")
         return 0
 

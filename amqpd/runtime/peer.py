@@ -51,6 +51,10 @@ logger = logging.getLogger("amqpd.connection")
 
 CONNECTION_BLOCKED: Final = "connection.blocked"
 PUBLISH: Final = (60, 40)
+LOOPBACK_ADVICE: Final = (
+    "make another user (AMQPD_DEFAULT_USER on an empty store, or definitions), "
+    "or leave this one out of loopback_users"
+)
 COMMANDS_MIN: Final = 16
 """Commands of a peer that are handled before it is asked whether to go on."""
 
@@ -469,7 +473,8 @@ class Peer:
             reason = "no such user" if access.user(name) is None else "wrong password"
             told = f"user '{name}' - invalid credentials"
         else:
-            reason = told = f"user '{name}' can only connect via localhost"
+            told = f"user '{name}' can only connect via localhost"
+            reason = f"{told}: {LOOPBACK_ADVICE}"
         logger.warning(
             "login refused",
             extra={

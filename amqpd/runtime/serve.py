@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import anyio
 from anyio.abc import TaskGroup
@@ -35,6 +36,7 @@ from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.delay_reader import DelayReader
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.links import run_links
+from amqpd.runtime.listen_advice import cannot_listen
 from amqpd.runtime.logs import configure_logging
 from amqpd.runtime.memory import keep_for_the_next_turn
 from amqpd.runtime.pager import Pager
@@ -143,9 +145,13 @@ async def run(config: Config) -> None:
 
 
 async def _open(config: Config) -> SQLiteStore:
-    """The store. Raises StoreError."""
+    """The store. Raises StoreError, Refused."""
+    directory = data_directory(config)
+    if directory.is_file():
+        text = f"{directory} is a file: choose a directory with --data-dir"
+        raise Refused(text, EX_CANTCREAT)
     try:
-        return await open_store(data_directory(config), config.durability)
+        return await open_store(directory, config.durability)
     except (DamagedStore, StoreTooNew):
         remove_ready_file(config)  # nobody else has the directory: it is of a broker that is gone
         raise
@@ -223,11 +229,26 @@ def prepare(config: Config, broker: Broker) -> None:
             broker.add_defaults()
         elif not file.vhosts:
             broker.add_virtual_host(VhostRecord(name=config.default_vhost))
+    else:
+        warn_of_defaults(config, broker)
     if file is not None:
         try:
             import_definitions(broker, file, Path(config.definitions or ""))
         except DefinitionsError as error:
             raise Refused(f"{error}; correct the file", EX_DATAERR) from error
+
+
+def warn_of_defaults(config: Config, broker: Broker) -> None:
+    """Who sets a first user for a store that has users waits for a login that never works."""
+    named = config.default_user, config.default_pass, config.default_vhost
+    if named == (Config().default_user, Config().default_pass, Config().default_vhost):
+        return
+    user = broker.access.authenticate(config.default_user, config.default_pass.encode())
+    if user is None or config.default_vhost not in broker.virtual_hosts:
+        logger.warning(
+            "default_user, default_pass and default_vhost have no effect: the store is not new",
+            extra={"user": config.default_user, "vhost": config.default_vhost},
+        )
 
 
 @asynccontextmanager
@@ -308,8 +329,7 @@ async def _listen(server: Server, listeners: TaskGroup) -> None:
     try:
         await server.listen(listeners)
     except OSError as error:
-        text = f"cannot listen on {error.filename}: {error.strerror or error}; "
-        text += "stop what listens there, or choose another address with --listen"
+        text = cannot_listen(error.filename, error.filename2, error)
         raise Refused(text, EX_UNAVAILABLE) from error
 
 
@@ -321,9 +341,8 @@ def _bind_management(server: Server) -> list[socket.socket]:
     try:
         bound = http_listener.bind(address)
     except OSError as error:
-        text = f"cannot listen on {address} for the HTTP API: {error.strerror or error}; "
-        text += "stop what listens there, or choose another address, or `off`, with --management"
-        raise Refused(text, EX_UNAVAILABLE) from error
+        text = cannot_listen(f"{address} for the HTTP API", "--management", error)
+        raise Refused(f"{text}; `--management off` does without it", EX_UNAVAILABLE) from error
     server.addresses["management"] += [http_listener.shown(listening) for listening in bound]
     return bound
 
@@ -377,13 +396,21 @@ def _greet(server: Server, directory: Path | None, began: float) -> None:
         },
     )
     if sys.stdout.isatty():
-        user = server.config.default_user
+        user = _shown_user(server)
         scheme = "amqp" if server.addresses["amqp"] else "amqps"
         print(f"AMQP   {scheme}://{user}:***@{amqp[0]}/")
         management = server.addresses["management"]
         print(f"HTTP   {f'http://{management[0]}/api/' if management else 'off'}")
         print(f"Data   {directory or 'in memory: gone when the broker stops'}")
         print("Stop   Ctrl-C", flush=True)
+
+
+def _shown_user(server: Server) -> str:
+    """Somebody who is there: the first user, if the store still has it."""
+    access, user = server.broker.access, server.config.default_user
+    if access.user(user) is None:
+        user = next((each.name for each in access.users()), "USER")
+    return quote(user, safe="")
 
 
 def _refusal(error: StoreError) -> Refused:

@@ -216,7 +216,7 @@ class Server:
     async def listen(self, listeners: TaskGroup) -> None:
         """Open all listeners, a task each.
 
-        Raises OSError with the address in `filename`, or ConfigError.
+        Raises OSError with the address in `filename` and its flag in `filename2`, or ConfigError.
         """
         for text in self.config.listen:
             for listener in await self._open(text, "amqp"):
@@ -237,6 +237,7 @@ class Server:
             )
         except OSError as error:
             error.filename = str(address)
+            error.filename2 = "--listen" if protocol == "amqp" else "--tls-listen"
             raise
         for listener in opened.listeners:
             bound = listener.extra(SocketAttribute.local_address)

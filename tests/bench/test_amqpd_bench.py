@@ -14,6 +14,7 @@ from typing import Any
 import click
 import pytest
 
+from amqpd import __version__
 from amqpd.bench.command import command, plan_of
 from amqpd.bench.plan import Plan
 from tests.patience import PATIENCE_S
@@ -78,6 +79,7 @@ def test_what_is_published_arrives(broker: BrokerProcess, options: tuple[str, ..
     assert said["consumer_latency"]["min"] > 0
     assert (said["confirm_latency"] is not None) == ("-c" in options)
     assert said["broker"]["product"] == "RabbitMQ"
+    assert said["broker"]["implementation"] == f"amqpd {__version__}"
 
 
 def test_many_producers_and_consumers_share_queues(broker: BrokerProcess) -> None:
@@ -127,6 +129,11 @@ def test_lines_say_how_it_goes(broker: BrokerProcess) -> None:
     assert lines[0].startswith("id: my-run, time ")
     assert any("min/median/75th/95th/99th consumer latency: " in line for line in lines)
     assert any(line.startswith("id: my-run, receiving rate avg: ") for line in lines)
+
+
+def test_it_says_who_was_measured(broker: BrokerProcess) -> None:
+    done = run(broker, *ONE_QUEUE, "-z", "0.3")
+    assert f", amqpd {__version__} (as RabbitMQ 3.13.7)\n" in done.stdout
 
 
 def test_the_brokers_refusal_is_told(broker: BrokerProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from amqpd.runtime.definitions_command import _keep, export, import_
 from amqpd.runtime.server import make_broker
 from amqpd_storage.ownership import unowned
 from amqpd_storage.sqlite_engine import open_store
+from tests.runtime.process import run_command
 
 POLICY = {"name": "p", "vhost": "v", "pattern": "", "definition": {"max-length": 1}}
 FILE = {
@@ -105,6 +107,37 @@ def test_a_store_that_a_broker_has_open(
     with unowned(Path(store)):
         assert import_(store, None, write(tmp_path, FILE), dry_run=True) == 75
     assert "amqpd: " in capsys.readouterr().err
+
+
+def test_an_export_is_for_its_owner_and_overwrites_nothing(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.json"
+    assert export(store, None, str(target)) == 0
+    assert target.stat().st_mode & 0o777 == 0o600
+    before = target.read_text()
+    assert "password_hash" in before
+    target.write_text("mine")
+    target.chmod(0o644)
+    assert export(store, None, str(target)) == os.EX_CANTCREAT
+    said = capsys.readouterr().err
+    assert said == f"amqpd: {target} exists: name another FILE, or give --force\n"
+    assert target.read_text() == "mine"
+    assert export(store, None, str(target), force=True) == 0
+    assert (target.read_text(), target.stat().st_mode & 0o777) == (before, 0o600)
+    for wrong, why in ((tmp_path, "Is a directory"), (tmp_path / "no/out", "No such file")):
+        assert export(store, None, str(wrong)) == os.EX_CANTCREAT
+        assert f"amqpd: cannot write {wrong} ({why}" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.json"]
+    assert export(store, None, "/dev/null") == 0
+    assert not Path("/dev/null").is_file()
+
+
+def test_without_a_subcommand_there_is_help(tmp_path: Path) -> None:
+    done = run_command(tmp_path, "definitions")
+    assert (done.returncode, done.stdout) == (os.EX_USAGE, "")
+    assert done.stderr.startswith("Usage: amqpd definitions [OPTIONS] ")
+    assert "Commands:\n  export " in done.stderr
 
 
 def test_the_command_line(store: str, tmp_path: Path) -> None:

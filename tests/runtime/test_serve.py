@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pty
 import signal
 import socket
 import sqlite3
@@ -17,6 +19,7 @@ from pamqp import commands
 
 from amqpd.ping import ping
 from amqpd.runtime.links_command import show
+from amqpd.runtime.listen_advice import cannot_listen
 from tests.patience import PATIENCE_S
 from tests.runtime.client import Client, Closed, connect, read_to_end
 from tests.runtime.process import BrokerProcess, bare_environment, run_command, wait_until
@@ -176,6 +179,89 @@ def test_directory_not_writable(broker: BrokerProcess) -> None:
         f"can not write to {broker.data_directory} (Not a directory): "
         "make the data directory writable for this user, or choose another one"
     )
+
+
+def test_what_to_do_depends_on_what_the_system_says() -> None:
+    def advice(error: OSError) -> str:
+        return cannot_listen("h:1", "--tls-listen", error)
+
+    assert advice(PermissionError(errno.EACCES, "Permission denied")) == (
+        "cannot listen on h:1: Permission denied; "
+        "this user may not have that port: choose one above 1023 with --tls-listen"
+    )
+    assert "this machine does not have that address" in advice(OSError(errno.EADDRNOTAVAIL, "x"))
+    assert "nobody knows that host" in advice(socket.gaierror(-2, "Name or service not known"))
+    assert "stop what listens there" in advice(OSError(errno.EADDRINUSE, "x"))
+
+
+def test_a_port_of_the_http_api_in_use(broker: BrokerProcess) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, line = refusal(broker, "--management", place)
+    assert code == os.EX_UNAVAILABLE
+    assert line == (
+        f"cannot listen on {place} for the HTTP API: Address already in use; stop what listens "
+        "there, or choose another address with --management; `--management off` does without it"
+    )
+
+
+def test_a_directory_that_is_a_file(broker: BrokerProcess) -> None:
+    broker.data_directory.touch()
+    assert refusal(broker) == (
+        os.EX_CANTCREAT,
+        f"{broker.data_directory} is a file: choose a directory with --data-dir",
+    )
+
+
+def test_a_backup_that_cannot_be_written(broker: BrokerProcess) -> None:
+    broker.start()
+    file = broker.directory / "nowhere" / "backup"
+    done = run_command(
+        broker.directory, "backup", "--data-dir", str(broker.data_directory), str(file)
+    )
+    assert done.returncode == os.EX_CANTCREAT
+    assert done.stderr == (
+        f"amqpd: cannot write {file} (No such file or directory): choose another FILE, "
+        "or make room for it\n"
+    )
+
+
+def test_a_first_user_of_a_store_that_is_not_new(broker: BrokerProcess) -> None:
+    words = "default_user, default_pass and default_vhost have no effect: the store is not new"
+    ada = {"AMQPD_DEFAULT_USER": "ada", "AMQPD_DEFAULT_PASS": "pw"}
+    broker.start(environment=ada)
+    broker.stop()
+    broker.start(environment=ada)
+    broker.stop()
+    assert words not in broker.log
+    for other in ({"AMQPD_DEFAULT_PASS": "new"}, {"AMQPD_DEFAULT_VHOST": "v"}):
+        broker.log_file.unlink()
+        broker.start(environment=ada | other)
+        broker.stop()
+        assert broker.log.count(words) == 1
+
+
+def test_what_a_terminal_is_told(broker: BrokerProcess) -> None:
+    """The URL has a user who is there."""
+    broker.start(environment={"AMQPD_DEFAULT_USER": "ada"})
+    broker.stop()
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "wb") as terminal, broker.log_file.open("ab") as log:
+        arguments = ["--listen", "127.0.0.1:0", "--data-dir", str(broker.data_directory)]
+        broker.child = subprocess.Popen(
+            [sys.executable, "-m", "amqpd", *arguments],
+            stdout=terminal,
+            stderr=log,
+            env=bare_environment(broker.directory),
+            cwd=Path(__file__).parents[2],
+        )
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        said = b""
+        while b"Ctrl-C" not in said:
+            said += screen.read(1000)
+        broker.stop()
+    assert said.startswith(b"AMQP   amqp://ada:***@127.0.0.1:")
+    assert b"\nHTTP   off\r\n" in said
 
 
 def test_damaged_file(broker: BrokerProcess) -> None:
