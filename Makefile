@@ -81,6 +81,7 @@ compat-quick: $(INSTALLED) $(BUILT)  ## Those of them that take less than a minu
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "amqpd needs Python 3.11 or newer; say which with: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing what amqpd and its tests need into $(VENV), which takes a minute."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --editable . --group dev
@@ -89,7 +90,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 $(COMPILED): $(INSTALLED) $(SOURCES)
-	@echo "Compiling the core with mypyc, which takes a minute or two; AMQPD_COMPILE=0 does without."
+	@echo "Compiling the core with mypyc, which takes 4 to 6 minutes; AMQPD_COMPILE=0 make ... does without."
 	@rm -rf build/compiled
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target build/compiled .
 	@touch $@

@@ -89,7 +89,7 @@ class CompilingHook(BuildHookInterface[Any]):
             return
         self._directory = tempfile.mkdtemp(prefix="amqpd-")
         staging = Path(self._directory)
-        self.app.display_waiting("Compiling the core of amqpd, which takes a minute or two")
+        self.app.display_waiting("Compiling the core of amqpd, which takes 4 to 6 minutes")
         done = compile_packages(Path(self.root), staging)
         if done.returncode:
             if os.environ.get(SWITCH) == "1":

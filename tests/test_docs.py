@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -14,6 +17,8 @@ from amqpd.config import Config, Limits
 from amqpd.runtime.setting_problems import describe
 from amqpd.runtime.settings import TABLES
 from amqpd_exchanges.router import KINDS
+from tests.patience import PATIENCE_S
+from tests.runtime.process import bare_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -122,7 +127,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_tests_that_are_named_exist(page: Path) -> None:
-    text = page.read_text()
+    text = BLOCK.sub("", page.read_text())  # what is shown in a block is for others to have
     assert set(NAMED_TEST.findall(text)) - TESTS == set()
     for name in NAMED_FILE.findall(text):
         assert (ROOT / name).is_file(), name
@@ -161,3 +166,64 @@ def anchors(page: Path) -> set[str]:
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
         for heading in HEADING.findall(BLOCK.sub("", page.read_text()))
     }
+
+
+# -- the page on tests: what it shows works when it is copied
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    """The code below a heading of the page on tests."""
+    page = (ROOT / "docs" / "testing.md").read_text()
+    section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+
+
+def run_copied(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """As a user would, in a directory of theirs that knows nothing of this one."""
+    commands = directory / "commands"
+    commands.mkdir()
+    amqpd = commands / "amqpd"
+    amqpd.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m amqpd "$@"\n')
+    amqpd.chmod(0o755)
+    environment = bare_environment(directory)
+    environment["PATH"] = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    environment.pop("PYTHONSAFEPATH", None)
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def test_the_fixture_for_pytest_works(tmp_path: Path) -> None:
+    fixture, test = blocks("pytest", "python")
+    (tmp_path / "conftest.py").write_text(fixture)
+    (tmp_path / "test_it.py").write_text(test)
+    done = run_copied(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_the_class_for_unittest_works(tmp_path: Path) -> None:
+    (test,) = blocks("unittest", "python")
+    (tmp_path / "test_it.py").write_text(test)
+    # A class that leaves its broker behind would say so.
+    done = run_copied(tmp_path, sys.executable, "-W", "error", "-m", "unittest", "-v", "test_it")
+    assert done.returncode == 0, done.stderr
+    assert "Ran 1 test" in done.stderr
+
+
+@pytest.mark.parametrize("result", [0, 3])
+def test_the_lines_of_shell_work(tmp_path: Path, result: int) -> None:
+    (script,) = blocks("Any language", "sh")
+    tests = tmp_path / "run-my-tests"
+    tests.write_text(f'#!/bin/sh\namqpd ping "$AMQP_URL" && exit {result}\n')
+    tests.chmod(0o755)
+    done = run_copied(tmp_path, "sh", "-c", script)
+    assert done.returncode == result, done.stderr
+    assert re.fullmatch(r"amqpd: 127.0.0.1:\d+ is up\n", done.stdout)
+    assert "stopping signal=SIGTERM" in (tmp_path / "amqpd.log").read_text()
