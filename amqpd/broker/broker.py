@@ -74,6 +74,7 @@ class SafeCall:
         """What was waited for is on disk."""
         self._call()
 
+
 STEP_ASKED_S: Final = 0.5
 """If the time of day leaps by less, what it makes due may be as much late."""
 
