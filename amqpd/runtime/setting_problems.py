@@ -6,16 +6,17 @@ wrote a number too large wants to know what to write instead.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
-from msgspec import inspect
 
 from amqpd.config import Config, Limits
+
+if TYPE_CHECKING:
+    from msgspec import inspect
 
 PLACE: Final = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>.*?)`(?: - at `|$)")
@@ -94,6 +95,8 @@ def _unknown(name: str, *, within_limits: bool) -> UnknownSetting:
     if word in others:
         place = "above [limits], at the top" if within_limits else "under [limits]"
         return UnknownSetting(shown, f"{word} belongs {place}")
+    import difflib  # only here, where somebody has time: it would make each start longer
+
     near = difflib.get_close_matches(word, own, 1) or difflib.get_close_matches(word, others, 1)
     if not near:
         return UnknownSetting(shown, "docs/configuration.md has them all")
@@ -117,10 +120,14 @@ def _kind_of(struct: type[msgspec.Struct], name: str) -> Any:
 
 def describe(kind: Any) -> str:
     """A type and its range: `a whole number from 0 to 65535`."""
+    from msgspec import inspect  # likewise
+
     return _describe(inspect.type_info(kind))
 
 
 def _describe(kind: inspect.Type) -> str:
+    from msgspec import inspect
+
     if isinstance(kind, inspect.UnionType):
         return _describe(
             next(each for each in kind.types if not isinstance(each, inspect.NoneType))

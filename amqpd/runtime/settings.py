@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -175,6 +174,8 @@ def near_misses(environment: Mapping[str, str]) -> list[str]:
         elif variable in known and known[variable] not in TABLES:
             continue
         else:
+            import difflib  # only here: it would make each start longer
+
             near = difflib.get_close_matches(variable, known, 1, NEAR)
             if not near:
                 continue
