@@ -38,7 +38,7 @@ not run here is a failure. `known.toml` names the tests that may fail, each with
     make compat ARGS=lapin                       one
     make compat AMQPD_COMPILE=0                  the sources, not what `pip install .` compiles
     make compat ARGS="--broker rabbitmq lapin"   what Debian's rabbitmq-server does
-    python compat/lapin/run.py --only TEST       one test
+    .venv/bin/python compat/lapin/run.py --only TEST       one test
 
 A suite whose toolchain is missing is skipped, and says so. Up to ten tests that fail are run once
 more, alone, since clients' tests lose races of their own on a busy machine; what that mended is

@@ -196,7 +196,8 @@ def test_a_port_that_is_taken(broker: BrokerProcess) -> None:
         assert broker.wait() == os.EX_UNAVAILABLE
     assert broker.log.strip() == (
         f"amqpd: cannot listen on {address} for the HTTP API: Address already in use; stop what"
-        " listens there, or choose another address, or `off`, with --management"
+        " listens there, or choose another address with --management; `--management off` does"
+        " without it"
     )
 
 
