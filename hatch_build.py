@@ -28,6 +28,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGES: Final = ("amqpd", "exchanges/amqpd_exchanges", "storage/amqpd_storage")
 COMPILED: Final = (
     "amqpd/commands.py",
+    "amqpd/short_string.py",
     "amqpd/timers.py",
     "amqpd/broker/*.py",
     "amqpd/management/call_outlet.py",

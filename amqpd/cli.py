@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from amqpd.exit_codes import EX_FORCED, EX_USAGE
+
 COMMANDS: Final = (
     "serve",
     "ping",
@@ -21,8 +23,6 @@ COMMANDS: Final = (
     "bench",
 )
 OWN_OPTIONS: Final = ("-h", "--help", "--version")
-EX_USAGE: Final = 64
-EX_FORCED: Final = 130
 
 
 def main() -> None:

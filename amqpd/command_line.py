@@ -12,8 +12,7 @@ from typing import Any, Final
 import click
 
 from amqpd import __version__
-
-EX_USAGE: Final = 64
+from amqpd.exit_codes import EX_USAGE
 
 
 def named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -18,6 +18,7 @@ from pamqp.commands import Basic, Channel, Confirm, Connection, Exchange, Queue,
 
 from amqpd.access_class import Access
 from amqpd.errors import AMQPException
+from amqpd.short_string import fits_short_string, short_string
 from amqpd_storage.entries import Content
 
 __all__ = [
@@ -128,16 +129,15 @@ class Target:
         flags = DEAD_LETTER * notes.is_dead_letter | WITHOUT_CC * (not notes.counts_cc)
         stored = self.envelope + bytes((flags,))
         for key in notes.hidden_keys:
-            octets = key.encode("utf-8", "surrogateescape")
-            if len(octets) > SHORT_STRING_OCTETS_MAX:
+            if not fits_short_string(key):
                 continue
-            if len(stored) + len(octets) >= STORED_ENVELOPE_MAX:
+            octets = short_string(key)
+            if len(stored) + len(octets) > STORED_ENVELOPE_MAX:
                 break
-            stored += bytes((len(octets),)) + octets
+            stored += octets
         self.stored_envelope = stored
 
 
-SHORT_STRING_OCTETS_MAX: Final = 255
 STORED_ENVELOPE_MAX: Final = 65535
 DEAD_LETTER: Final = 1
 WITHOUT_CC: Final = 2
@@ -279,7 +279,7 @@ class DeliveryOutlet(ABC):
     def deliver(
         self, consumer_prefix: bytes, delivery_tag: int, redelivered: bool, message: Message
     ) -> None:
-        """Send basic.deliver; `consumer_prefix` comes from `consumer_prefix()`."""
+        """Send basic.deliver; `consumer_prefix` is the consumer tag as a short string."""
 
 
 class Outlet(DeliveryOutlet):

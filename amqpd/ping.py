@@ -7,15 +7,13 @@ import sys
 from typing import Final
 from urllib.parse import urlsplit
 
+from amqpd.exit_codes import EX_FORCED, EX_UNAVAILABLE, EX_USAGE
 from amqpd.host_name import is_host
 
 GREETING: Final = b"AMQP\x00\x00\x09\x01"
 CONNECTION_START: Final = b"\x00\x0a\x00\x0a"
 TIMEOUT_S: Final = 5.0
 PORT: Final = 5672
-EX_USAGE: Final = 64
-EX_UNAVAILABLE: Final = 69
-EX_FORCED: Final = 130
 
 
 def ping(address: str = "127.0.0.1:5672") -> int:

@@ -9,9 +9,10 @@ from amqpd.bench.plan import BODY_BYTES_MIN, Plan
 from amqpd.bench.speaker import Script, Speaker
 from amqpd.bench.tally import Tally
 from amqpd.commands import Confirm
-from amqpd.links.client import LinkClient, short_string
+from amqpd.links.client import LinkClient
 from amqpd.links.methods import unchecked
 from amqpd.links.reading import Confirmed
+from amqpd.short_string import short_string
 
 STAMP: Final = struct.Struct(">iq")
 """Number and time of sending, in ns: what each body begins with (PerfTest's layout)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from amqpd.bench.speaker import Speaker
 from amqpd.bench.summary import Summary, interval_line
 from amqpd.bench.tally import Tally
 from amqpd.bench.topology import Topology
+from amqpd.exit_codes import EX_FORCED, EX_UNAVAILABLE
 from amqpd.links.client import LinkClient
 from amqpd.links.transport import server_name_of, tls_context
 
@@ -29,7 +29,6 @@ LOOK_S: Final = 0.02
 IDLE_S: Final = 1.0
 """Without a message for so long, after the last was published, consumers have got them all."""
 GOODBYE_S: Final = 5.0
-EX_FORCED: Final = 130
 VHOST: Final = "/"
 
 
@@ -42,7 +41,7 @@ def bench(plan: Plan, *, as_json: bool) -> int:
     except (BrokerLost, OSError, TimeoutError) as error:
         where = f"{plan.uri.host}:{plan.uri.port}"
         print(f"amqpd: bench of {where}: {_reason(error)}", file=sys.stderr)
-        return os.EX_UNAVAILABLE
+        return EX_UNAVAILABLE
     except (asyncio.CancelledError, KeyboardInterrupt):
         return EX_FORCED
     print(summary.as_json() if as_json else summary.text())

@@ -13,14 +13,13 @@ from amqpd.broker.definitions import VhostRecord
 from amqpd.broker.events import INTERNAL_USER
 from amqpd.broker.limits import check_user_limits
 from amqpd.broker.parameters import InvalidParameter, NoSuchVhost
+from amqpd.short_string import SHORT_STRING_OCTETS_MAX, fits_short_string
 
 if TYPE_CHECKING:
     from amqpd.broker.broker import Broker
     from amqpd.broker.session import Session
 
 QUEUE_TYPES: Final = ("classic", "quorum", "stream")
-NAME_BYTES_MAX: Final = 255
-"""Names of virtual hosts and users travel as short strings."""
 
 
 def put_vhost(broker: Broker, record: VhostRecord, *, by: str = INTERNAL_USER) -> bool:
@@ -111,6 +110,6 @@ def check_queue_type(kind: str | None) -> None:
 
 def check_name(what: str, name: str) -> None:
     """Raises InvalidParameter for a name that AMQP cannot carry."""
-    if not name or len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
-        text = f"{what} name must have 1 to {NAME_BYTES_MAX} bytes"
+    if not name or not fits_short_string(name):
+        text = f"{what} name must have 1 to {SHORT_STRING_OCTETS_MAX} bytes"
         raise InvalidParameter(text, heading="")

@@ -16,6 +16,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from amqpd.commands import Arguments, DeliveryOutlet, Message
+from amqpd.short_string import short_string
 
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
@@ -57,8 +58,7 @@ class Consumer:
         arguments: Arguments,
     ) -> None:
         self.tag = tag
-        encoded = tag.encode()
-        self.prefix = bytes((len(encoded),)) + encoded
+        self.prefix = short_string(tag)
         """The consumer tag as the short string that begins every delivery."""
         self.queue = queue
         self.channel = channel

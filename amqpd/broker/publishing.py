@@ -23,6 +23,7 @@ from amqpd.errors import (
     PRECONDITION_FAILED,
     amqp_error,
 )
+from amqpd.short_string import cut_to_short_string, short_string
 from amqpd.wire.properties import (
     CORRELATION_ID,
     EXPIRATION,
@@ -64,7 +65,6 @@ ROUTED_PROPERTIES: Final = {
     "timestamp": TIMESTAMP,
 }
 """What an exchange may route by, beside the routing key and headers."""
-ROUTING_KEY_OCTETS_MAX: Final = 255
 ROUTE_KEPT_QUEUES_MAX: Final = 64
 """Queues in a result that each target keeps for itself: a peer has many targets."""
 
@@ -332,12 +332,8 @@ def hand_on(
 def internal_target(exchange: str, routing_key: str) -> Target:
     """Where the broker itself publishes; its strings need not be UTF-8. A routing key that does not
     fit a short string is cut."""
-    encoded = routing_key.encode("utf-8", "surrogateescape")
-    if len(encoded) > ROUTING_KEY_OCTETS_MAX:
-        encoded = encoded[:ROUTING_KEY_OCTETS_MAX]
-        routing_key = encoded.decode("utf-8", "surrogateescape")
-    envelope = exchange.encode("utf-8", "surrogateescape")
-    envelope = bytes((len(envelope),)) + envelope + bytes((len(encoded),)) + encoded
+    routing_key = cut_to_short_string(routing_key)
+    envelope = short_string(exchange) + short_string(routing_key)
     return Target(exchange, routing_key, envelope, mandatory=False, immediate=False)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from amqpd.broker.takes_all import TakesAll
+from amqpd.short_string import short_string
 
 if TYPE_CHECKING:
     from amqpd.broker.channel import Channel
@@ -29,8 +30,7 @@ class ReplyConsumer(TakesAll):
         self.channel = channel
         self.consumer_tag = consumer_tag
         self.token = token
-        encoded = consumer_tag.encode()
-        self.prefix = bytes((len(encoded),)) + encoded
+        self.prefix = short_string(consumer_tag)
 
     def publish(self, message: Message, confirm: PendingConfirm | None) -> None:
         """Pass a reply on; replies are at most once, as in RabbitMQ.

@@ -366,11 +366,3 @@ class LinkClient:
 
 def _lower(one: int, other: int) -> int:
     return min(one, other) if one and other else one or other
-
-
-def short_string(text: str) -> bytes:
-    """With its length octet in front. Raises ValueError above 255 octets."""
-    octets = text.encode("utf-8", "surrogateescape")
-    if len(octets) > 255:
-        raise ValueError(f"a name of {len(octets)} octets, AMQP has up to 255")
-    return bytes((len(octets),)) + octets

@@ -40,7 +40,6 @@ from amqpd.links.client import (
     ChannelClosed,
     LinkClient,
     State,
-    short_string,
 )
 from amqpd.links.link import (
     CHANNEL,
@@ -64,6 +63,7 @@ from amqpd.links.methods import (
 from amqpd.links.reading import Delivery
 from amqpd.links.travelled import entries, prepended, with_changed
 from amqpd.links.upstream import Upstream
+from amqpd.short_string import short_string
 from amqpd.wire.properties import (
     USER_ID,
     has_property,

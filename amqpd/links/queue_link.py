@@ -22,7 +22,6 @@ from amqpd.links.client import (
     ChannelClosed,
     LinkClient,
     State,
-    short_string,
 )
 from amqpd.links.link import (
     CHANNEL,
@@ -39,6 +38,7 @@ from amqpd.links.methods import consume, declare_queue, look_for_queue, unchecke
 from amqpd.links.reading import Delivery
 from amqpd.links.travelled import entries, prepended, with_changed
 from amqpd.links.upstream import Upstream
+from amqpd.short_string import short_string
 from amqpd.wire.properties import USER_ID, has_property, read_headers, with_property
 from amqpd_exchanges.federation_upstream import RECEIVED_FROM
 

@@ -20,7 +20,7 @@ from amqpd.commands import (
     MethodCommand,
     Queue,
 )
-from amqpd.links.client import TABLE_DEPTH_MAX, ChannelClosed, LinkClient, State, short_string
+from amqpd.links.client import TABLE_DEPTH_MAX, ChannelClosed, LinkClient, State
 from amqpd.links.link import (
     CHANNEL,
     LAG_EVERY_S,
@@ -41,6 +41,7 @@ from amqpd.links.methods import (
 )
 from amqpd.links.reading import Delivery
 from amqpd.links.shovel_definition import ShovelDefinition
+from amqpd.short_string import short_string
 from amqpd.wire.properties import read_headers, with_headers, with_property
 from amqpd.wire.tables import typed
 

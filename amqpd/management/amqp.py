@@ -18,10 +18,10 @@ from amqpd.errors import AMQPException
 from amqpd.management.call import Call
 from amqpd.management.call_outlet import CallOutlet
 from amqpd.management.errors import bad_request, from_amqp
+from amqpd.short_string import short_string
 from amqpd.wire.tables import UnfitValue, typed
 
 CHANNEL_NUMBER: Final = 1
-SHORT_STRING_OCTETS_MAX: Final = 255
 
 
 def frame(kind: type[Frame], **arguments: Any) -> Any:
@@ -36,11 +36,12 @@ def frame(kind: type[Frame], **arguments: Any) -> Any:
 
 
 def check_short(value: str, name: str) -> bytes:
-    """The octets of a short string. Raises 400 for more than 255 of them."""
-    octets = value.encode("utf-8", "surrogateescape")
-    if len(octets) > SHORT_STRING_OCTETS_MAX:
-        raise bad_request(f"{name} is {len(octets)} octets long, the most is 255")
-    return octets
+    """The value as a short string. Raises 400 for more than 255 octets."""
+    try:
+        return short_string(value)
+    except ValueError:
+        length = len(value.encode("utf-8", "surrogateescape"))
+        raise bad_request(f"{name} is {length} octets long, the most is 255") from None
 
 
 def arguments(call: Call, body: Mapping[str, Any]) -> Arguments:

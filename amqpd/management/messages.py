@@ -82,8 +82,8 @@ def message(
     exchange: str, routing_key: str, payload: bytes, properties: bytes = NO_PROPERTIES
 ) -> Message:
     """A message as a client would have sent it. Raises 400 for names that are too long."""
-    names = [amqp.check_short(exchange, "exchange"), amqp.check_short(routing_key, "routing_key")]
-    envelope = b"".join(bytes((len(name),)) + name for name in names)
+    envelope = amqp.check_short(exchange, "exchange")
+    envelope += amqp.check_short(routing_key, "routing_key")
     return make_message(
         amqp.CHANNEL_NUMBER,
         # Mandatory, to learn whether it was routed.

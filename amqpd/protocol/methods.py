@@ -22,6 +22,7 @@ from pamqp.commands import INDEX_MAPPING
 
 from amqpd.commands import Access, Arguments, Basic, Frame
 from amqpd.errors import COMMAND_INVALID, FRAME_ERROR, ConnectionException
+from amqpd.short_string import short_string
 from amqpd.wire.tables import (
     TableError,
     decode_table,
@@ -41,7 +42,6 @@ __all__ = [
 
 FRAME_METHOD: Final = 1
 FRAME_END: Final = b"\xce"
-SHORT_STRING_OCTETS_MAX: Final = 255
 
 _CLASSES: Final[dict[int, type[Frame]]] = {
     **INDEX_MAPPING,
@@ -298,12 +298,13 @@ def _encode_argument(method: Frame, argument: _Argument, arguments: Arguments | 
         return argument.layout.pack(value or 0)
     if kind == _TABLE:
         return encode_table(value or {} if arguments is None else arguments)
+    if kind == _SHORT_STRING:
+        try:
+            return short_string(value or "")
+        except ValueError as error:
+            raise ValueError(f"{argument.names[0]}: {error}") from None
     octets = _octets(value)
-    if kind != _SHORT_STRING:
-        return _LENGTH.pack(len(octets)) + octets
-    if len(octets) > SHORT_STRING_OCTETS_MAX:
-        raise ValueError(f"{argument.names[0]} has {len(octets)} octets, a short string up to 255")
-    return bytes((len(octets),)) + octets
+    return _LENGTH.pack(len(octets)) + octets
 
 
 def _octets(value: Any) -> bytes:

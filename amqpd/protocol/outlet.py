@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from amqpd.commands import Frame, Message, Outlet, Target
 from amqpd.errors import AMQPException
 from amqpd.protocol.methods import method_frame
+from amqpd.short_string import short_string
 
 if TYPE_CHECKING:
     from amqpd.protocol.connection import Connection
@@ -141,14 +142,7 @@ class ChannelOutlet(Outlet):
 
     def returned(self, code: int, text: str, message: Message) -> None:
         """Send basic.return with the whole message."""
-        reply_text = text.encode()
-        arguments = (
-            RETURN
-            + code.to_bytes(2, "big")
-            + bytes((len(reply_text),))
-            + reply_text
-            + message.target.envelope
-        )
+        arguments = RETURN + code.to_bytes(2, "big") + short_string(text) + message.target.envelope
         self._open_content(arguments, message)
 
     def confirm(self, publish_number: int, multiple: bool) -> None:
@@ -248,9 +242,3 @@ class ChannelOutlet(Outlet):
             self._connection.wake()
         self._connection.unsent_bytes += len(piece)
         self._pieces.append(piece)
-
-
-def consumer_prefix(consumer_tag: str) -> bytes:
-    """The consumer tag as a short string, to be made once per consumer."""
-    encoded = consumer_tag.encode()
-    return bytes((len(encoded),)) + encoded

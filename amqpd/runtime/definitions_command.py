@@ -20,14 +20,12 @@ import anyio
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions_export import export_definitions, export_vhost_definitions
 from amqpd.broker.parameters import NoSuchVhost
+from amqpd.exit_codes import EX_CANTCREAT, EX_DATAERR, EX_NOINPUT
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.maintenance import (
-    EX_CANTCREAT,
-    EX_DATAERR,
-    EX_NOINPUT,
     directory_of,
     explained,
     store_in,

@@ -32,9 +32,9 @@ from amqpd.broker.passwords import MD5, SHA256, check_algorithm, check_hash
 from amqpd.broker.patterns import compile_pattern, compile_topic_pattern
 from amqpd.commands import Arguments
 from amqpd.config import Limits
+from amqpd.short_string import SHORT_STRING_OCTETS_MAX, fits_short_string
 from amqpd.wire.tables import UnfitValue, typed
 
-SHORT_STRING_BYTES_MAX: Final = 255
 ARGUMENTS_DEPTH_MAX: Final = Limits().table_depth_max
 
 
@@ -538,22 +538,19 @@ def _check(file: DefinitionsFile) -> None:
                 value = getattr(entry, name)
                 if not value and (section, name) not in _MAY_BE_EMPTY:
                     raise DefinitionsError(f"$.{section}[{index}].{name}", "must not be empty")
-                # A character has four octets at most: most names need no closer look.
-                if len(value) > SHORT_STRING_BYTES_MAX // 4:
-                    _check_short(value, f"$.{section}[{index}].{name}")
+                if not fits_short_string(value):
+                    length = len(value.encode())
+                    raise DefinitionsError(
+                        f"$.{section}[{index}].{name}",
+                        f"{_shown(value)} has {length} octets, at most {SHORT_STRING_OCTETS_MAX} "
+                        "can be",
+                    )
     for index, user in enumerate(file.users):
         _check_user(user, f"$.users[{index}]")
     for index, permission in enumerate(file.permissions):
         _check_permission(permission, f"$.permissions[{index}]")
     for index, topic in enumerate(file.topic_permissions):
         _check_topic_permission(topic, f"$.topic_permissions[{index}]")
-
-
-def _check_short(value: str, path: str) -> None:
-    length = len(value.encode())
-    if length > SHORT_STRING_BYTES_MAX:
-        problem = f"{_shown(value)} has {length} octets, at most {SHORT_STRING_BYTES_MAX} can be"
-        raise DefinitionsError(path, problem)
 
 
 def _check_user(user: UserDefinition, path: str) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import os
 import sys
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from amqpd.exit_codes import EX_UNAVAILABLE, EX_USAGE
 from amqpd.host_name import is_host
 
 TIMEOUT_S: Final = 10.0
@@ -27,7 +27,7 @@ HEADINGS: Final = (
 class CannotAsk(Exception):
     """The HTTP API does not answer; `str()` says why, and what to do."""
 
-    def __init__(self, message: str, exit_code: int = os.EX_UNAVAILABLE) -> None:
+    def __init__(self, message: str, exit_code: int = EX_UNAVAILABLE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -59,7 +59,7 @@ def _ask(url: str, path: str, user: str, password: str) -> Any:
         host = ""
     if not host or parts.scheme not in ("http", "https") or not is_host(host):
         text = f"{url} is no URL of an HTTP API: give --url http://HOST:PORT"
-        raise CannotAsk(text, os.EX_USAGE)
+        raise CannotAsk(text, EX_USAGE)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(host, port, timeout=TIMEOUT_S)
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()

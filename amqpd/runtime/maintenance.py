@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from amqpd.broker.definitions import ExchangeRecord, QueueRecord, encode
+from amqpd.exit_codes import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_TEMPFAIL
 from amqpd.runtime.definitions_check import (
     DefinitionsCheck,
     check_records,
@@ -51,13 +52,6 @@ from amqpd_storage.rescue import new_store, place, put_definitions, rescue
 from amqpd_storage.salvage import Salvage
 from amqpd_storage.sqlite_file import FILE_NAME
 from amqpd_storage.sqlite_log import log_of
-
-EX_DATAERR: Final = 65
-EX_NOINPUT: Final = 66
-EX_CANTCREAT: Final = 73
-EX_IOERR: Final = 74
-EX_TEMPFAIL: Final = 75
-EX_CONFIG: Final = 78
 
 EXITS: Final[tuple[tuple[type[StoreError], int], ...]] = (
     (StoreLocked, EX_TEMPFAIL),

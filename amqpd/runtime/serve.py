@@ -27,6 +27,16 @@ from anyio.abc import TaskGroup
 from amqpd.broker.broker import Broker
 from amqpd.broker.definitions import VhostRecord
 from amqpd.config import Config
+from amqpd.exit_codes import (
+    EX_CANTCREAT,
+    EX_CONFIG,
+    EX_DATAERR,
+    EX_FORCED,
+    EX_IOERR,
+    EX_NOINPUT,
+    EX_TEMPFAIL,
+    EX_UNAVAILABLE,
+)
 from amqpd.runtime import http_listener
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.build import is_compiled
@@ -51,7 +61,7 @@ from amqpd.runtime.server import (
     read_definitions,
 )
 from amqpd.runtime.settings import OFF, ConfigError, data_directory, near_misses, parse_address
-from amqpd.runtime.stop_signals import EX_FORCED, StopSignals
+from amqpd.runtime.stop_signals import StopSignals
 from amqpd_storage.errors import (
     DamagedStore,
     JournalFailed,
@@ -64,13 +74,6 @@ from amqpd_storage.sqlite_engine import SQLiteStore, open_store
 
 logger = logging.getLogger("amqpd.server")
 
-EX_DATAERR: Final = 65
-EX_NOINPUT: Final = 66
-EX_UNAVAILABLE: Final = 69
-EX_CANTCREAT: Final = 73
-EX_IOERR: Final = 74
-EX_TEMPFAIL: Final = 75
-EX_CONFIG: Final = 78
 
 STORE_EXITS: Final[tuple[tuple[type[StoreError], int], ...]] = (
     (StoreLocked, EX_TEMPFAIL),

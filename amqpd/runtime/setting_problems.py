@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from amqpd.config import Config, Limits
+from amqpd.short_string import SHORT_STRING_OCTETS_MAX
 
 if TYPE_CHECKING:
     from msgspec import inspect
@@ -22,7 +23,6 @@ PLACE: Final = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>.*?)`(?: - at `|$)")
 OCTETS: Final = ("default_user", "default_vhost", "event_exchange_vhost", "anonymous_login_user")
 """Names that AMQP gives one octet for their length."""
-OCTETS_MAX: Final = 255
 SECRETS: Final = ("default_pass",)
 SHOWN_MAX: Final = 60
 
@@ -82,8 +82,8 @@ def too_long(settings: Mapping[str, Any]) -> Problem | None:
             octets = len(value.encode())
         except UnicodeEncodeError:
             return Problem(name, value, "write it in UTF-8")
-        if octets > OCTETS_MAX:
-            return Problem(name, value, f"write 1 to {OCTETS_MAX} octets, in UTF-8")
+        if octets > SHORT_STRING_OCTETS_MAX:
+            return Problem(name, value, f"write 1 to {SHORT_STRING_OCTETS_MAX} octets, in UTF-8")
     return None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from amqpd.config import MIB, Config, Limits
+from amqpd.exit_codes import EX_CONFIG, EX_NOINPUT, EX_USAGE
 from amqpd.host_name import is_host
 from amqpd.runtime.setting_problems import (
     SECRETS,
@@ -19,10 +20,6 @@ from amqpd.runtime.setting_problems import (
     shorten,
     too_long,
 )
-
-EX_USAGE: Final = 64
-EX_NOINPUT: Final = 66
-EX_CONFIG: Final = 78
 
 IMAGE_VARIABLES: Final = {
     "RABBITMQ_DEFAULT_USER": "default_user",

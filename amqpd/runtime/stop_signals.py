@@ -14,8 +14,9 @@ import signal
 from types import FrameType
 from typing import Final
 
+from amqpd.exit_codes import EX_FORCED
+
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
-EX_FORCED: Final = 130
 LAST_WORDS: Final = b"amqpd: forced to stop: what was confirmed is safe\n"
 
 

@@ -6,8 +6,9 @@ import ssl
 from pathlib import Path
 
 from amqpd.config import Config
+from amqpd.exit_codes import EX_NOINPUT
 from amqpd.runtime.certificate import certificate_end_s
-from amqpd.runtime.settings import EX_NOINPUT, ConfigError
+from amqpd.runtime.settings import ConfigError
 
 
 def server_context(config: Config) -> ssl.SSLContext:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from amqpd.commands import Arguments, Field
 from amqpd.errors import FRAME_ERROR, ConnectionException
+from amqpd.short_string import short_string
 from amqpd.wire.tables import (
     TableError,
     check_table,
@@ -78,7 +79,6 @@ _OCTETS: Final = DELIVERY_MODE | PRIORITY
 _NUMBERS: Final = _OCTETS | TIMESTAMP
 
 BASIC_PUBLISH: Final = (60, 40)
-SHORT_STRING_OCTETS_MAX: Final = 255
 _ERRORS_SHOWN_OCTETS_MAX: Final = 128
 
 
@@ -277,10 +277,7 @@ def with_property(properties: bytes, flag: int, value: str | int | None) -> byte
             return replace(properties, flag, int(value).to_bytes(octets, "big"))
         except OverflowError as error:
             raise ValueError(f"{value} does not fit into {octets} octets") from error
-    encoded = str(value).encode("utf-8", "surrogateescape")
-    if len(encoded) > SHORT_STRING_OCTETS_MAX:
-        raise ValueError(f"a property of {len(encoded)} octets, a short string has up to 255")
-    return replace(properties, flag, bytes((len(encoded),)) + encoded)
+    return replace(properties, flag, short_string(str(value)))
 
 
 def with_reply_to(properties: bytes, reply_to: str) -> bytes:

@@ -26,6 +26,7 @@ from math import isfinite
 from typing import Any, Final
 
 from amqpd.commands import Arguments, Field
+from amqpd.short_string import SHORT_STRING_OCTETS_MAX, short_string
 
 __all__ = [
     "TableError",
@@ -96,8 +97,6 @@ _ARRAY: Final = ord("A")
 _FLOAT: Final = ord("f")
 _DOUBLE: Final = ord("d")
 _LENGTH_PREFIXED: Final = frozenset(b"SxFA")
-
-NAME_OCTETS_MAX: Final = 255
 
 
 NAME_SHOWN: Final = 32
@@ -302,11 +301,7 @@ def _with_length(content: bytes) -> bytes:
 
 def _encode_fields(arguments: Arguments, parts: list[bytes]) -> None:
     for name, (octet, value) in arguments.items():
-        encoded = name.encode("utf-8", "surrogateescape")
-        if len(encoded) > NAME_OCTETS_MAX:
-            raise ValueError(f"a name of {len(encoded)} octets in a table: {name[:32]!r}...")
-        parts.append(bytes((len(encoded),)))
-        parts.append(encoded)
+        parts.append(short_string(name))
         _encode_value(octet, value, parts)
 
 
@@ -375,8 +370,8 @@ def _typed_fields(values: Mapping[str, Any], depth: int, steps: Steps) -> Argume
     table: Arguments = {}
     for name, value in values.items():
         octets = _octets(name, steps)
-        if len(octets) > NAME_OCTETS_MAX:
-            problem = f"has {len(octets)} octets, at most {NAME_OCTETS_MAX} can be"
+        if len(octets) > SHORT_STRING_OCTETS_MAX:
+            problem = f"has {len(octets)} octets, at most {SHORT_STRING_OCTETS_MAX} can be"
             raise UnfitValue(steps, f"{name[:NAME_SHOWN]!r}... {problem}")
         table[name] = _typed_value(value, depth, (*steps, name))
     return table

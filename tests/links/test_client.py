@@ -13,10 +13,10 @@ from amqpd.links.client import (
     Opened,
     State,
     Unblocked,
-    short_string,
 )
 from amqpd.links.reading import Confirmed, Delivery
 from amqpd.links.uri import parse_uri
+from amqpd.short_string import short_string
 from tests.conversation import BrokerUnderTest
 from tests.links.wire import URI, WHOLE, Wire
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from amqpd.commands import Basic, Channel, Message, Target, make_message
 from amqpd.config import Limits
 from amqpd.protocol.connection import Connection
-from amqpd.protocol.outlet import LARGE_PIECE_BYTES, ChannelOutlet, Hold, consumer_prefix
+from amqpd.protocol.outlet import LARGE_PIECE_BYTES, ChannelOutlet, Hold
+from amqpd.short_string import short_string
 from tests.protocol.client import (
     NO_PROPERTIES,
     bodies,
@@ -32,7 +33,7 @@ def make_connection(frame_max: int = FRAME_MAX, **limits: int) -> Connection:
 
 
 def make_target(exchange: str = "x", routing_key: str = "k") -> Target:
-    envelope = consumer_prefix(exchange) + consumer_prefix(routing_key)
+    envelope = short_string(exchange) + short_string(routing_key)
     return Target(exchange, routing_key, envelope, False, False)
 
 
@@ -87,7 +88,7 @@ def test_every_kind_of_speech_is_pamqp_s(
     """Any mixture of them: what an outlet remembers of one must not show in the next."""
     connection = make_connection()
     outlet = ChannelOutlet(connection, channel)
-    prefixes = [consumer_prefix(tag) for tag in consumer_tags]
+    prefixes = [short_string(tag) for tag in consumer_tags]
     expected = b""
     for _ in range(data.draw(st.integers(1, 6))):
         kind = data.draw(st.sampled_from(["deliver", "get_ok", "return", "ack", "nack", "method"]))
@@ -137,7 +138,7 @@ def test_bodies_are_split_at_frame_max(frame_max: int, excess: int) -> None:
     connection = make_connection(frame_max)
     outlet = ChannelOutlet(connection, 3)
     sent = message(random.Random(1).randbytes(frame_max + excess))
-    outlet.deliver(consumer_prefix("c"), 1, False, sent)
+    outlet.deliver(short_string("c"), 1, False, sent)
     data = taken(connection)
     assert data == pamqp_method(3, Basic.Deliver("c", 1, False, "x", "k")) + content(
         3, sent, frame_max
@@ -155,7 +156,7 @@ def test_body_is_whole_without_a_frame_max() -> None:
 
 def test_empty_body_has_no_body_frame() -> None:
     connection = make_connection()
-    ChannelOutlet(connection, 1).deliver(consumer_prefix("c"), 1, True, message(b""))
+    ChannelOutlet(connection, 1).deliver(short_string("c"), 1, True, message(b""))
     method = pamqp_method(1, Basic.Deliver("c", 1, True, "x", "k"))
     assert taken(connection) == method + header(1, 0)
 
@@ -165,7 +166,7 @@ def test_names_and_properties_leave_as_they_came() -> None:
     target = Target("?", "?", b"\x02\xff\xfe\x01\x00", False, False)
     properties = b"\x00\x02"  # a flag that means nothing
     ChannelOutlet(connection, 1).deliver(
-        consumer_prefix("c"), 1, False, message(b"x", target, properties)
+        short_string("c"), 1, False, message(b"x", target, properties)
     )
     ((*_, exchange, routing_key, heard_properties, octets),) = understood(taken(connection))
     assert exchange.encode("utf-8", "surrogateescape") == b"\xff\xfe"
@@ -180,7 +181,7 @@ def test_names_and_properties_leave_as_they_came() -> None:
 def test_unsent_bytes_are_the_octets_to_be_sent(sent: list[tuple[Message, int]]) -> None:
     connection = make_connection()
     outlet = ChannelOutlet(connection, 1)
-    prefix = consumer_prefix("c")
+    prefix = short_string("c")
     for one, kind in sent:
         if kind == 0:
             outlet.deliver(prefix, 1, False, one)
@@ -228,11 +229,11 @@ def test_connection_speaks_up_once_per_turn() -> None:
     speaking = connection._speaking
     first, second = ChannelOutlet(connection, 1), ChannelOutlet(connection, 2)
     first.confirm(1, False)
-    second.deliver(consumer_prefix("c"), 1, False, message(b"x"))
+    second.deliver(short_string("c"), 1, False, message(b"x"))
     connection.send_method(0, Channel.OpenOk())
     assert speaking == [connection]
     taken(connection)
-    second.deliver(consumer_prefix("c"), 1, False, message(b"x"))
+    second.deliver(short_string("c"), 1, False, message(b"x"))
     assert speaking == [connection, connection]
 
 
@@ -350,7 +351,7 @@ def test_all_kinds_of_speech_can_be_held() -> None:
     mark = outlet.hold()
     sent = message(b"x" * 5000)
     outlet.method(Channel.OpenOk())
-    outlet.deliver(consumer_prefix("c"), 1, False, sent)
+    outlet.deliver(short_string("c"), 1, False, sent)
     outlet.get_ok(2, False, 0, sent)
     outlet.returned(312, "NO_ROUTE", sent)
     outlet.refuse(3, False)
@@ -406,12 +407,6 @@ def test_any_holds_and_releases_keep_the_order(steps: list[int]) -> None:
     heard += speech.heard()
     assert heard == list(range(1, speech.spoken + 1))
     assert speech.connection.unsent_bytes == 0
-
-
-def test_consumer_prefix_is_a_short_string() -> None:
-    assert consumer_prefix("") == b"\x00"
-    assert consumer_prefix("é") == b"\x02\xc3\xa9"
-    assert consumer_prefix("c" * 255) == b"\xff" + b"c" * 255
 
 
 # -- in pieces

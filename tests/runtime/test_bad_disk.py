@@ -30,9 +30,6 @@ SLOW_S = 1.5
 QUICK_S = 0.75
 """What does not wait for the disk takes less than this, on a busy machine."""
 FAILS = "the disk fails"
-EX_DATAERR = 65
-EX_CANTCREAT = 73
-EX_IOERR = 74
 
 
 @pytest.fixture
@@ -285,7 +282,7 @@ def test_a_broker_on_a_disk_that_fails_can_be_stopped(broker: PoweredBroker) -> 
         broker.disk.fail("fsync", errno.EIO, "-wal")
         publish_until_it_fails(broker, publisher, b"never confirmed")
         publisher.sock.close()
-        assert broker.stop() == EX_IOERR
+        assert broker.stop() == os.EX_IOERR
     assert "check the disk" in broker.log
     broker.disk.heal()
     broker.start()
@@ -323,7 +320,7 @@ def test_a_store_that_has_vanished_ends_the_broker(broker: PoweredBroker) -> Non
         broker.wait_for_log(FAILS)
         store.unlink()
         broker.disk.heal()
-        assert broker.wait() == EX_IOERR
+        assert broker.wait() == os.EX_IOERR
         assert publisher.confirmed == 0
     assert f"{store} does not exist: it was there while the broker ran" in broker.log
     assert not store.exists(), "no new one was made in its place"
@@ -335,7 +332,7 @@ def test_a_start_on_a_disk_that_is_read_only(broker: PoweredBroker) -> None:
     broker.disk.on()
     broker.disk.fail("open", errno.EROFS)
     broker.spawn()
-    assert broker.wait() == EX_CANTCREAT
+    assert broker.wait() == os.EX_CANTCREAT
     assert "Read-only file system" in broker.log
     broker.disk.heal()
     broker.start()
@@ -402,7 +399,7 @@ def test_damage_is_told_from_a_disk_that_cannot_be_read(broker: PoweredBroker) -
             file.write(b"\xff" * 8192)
     with Client(broker.address) as consumer:
         consumer.consume("q", no_ack=True)
-        assert broker.wait() == EX_DATAERR
+        assert broker.wait() == os.EX_DATAERR
     assert "messages cannot be read: stopping" in broker.log
     assert "amqpd doctor" in broker.log
 
