@@ -80,6 +80,7 @@ from amqpd_storage.entries import (
 )
 from amqpd_storage.journal import Batch, Journal
 from amqpd_storage.sqlite_engine import Recovery, SQLiteStore
+from tests.hyphens import hyphenated
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -1312,3 +1313,8 @@ __all__ = [
     "properties",
     "table",
 ]
+
+
+def declare(channel: Channel, name: str = "q", /, **arguments: object) -> None:
+    """A durable queue with these arguments, whose names have hyphens."""
+    channel.queue_declare(name, durable=True, arguments=hyphenated(arguments))

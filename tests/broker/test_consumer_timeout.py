@@ -18,6 +18,7 @@ from tests.conversation import (
     Delivery,
     Refused,
 )
+from tests.hyphens import hyphenated
 
 MINUTE = 60.0
 HALF_AN_HOUR = 1800.0
@@ -33,8 +34,9 @@ def text(timeout_ms: int = 1_800_000, channel: int = 1) -> str:
 
 
 def declare(channel: Channel, queue_type: str = "classic", **arguments: object) -> None:
-    named = {key.replace("_", "-"): value for key, value in arguments.items()}
-    channel.queue_declare("q", durable=True, arguments={"x-queue-type": queue_type, **named})
+    channel.queue_declare(
+        "q", durable=True, arguments={"x-queue-type": queue_type, **hyphenated(arguments)}
+    )
 
 
 def publish(channel: Channel, *bodies: bytes) -> None:

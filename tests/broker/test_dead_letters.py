@@ -15,15 +15,11 @@ from tests.conversation import (
     Channel,
     Confirmed,
     Got,
+    declare,
     method,
     properties,
     table,
 )
-
-
-def declare(channel: Channel, name: str, **arguments: object) -> None:
-    named = {key.replace("_", "-"): value for key, value in arguments.items()}
-    channel.queue_declare(name, durable=True, arguments=named)
 
 
 def stage(channel: Channel, **arguments: object) -> None:
@@ -48,16 +44,6 @@ def reject(channel: Channel, queue: str = "q") -> None:
     got = channel.get(queue)
     assert got is not None
     channel.reject(got.delivery_tag, requeue=False)
-
-
-@pytest.fixture
-def broker() -> BrokerUnderTest:
-    return BrokerUnderTest()
-
-
-@pytest.fixture
-def channel(broker: BrokerUnderTest) -> Channel:
-    return broker.client().channel()
 
 
 def test_a_rejected_message_goes_to_the_dead_letter_exchange(channel: Channel) -> None:

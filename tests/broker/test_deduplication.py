@@ -19,6 +19,7 @@ from tests.conversation import (
     properties,
     table,
 )
+from tests.hyphens import hyphenated
 
 SIZE = "x-cache-size"
 TTL = "x-cache-ttl"
@@ -28,7 +29,7 @@ PERSISTENCE = "x-cache-persistence"
 def declared(broker: BrokerUnderTest, **arguments: Any) -> Channel:
     """A channel beside exchange x, bound to queue q."""
     channel = broker.client().channel()
-    sized = {SIZE: 10, **{name.replace("_", "-"): value for name, value in arguments.items()}}
+    sized = {SIZE: 10, **hyphenated(arguments)}
     channel.exchange_declare("x", "x-message-deduplication", arguments=sized)
     channel.queue_declare("q")
     channel.queue_bind("q", "x")
@@ -38,7 +39,7 @@ def declared(broker: BrokerUnderTest, **arguments: Any) -> Channel:
 def durable(broker: BrokerUnderTest, **arguments: Any) -> Channel:
     """The same, durable and committed."""
     channel = broker.client().channel()
-    sized = {SIZE: 10, **{name.replace("_", "-"): value for name, value in arguments.items()}}
+    sized = {SIZE: 10, **hyphenated(arguments)}
     said = method(
         Exchange.Declare, exchange="x", exchange_type="x-message-deduplication", durable=True
     )
@@ -240,7 +241,7 @@ def test_the_cache_has_a_limit() -> None:
 
 
 def put(broker: BrokerUnderTest, **settings: Any) -> None:
-    definition = {name.replace("_", "-"): value for name, value in settings.items()}
+    definition = hyphenated(settings)
     set_policy(broker.core, "/", "cache", pattern="^x", definition=definition)
     broker.turn()
 

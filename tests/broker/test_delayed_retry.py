@@ -9,11 +9,11 @@ import pytest
 from amqpd.commands import Queue
 from amqpd.config import Compat
 from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, Delivery, method, table
+from tests.hyphens import hyphenated
 
 
 def arguments(queue_type: str, retry: str, /, **more: object) -> dict[str, Any]:
-    named = {key.replace("_", "-"): value for key, value in more.items()}
-    return {"x-queue-type": queue_type, "x-delayed-retry-type": retry, **named}
+    return {"x-queue-type": queue_type, "x-delayed-retry-type": retry, **hyphenated(more)}
 
 
 def open_with(broker: BrokerUnderTest, *what: Any, **more: object) -> Channel:

@@ -15,16 +15,7 @@ from tests.conversation import (
     method,
     properties,
 )
-
-
-@pytest.fixture
-def broker() -> BrokerUnderTest:
-    return BrokerUnderTest()
-
-
-@pytest.fixture
-def channel(broker: BrokerUnderTest) -> Channel:
-    return broker.client().channel()
+from tests.hyphens import hyphenated
 
 
 def test_line_ends_stay_in_the_names_of_queues_to_be_used(channel: Channel) -> None:
@@ -54,8 +45,7 @@ def test_bcc_is_taken_out_though_it_be_empty_and_of_returns_too(channel: Channel
 
 def test_arguments_are_looked_at_in_rabbitmqs_order(channel: Channel) -> None:
     def refused(reason: str, **arguments: tuple[str, object]) -> None:
-        named = {name.replace("_", "-"): field for name, field in arguments.items()}
-        channel.send(method(Queue.Declare, queue="q"), named)
+        channel.send(method(Queue.Declare, queue="q"), hyphenated(arguments))
         channel.expect_closed(406, f"PRECONDITION_FAILED - invalid arg {reason}", (50, 10))
         channel.open()
 

@@ -19,25 +19,11 @@ from tests.conversation import (
     Channel,
     Confirmed,
     Delivery,
+    declare,
     method,
     properties,
     table,
 )
-
-
-@pytest.fixture
-def broker() -> BrokerUnderTest:
-    return BrokerUnderTest()
-
-
-@pytest.fixture
-def channel(broker: BrokerUnderTest) -> Channel:
-    return broker.client().channel()
-
-
-def declare(channel: Channel, name: str, **arguments: object) -> None:
-    named = {key.replace("_", "-"): value for key, value in arguments.items()}
-    channel.queue_declare(name, durable=True, arguments=named)
 
 
 def chain(channel: Channel, count: int) -> None:

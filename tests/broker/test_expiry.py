@@ -8,17 +8,12 @@ from amqpd.commands import Queue
 from tests.conversation import (
     PERSISTENT,
     BrokerUnderTest,
-    Channel,
     Confirmed,
+    declare,
     method,
     properties,
     table,
 )
-
-
-def declare(channel: Channel, name: str = "q", **arguments: object) -> None:
-    named = {key.replace("_", "-"): value for key, value in arguments.items()}
-    channel.queue_declare(name, durable=True, arguments=named)
 
 
 def test_a_message_expires_with_its_queues_time_to_live() -> None:

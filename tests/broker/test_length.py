@@ -6,18 +6,20 @@ import pytest
 
 from amqpd.commands import Queue
 from amqpd.errors import PRECONDITION_FAILED
-from tests.conversation import PERSISTENT, BrokerUnderTest, Channel, Confirmed, method, table
+from tests.conversation import (
+    PERSISTENT,
+    BrokerUnderTest,
+    Channel,
+    Confirmed,
+    declare,
+    method,
+    table,
+)
 
 
 def limited(channel: Channel, **arguments: object) -> Channel:
-    named = {key.replace("_", "-"): value for key, value in arguments.items()}
-    channel.queue_declare("q", durable=True, arguments=named)
+    declare(channel, **arguments)
     return channel
-
-
-@pytest.fixture
-def channel() -> Channel:
-    return BrokerUnderTest().client().channel()
 
 
 def test_the_oldest_is_dropped(channel: Channel) -> None:

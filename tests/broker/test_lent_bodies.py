@@ -13,6 +13,7 @@ import pytest
 from amqpd.commands import Queue
 from amqpd.config import Limits
 from tests.conversation import BrokerUnderTest, Channel, Returned, method, properties, table
+from tests.hyphens import hyphenated
 from tests.protocol.client import publish
 
 LARGE = b"large " * 10_000
@@ -89,7 +90,7 @@ def test_a_transport_that_is_behind_ties_up_none(broker: BrokerUnderTest) -> Non
 
 def declare(channel: Channel, queue: str, **arguments: object) -> None:
     """A durable queue, once the journal has it."""
-    options = {key.replace("_", "-"): value for key, value in arguments.items()}
+    options = hyphenated(arguments)
     channel.send(method(Queue.Declare, queue=queue, durable=True), table(options))
     channel.client.broker.journal.commit()
     channel.receive(Queue.DeclareOk)

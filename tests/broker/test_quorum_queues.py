@@ -26,6 +26,7 @@ from tests.conversation import (
     properties,
     table,
 )
+from tests.hyphens import hyphenated
 
 Q = "queue 'q' in vhost '/'"
 QUORUM = {"x-queue-type": "quorum"}
@@ -33,8 +34,7 @@ PROFILES: tuple[Compat, ...] = ("3.13", "4.2", "4.3")
 
 
 def declare(channel: Channel, name: str = "q", /, **arguments: object) -> None:
-    named = {key.replace("_", "-"): value for key, value in arguments.items()}
-    channel.queue_declare(name, durable=True, arguments={**QUORUM, **named})
+    channel.queue_declare(name, durable=True, arguments={**QUORUM, **hyphenated(arguments)})
 
 
 def open_with(compat: Compat, **arguments: object) -> Channel:
@@ -519,8 +519,9 @@ def restart(broker: BrokerUnderTest) -> Channel:
 
 def declare_safely(broker: BrokerUnderTest, **arguments: object) -> Channel:
     channel = broker.client().channel()
-    named = {key.replace("_", "-"): value for key, value in arguments.items()}
-    channel.send(method(Queue.Declare, queue="q", durable=True), table({**QUORUM, **named}))
+    channel.send(
+        method(Queue.Declare, queue="q", durable=True), table({**QUORUM, **hyphenated(arguments)})
+    )
     broker.journal.commit()
     channel.receive(Queue.DeclareOk)
     return channel

@@ -35,6 +35,7 @@ from amqpd.links.uri import LinkURI
 from amqpd.runtime.peer import Peer
 from amqpd.runtime.trusted_peer import TrustedPeer
 from tests.conversation import BrokerUnderTest, Channel, Client
+from tests.hyphens import hyphenated
 
 IDLE_ROUNDS: Final = 30
 """Turns of the event loop without a byte moved, after which nobody has anything to say."""
@@ -205,7 +206,7 @@ class Site(BrokerUnderTest):
     def upstream(self, name: str, **fields: Any) -> None:
         """An upstream of the name of its broker."""
         value = {"uri": f"amqp://{name}?heartbeat=0"}
-        value |= {key.replace("_", "-"): item for key, item in fields.items()}
+        value |= hyphenated(fields)
         self.core.parameters.set("/", "federation-upstream", name, value)
         self.turn()
 

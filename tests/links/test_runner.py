@@ -15,6 +15,7 @@ from amqpd.links.shovels import ShovelKeeper, Shovels, shovel_statuses
 from amqpd.links.transport import Transport
 from amqpd.links.uri import LinkURI
 from tests.conversation import PERSISTENT, BrokerUnderTest
+from tests.hyphens import hyphenated
 from tests.links.network import network
 from tests.links.wire import Wire
 from tests.patience import PATIENCE_S
@@ -102,7 +103,7 @@ def value(**fields: Any) -> dict[str, Any]:
         "src-queue": "from",
         "dest-queue": "to",
     }
-    made |= {name.replace("_", "-"): item for name, item in fields.items()}
+    made |= hyphenated(fields)
     assert check_definition("s", made) == []
     return made
 

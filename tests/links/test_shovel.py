@@ -11,6 +11,7 @@ from amqpd.links.link import LinkFailed
 from amqpd.links.shovel_definition import ShovelDefinition, check_definition, read_definition
 from amqpd.wire.properties import read_headers, read_property
 from tests.conversation import PERSISTENT, BrokerUnderTest, properties
+from tests.hyphens import hyphenated
 from tests.links.wire import WHOLE, ShovelUnderTest
 
 BODIES = [b"%d" % number for number in range(10)]
@@ -18,7 +19,7 @@ BODIES = [b"%d" % number for number in range(10)]
 
 def definition(**fields: Any) -> ShovelDefinition:
     value: dict[str, Any] = {"src-uri": "amqp://a", "dest-uri": "amqp://b"}
-    value |= {name.replace("_", "-"): item for name, item in fields.items()}
+    value |= hyphenated(fields)
     assert check_definition("s", value) == []
     return read_definition(value)
 

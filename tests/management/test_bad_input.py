@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from amqpd.broker.definitions_export import export_definitions
 from amqpd.config import Config, Limits
 from amqpd.management.routing import Table, _Step
+from tests.hyphens import hyphenated
 from tests.management.api import Api, api
 from tests.runtime.topologies import topologies
 
@@ -63,8 +64,7 @@ def ask(
 ) -> tuple[int, Any]:
     """One request as it stands, without a client that would put it right; status and JSON."""
     headers.setdefault("authorization", GUEST)
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    reply = asyncio.run(_ask(broker, method, b"/api" + target, body, named))
+    reply = asyncio.run(_ask(broker, method, b"/api" + target, body, hyphenated(headers)))
     said: Any = json.loads(reply.content) if reply.content else None
     assert reply.status < 500 or said["status"] == "failed", (method, target, body, said)
     if reply.status in (400, 404, 413):

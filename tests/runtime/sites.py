@@ -14,6 +14,7 @@ from typing import Any
 
 from pamqp import commands
 
+from tests.hyphens import hyphenated
 from tests.patience import PATIENCE_S
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess, wait_until
@@ -56,7 +57,7 @@ class Site:
     def upstream(self, name: str, address: str, **fields: Any) -> None:
         """There is an upstream of this name at this address."""
         value = {"uri": f"amqp://guest:guest@{address}/%2F", "reconnect-delay": 1}
-        value |= {key.replace("_", "-"): item for key, item in fields.items()}
+        value |= hyphenated(fields)
         self.ask("PUT", f"/parameters/federation-upstream/%2F/{name}", {"value": value})
 
     def policy(self, name: str, pattern: str, upstream_set: str) -> None:

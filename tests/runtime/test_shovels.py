@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from compat import harness, rabbitmq_server
+from tests.hyphens import hyphenated
 from tests.management.test_process import ask
 from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess
@@ -33,7 +34,7 @@ class Pair:
         self.here, self.there = self.brokers
 
     def set(self, name: str = "s", **fields: Any) -> None:
-        value = {key.replace("_", "-"): item for key, item in fields.items()}
+        value = hyphenated(fields)
         path = f"/parameters/shovel/%2F/{quote(name)}"
         status, answer = ask(self.here, "PUT", path, {"value": value})
         assert status in (201, 204), answer

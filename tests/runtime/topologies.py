@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
+from tests.hyphens import hyphenated
+
 Row = dict[str, Any]
 Rows = st.SearchStrategy[list[Row]]
 
@@ -42,7 +44,7 @@ def rows(fields: dict[str, st.SearchStrategy[Any]], *key: str) -> Rows:
 
 def some(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[Row]:
     """An object with some of these; `_` stands for a hyphen."""
-    fields = {name.replace("_", "-"): value for name, value in optional.items()}
+    fields = hyphenated(optional)
     return st.fixed_dictionaries({}, optional=fields)
 
 
