@@ -33,9 +33,11 @@ CHECKPOINT_PAGES: Final = 2048
 """16 MB of log, then it is written back: 25 to 35 ms, where 64 MB took 100 and 4 MB did it four
 times as often. Messages that live shortly never reach the file itself."""
 
-RATIO_MIN: Final = 1 / 16
+RATIO_MIN: Final = 1 / 2
 RATIO_MAX: Final = 16.0
-"""How wrong the estimate of a batch's pages is taken to be, at most."""
+"""How wrong the estimate of a batch's pages is taken to be, at most. It is too high by far where
+neighbours come and go; but what follows may be of another kind, and the log twice as long by then,
+not sixteen times."""
 
 ESTIMATED_PAGE_BYTES: Final = 8192
 
@@ -77,9 +79,11 @@ class Checkpoints:
         self._left = 0
         """Pages of the log when the last checkpoint ended, if it begins no new one after that."""
 
-    def wrote(self, batch: Batch) -> None:
-        """A batch is in the log."""
-        self.count(2 + len(batch.entries) / 2 + batch.size_bytes / ESTIMATED_PAGE_BYTES)
+    def wrote(self, batch: Batch) -> float:
+        """A batch is in the log; about how many pages that is."""
+        pages = 2 + len(batch.entries) / 2 + batch.size_bytes / ESTIMATED_PAGE_BYTES
+        self.count(pages)
+        return pages * self._ratio
 
     def count(self, pages: float) -> None:
         """The log has so many pages more, more or less."""

@@ -30,6 +30,7 @@ from typing import Final, TypeVar
 from amqpd_storage import sqlite_file, sqlite_log
 from amqpd_storage.errors import DamagedStore, JournalFailed, ReadFailed, StoreUnwritable
 from amqpd_storage.journal import Batch
+from amqpd_storage.log_space import LogSpace
 from amqpd_storage.sqlite_file import Durability
 from amqpd_storage.sqlite_reading import read_batch_number
 from amqpd_storage.sqlite_tidying import tidy
@@ -105,6 +106,9 @@ class OwnersConnection:
                 self._keeper = sqlite_log.open_keeper(raw, self.path)
                 self._plain = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 self._checkpoints = sqlite_log.Checkpoints(raw, self._checkpoint_pages)
+                # Without a flush at each commit it makes no difference.
+                pages_max = self._checkpoint_pages if self._durability == "full" else 0
+                self._space = LogSpace(sqlite_log.log_of(self.path), pages_max)
         except BaseException:
             self.raw = raw
             self._close(keeping_log=True)
@@ -127,8 +131,9 @@ class OwnersConnection:
 
     def _write(self, batch: Batch) -> None:
         self._checkpoints.run_if_due(self.raw)
+        self._space.make()
         write_batch(self.raw, batch, self._number + 1)
-        self._checkpoints.wrote(batch)
+        self._space.used(self._checkpoints.wrote(batch))
 
     def tidy(self) -> bool:
         """A small step of what can wait; whether there is more to do. Raises as `write` does."""

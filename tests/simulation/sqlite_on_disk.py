@@ -32,7 +32,7 @@ from unittest.mock import patch
 
 import apsw
 
-from amqpd_storage import sqlite_file, sqlite_log, sqlite_owner
+from amqpd_storage import log_space, sqlite_file, sqlite_log, sqlite_owner
 from tests.simulation.disk import Disk, DiskError, DiskFull, File, PowerCut
 
 VFS_NAME: Final = "amqpd-simulation"
@@ -449,6 +449,13 @@ class DiskOS:
         descriptor.position += len(data)
         return len(data)
 
+    def pwrite(self, descriptor: Descriptor, data: bytes, offset: int) -> int:
+        """Over what is there, and behind it."""
+        assert descriptor.file is not None
+        with told_by_the_system():
+            descriptor.disk.write(descriptor.file, offset, data)
+        return len(data)
+
     def pread(self, descriptor: Descriptor, size: int, offset: int) -> bytes:
         """At most so many octets from there."""
         assert descriptor.file is not None
@@ -501,6 +508,7 @@ def store_on(disk: Disk, seed: int = 0) -> Iterator[Path]:
             patch.multiple(sqlite_file, **fixed),
             patch.multiple(sqlite_log, os=fixed["os"], fcntl=NO_LOCKS),
             patch.object(sqlite_owner, "os", fixed["os"]),
+            patch.object(log_space, "os", fixed["os"]),
         ):
             yield cast(Path, DiskPath(disk, number, sqlite_file.FILE_NAME))
     finally:
