@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
-from amqpd_storage import log_space, sqlite_file
+from amqpd_storage import sqlite_file
 from amqpd_storage.log_space import FRAME_BYTES, FRAMES_MAX
 from amqpd_storage.sqlite_log import RATIO_MIN, close_connection, log_of
 from amqpd_storage.sqlite_owner import OwnersConnection
@@ -85,7 +85,8 @@ def test_a_log_that_is_all_zeros_is_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES, errno.EIO])
 def test_a_disk_that_has_no_room_is_for_sqlite_to_find(tmp_path: Path, reason: int) -> None:
     owner = OwnersConnection(tmp_path / "a", "full")
-    with patch.object(log_space.os, "pwrite", side_effect=OSError(reason, os.strerror(reason))):
+    refused = OSError(reason, os.strerror(reason))
+    with patch("amqpd_storage.log_space.os.pwrite", side_effect=refused):
         sizes = sizes_of_the_log(owner, 50)
     assert len(set(sizes)) == 50
     owner.close()
