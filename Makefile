@@ -90,7 +90,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 $(COMPILED): $(INSTALLED) $(SOURCES)
-	@echo "Compiling the core with mypyc, which takes 4 to 6 minutes; AMQPD_COMPILE=0 make ... does without."
+	@echo "Compiling the core with mypyc, which takes a minute or two; AMQPD_COMPILE=0 make ... does without."
 	@rm -rf build/compiled
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target build/compiled .
 	@touch $@
