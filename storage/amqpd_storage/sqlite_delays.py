@@ -46,7 +46,8 @@ SWEPT_ROWS: Final = 4000
 """Rows of a deleted exchange that go in one step."""
 
 # Two ranges of the index, since SQLite takes a comparison of pairs for one of their first halves:
-# ten million messages that come due at the same moment would be walked again for each read.
+# ten million messages that come due at the same moment would be walked again for each read. And
+# `next` is named once only: SQLite 3.46 looks for its rows again wherever it is named.
 _NEXT: Final = f"""
 WITH next AS (
     SELECT * FROM (
@@ -59,9 +60,10 @@ WITH next AS (
         ORDER BY due_ms, sequence LIMIT :rows_max
     ) LIMIT :rows_max
 )
-SELECT (SELECT count(*) FROM next), sum(size), json_group_array(due_ms), json_group_array(sequence)
+SELECT max(found), sum(size), json_group_array(due_ms), json_group_array(sequence)
 FROM (
-    SELECT *, sum(size) OVER (ORDER BY due_ms, sequence ROWS UNBOUNDED PRECEDING) AS total
+    SELECT *, count(*) OVER () AS found,
+        sum(size) OVER (ORDER BY due_ms, sequence ROWS UNBOUNDED PRECEDING) AS total
     FROM next ORDER BY due_ms, sequence
 ) WHERE total - size < {READ_BYTES_MAX}
 """

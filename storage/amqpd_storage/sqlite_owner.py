@@ -76,6 +76,8 @@ class OwnersConnection:
         self._checkpoint_pages = checkpoint_pages
         self.raw: sqlite3.Connection
         """Another one after `resume`."""
+        self._closed: bool
+        """It is no connection any more."""
         self._plain: int | None = None
         """The file, for reading it through. Open as long as `raw` is: see `unreadable`."""
         self._keeper: sqlite3.Connection | None = None
@@ -101,6 +103,8 @@ class OwnersConnection:
 
     def _open(self, *, again: bool = False) -> None:
         raw = sqlite_file.open_connection(self.path, self._durability, again=again)
+        self.raw = raw
+        self._closed = False
         try:
             with sqlite_file.explained(self.path):
                 self._keeper = sqlite_log.open_keeper(raw, self.path)
@@ -110,10 +114,8 @@ class OwnersConnection:
                 pages_max = self._checkpoint_pages if self._durability == "full" else 0
                 self._space = LogSpace(sqlite_log.log_of(self.path), pages_max)
         except BaseException:
-            self.raw = raw
             self._close(keeping_log=True)
             raise
-        self.raw = raw
 
     def write(self, batch: Batch) -> None:
         """Commit the batch, whole or not at all; returns when it is on the disk.
@@ -252,6 +254,9 @@ class OwnersConnection:
         self._given_up = self._given_up or "the store could not be read"
 
     def _close(self, *, keeping_log: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
         if not keeping_log:
             self._release_keeper()  # only the last connection removes the log
         sqlite_log.close_connection(self.raw, self.path, keeping_log=keeping_log)
