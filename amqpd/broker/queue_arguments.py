@@ -183,6 +183,8 @@ CHECKS_SINCE: Final[dict[Compat, dict[str, Check]]] = {
 }
 """What the profiles see otherwise, or first."""
 
+_CHECKS_OF: Final = {compat: CHECKS | since for compat, since in CHECKS_SINCE.items()}
+
 # In the order in which RabbitMQ compares them.
 _OF_ALL_FIRST: Final = (
     "x-expires",
@@ -273,6 +275,8 @@ def check_arguments(
 
     `queue` is `queue 'NAME' in vhost 'VHOST'`.
     """
+    if not arguments:
+        return
     _check(QUEUE_TYPE, check_type, arguments, queue, method)
     dead_letter_target(arguments, queue, method)
     kind = queue_type(arguments)
@@ -282,7 +286,7 @@ def check_arguments(
         known = known | {CONSUMER_TIMEOUT}
         if kind == QUORUM:
             taken = taken | {CONSUMER_TIMEOUT}
-    for key, check in (CHECKS | CHECKS_SINCE[compat]).items():
+    for key, check in _CHECKS_OF[compat].items():
         if key in taken:
             _check(key, check, arguments, queue, method)
     for key in arguments:

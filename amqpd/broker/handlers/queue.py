@@ -102,14 +102,15 @@ def declare_actively(
         check_same(channel, existing, method, arguments)
         return existing
     require_queue_room(virtual_host, name, DECLARE)
-    dead_letter_exchange = dead_letter_target(arguments, queue_text(channel, name), DECLARE)
+    resource = queue_text(channel, name)
+    dead_letter_exchange = dead_letter_target(arguments, resource, DECLARE)
     if dead_letter_exchange is not None:
         access.require(user, virtual_host.name, "read", "queue", name, DECLARE)
         access.require(user, virtual_host.name, "write", "exchange", dead_letter_exchange, DECLARE)
-    check_arguments(arguments, queue_text(channel, name), DECLARE, channel.broker.config.compat)
+    check_arguments(arguments, resource, DECLARE, channel.broker.config.compat)
     check_properties(
         arguments,
-        queue_text(channel, name),
+        resource,
         DECLARE,
         durable=bool(method.durable),
         exclusive=bool(method.exclusive),
