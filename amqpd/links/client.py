@@ -120,7 +120,8 @@ class LinkClient:
         self._opened_by = self._patience_ends(now)
         self._pieces: list[bytes] = []
         self._published: dict[int, int] = {}
-        self._now = now
+        self.now = now
+        """When bytes came last."""
         self._heard = False
         self._push(GREETING)
 
@@ -128,7 +129,7 @@ class LinkClient:
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """What the server's bytes bring about. After a fault the state is CLOSED."""
-        self._now = now
+        self.now = now
         events: list[Event] = []
         if self.state is State.CLOSED:
             return events
@@ -339,7 +340,7 @@ class LinkClient:
         self.channel_max = _lower(tune.channel_max, self._uri.channel_max)
         heartbeat_s = _lower(tune.heartbeat, self._uri.heartbeat_s) if self._uri.heartbeat_s else 0
         if heartbeat_s:
-            self._heartbeat = Heartbeat(heartbeat_s, self._now)
+            self._heartbeat = Heartbeat(heartbeat_s, self.now)
         self._push(method_frame(0, Connection.TuneOk(self.channel_max, frame_max, heartbeat_s)))
         opening = Connection.Open.__new__(Connection.Open)
         opening.virtual_host = self._vhost

@@ -45,6 +45,7 @@ from amqpd.links.link import (
     CHANNEL,
     LAG_EVERY_S,
     NOT_FOUND,
+    REWRITTEN_BYTES_MAX,
     REWRITTEN_MAX,
     Answer,
     Link,
@@ -88,6 +89,8 @@ PRECONDITION_FAILED: Final = 406
 COMMAND_INVALID: Final = 503
 BINDINGS_UNDER_WAY_MAX: Final = 256
 """Changes of bindings that the upstream has not answered."""
+COMMAND_OVERHEAD: Final = 1024
+"""Octets of exchange.bind beside its arguments: three names, and the frame."""
 CHECK_EVERY_S: Final = 90.0
 """Between two looks at the internal exchange (rabbitmq_federation:
 internal_exchange_check_interval)."""
@@ -164,7 +167,6 @@ class ExchangeLink(Link):
         self._binding = False
         """Changes may be told now."""
         self._check_at = now + CHECK_EVERY_S
-        self._look_at = now
         self._fields: dict[bool, Field] = {}
         """What a message gets on top of its header, by redelivered; and the same as octets."""
         self._octets: dict[bool, bytes] = {}
@@ -214,8 +216,19 @@ class ExchangeLink(Link):
                 routing_key=change.routing_key,
                 nowait=nowait,
             )
-            self._send(method, arguments)
-            self._under_way += not nowait
+            if self._fits(arguments):
+                self._send(method, arguments)
+                self._under_way += not nowait
+
+    def _fits(self, arguments: Arguments) -> bool:
+        """Whether they go into a frame: here they did, without where they come from."""
+        if len(encode_table(arguments)) <= self.source.frame_bytes_max - COMMAND_OVERHEAD:
+            return True
+        self.warnings.append(
+            f"a binding of exchange '{self.exchange.name}' has too many arguments for a frame of"
+            " the upstream's: what it asks for does not come from there"
+        )
+        return False
 
     def _upstream_arguments(self, arguments: Arguments) -> Arguments | None:
         """Those of the binding upstream; None if it has no business there.
@@ -224,7 +237,8 @@ class ExchangeLink(Link):
         from the lowest `max-hops` on the way.
         """
         hops = self.upstream.max_hops
-        before = entries(arguments, BOUND_FROM)
+        # Whoever binds may have put anything there: what is no table is nobody's hop.
+        before = [entry for entry in entries(arguments, BOUND_FROM) if entry[0] == "F"]
         if before:
             if has_visited(before, self._upstream_name, self._upstream_vhost):
                 return None
@@ -409,13 +423,12 @@ class ExchangeLink(Link):
         elif isinstance(method, Queue.DeclareOk):
             self.lag = method.message_count
 
-    def deadline(self) -> float | None:
-        """The next look at the upstream."""
+    def _look_due(self) -> float | None:
         return min(self._check_at, self._look_at) if self.running else None
 
-    def handle_timer(self, now: float) -> None:
-        """Look whether the internal exchange is there still (if not the upstream says 404, and we
-        begin again), and how many messages wait."""
+    def _look(self, now: float) -> None:
+        """Whether the internal exchange is there still (if not the upstream says 404, and we begin
+        again), and how many messages wait."""
         if now >= self._check_at:
             self._check_at = now + CHECK_EVERY_S
             self._send(look_for_exchange(self._internal, FederationUpstreamExchange.kind), {})
@@ -446,6 +459,8 @@ class ExchangeLink(Link):
         return short_string(self.exchange.name) + delivery.envelope[split:]
 
     def _changed(self, delivery: Delivery) -> bytes | None:
+        if len(delivery.properties) > REWRITTEN_BYTES_MAX:
+            return self._rewrite(delivery)
         known, key = self._rewritten, (delivery.properties, delivery.redelivered)
         if key not in known:
             if len(known) >= REWRITTEN_MAX:

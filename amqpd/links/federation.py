@@ -22,7 +22,8 @@ from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.federation import FederationListener
 from amqpd.commands import Arguments
 from amqpd.links.exchange_link import ExchangeLink, FederatedExchange, UnknownExchangeType
-from amqpd.links.keeper import Keeper, hang_up
+from amqpd.links.keeper import INTERNAL_ERROR, Keeper, hang_up
+from amqpd.links.link import LinkFailed
 from amqpd.links.queue_link import FederatedQueue, QueueLink
 from amqpd.links.runner import Side, Surroundings
 from amqpd.links.shovels import shown_time
@@ -87,8 +88,8 @@ class FederationKeeper(Keeper):
         self.upstream = upstream
         self.uri = upstream.uris[0]
         self.local_connection = ""
-        self.for_good = False
-        """It ends because nobody wants it any more."""
+        self.former: FederationKeeper | None = None
+        """In whose place this one is put, until that one has said its last word."""
         self.policy = policy
         self._tell = tell
 
@@ -98,7 +99,18 @@ class FederationKeeper(Keeper):
             self._thing, self.key, self.upstream, self.policy, self._epoch_s, self._tell
         )
 
+    def end_for_good(self) -> None:
+        """Nobody wants it any more: what it declared upstream goes with it."""
+
+    def lineage(self) -> Iterator[FederationKeeper]:
+        """It, and those before it that may not have said their last word."""
+        keeper: FederationKeeper | None = self
+        while keeper is not None:
+            yield keeper
+            keeper = keeper.former
+
     async def _connect_both(self, around: Surroundings, attempt: int) -> tuple[Side, Side]:
+        self.former = None  # it is gone by now
         upstream = self.upstream
         self.uri = upstream.uris[attempt % len(upstream.uris)]
         name = f"Federation link (upstream: {upstream.name}, policy: {self.policy})"
@@ -146,7 +158,7 @@ class FederationKeeper(Keeper):
         if link is not None and self.uptime_ms is not None:
             shown["uptime"] = self.uptime_ms
             shown |= {"forwarded": link.forwarded, "unconfirmed": link.unconfirmed}
-            shown["blocked"] = link.blocked
+            shown |= {"blocked": link.blocked, "refused": link.refused}
             if link.lag is not None:
                 shown["lag"] = link.lag + link.pending
         return shown
@@ -163,11 +175,29 @@ class ExchangeKeeper(FederationKeeper):
         """The attempt under way."""
         return cast("ExchangeLink | None", self.link)
 
-    def retire(self) -> bool:
-        """As for any link; what it declared upstream goes with it, if it is for good."""
+    def end_for_good(self) -> None:
+        """As for any link; one that is not connected leaves there what it once declared."""
         if self.exchange_link is not None:
-            self.exchange_link.for_good = self.for_good
-        return super().retire()
+            self.exchange_link.for_good = True
+
+    def bindings_changed(
+        self,
+        change: Callable[[ExchangeLink, str, Arguments], None],
+        routing_key: str,
+        arguments: Arguments,
+    ) -> None:
+        """`change` is `ExchangeLink.bound` or `unbound`. Whoever binds is not to suffer from what
+        becomes of the link."""
+        if self.exchange_link is None:
+            return
+        try:
+            change(self.exchange_link, routing_key, arguments)
+        except LinkFailed as failure:
+            self.break_off(str(failure))
+        except Exception:
+            logger.exception("internal error", extra={"link": self.name})
+            self.break_off(INTERNAL_ERROR)
+        self.wake()
 
     async def _attempt(self, around: Surroundings) -> None:
         try:
@@ -217,7 +247,6 @@ class QueueKeeper(FederationKeeper):
             FederatedQueue(queue.name, queue.durable, queue.auto_delete, queue.arguments),
             source.client,
             destination.client,
-            around.now(),
             wanted=queue.wants_more,
             shown_uri=self.uri.shown,
         )
@@ -315,18 +344,14 @@ class Federation(FederationListener):
     ) -> None:
         """A federated exchange has one more binding."""
         for keeper in self._of_exchange(virtual_host, exchange):
-            if keeper.exchange_link is not None:
-                keeper.exchange_link.bound(routing_key, arguments)
-                keeper.wake()
+            keeper.bindings_changed(ExchangeLink.bound, routing_key, arguments)
 
     def unbound(
         self, virtual_host: VirtualHost, exchange: str, routing_key: str, arguments: Arguments
     ) -> None:
         """A federated exchange has one binding fewer."""
         for keeper in self._of_exchange(virtual_host, exchange):
-            if keeper.exchange_link is not None:
-                keeper.exchange_link.unbound(routing_key, arguments)
-                keeper.wake()
+            keeper.bindings_changed(ExchangeLink.unbound, routing_key, arguments)
 
     def queue_governed(self, virtual_host: VirtualHost, queue: Queue) -> None:
         """A queue was declared, or other policies hold for it."""
@@ -345,8 +370,8 @@ class Federation(FederationListener):
             self._drop_all(place)
 
     def queue_deleted(self, virtual_host: VirtualHost, queue: Queue) -> None:
-        """A federated queue is about to go."""
-        self._drop_all(("queue", virtual_host.name, queue.name))
+        """A federated queue is about to go: what was taken for it goes back."""
+        self._drop_all(("queue", virtual_host.name, queue.name), at_once=True)
 
     def demand(self, queue: Queue) -> None:
         """What a federated queue wants may have changed."""
@@ -397,21 +422,24 @@ class Federation(FederationListener):
     def _put(self, keeper: FederationKeeper) -> None:
         key = keeper.key
         links = self._links[key.kind, key.vhost, key.name]
-        former = links.get(key)
-        if former is not None:
-            former.for_good = _is_elsewhere(former.upstream, keeper.upstream)
+        former = keeper.former = links.get(key)
+        if former is not None and _is_elsewhere(former.upstream, keeper.upstream):
+            former.end_for_good()
         links[key] = keeper
         self._tending.put(key, keeper)
 
-    def _drop_all(self, place: tuple[str, str, str]) -> None:
+    def _drop_all(self, place: tuple[str, str, str], *, at_once: bool = False) -> None:
         links = self._links.pop(place, {})
         for key in list(links):
-            self._drop(links, key)
+            self._drop(links, key, at_once=at_once)
 
-    def _drop(self, links: dict[LinkKey, FederationKeeper], key: LinkKey) -> None:
+    def _drop(
+        self, links: dict[LinkKey, FederationKeeper], key: LinkKey, *, at_once: bool = False
+    ) -> None:
         keeper = links.pop(key)
-        keeper.for_good = True
-        self._tending.drop(key)
+        for each in keeper.lineage():
+            each.end_for_good()
+        self._tending.drop(key, at_once=at_once)
         self._broker.events.emit("federation.link.removed", keeper.identity())
 
     def _epoch_s(self) -> float:

@@ -13,7 +13,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import anyio
 
@@ -21,6 +21,10 @@ from amqpd.links.client import LinkClient
 from amqpd.links.link import Link, LinkFailed
 from amqpd.links.runner import ENDS, LinkRun, Side, Surroundings, describe_end
 from amqpd.links.uri import LinkURI
+
+RECONNECT_DELAY_MIN_S: Final = 0.1
+"""However short a delay was asked for: attempts without end leave no processor to others."""
+INTERNAL_ERROR: Final = "internal error: see the log"
 
 
 class Keeper(ABC):
@@ -92,6 +96,10 @@ class Keeper(ABC):
                 await self._attempt(around)
             except LinkFailed as failure:
                 self._failed(str(failure))
+            except Exception:
+                # A bug of ours, or the other end's with one: the next attempt may fare better.
+                self._logger.exception("internal error", extra={"link": self.name})
+                self._failed(INTERNAL_ERROR)
             else:
                 return not self._retired
             finally:
@@ -99,7 +107,7 @@ class Keeper(ABC):
                 self.running_since_epoch_s = None
             if self._retired or not self.reconnect_delay_s:
                 return False
-            await around.sleep(self.reconnect_delay_s)
+            await around.sleep(max(self.reconnect_delay_s, RECONNECT_DELAY_MIN_S))
         return False
 
     def retire(self) -> bool:
@@ -115,6 +123,11 @@ class Keeper(ABC):
         """The link may have something to say."""
         if self._run is not None:
             self._run.wake()
+
+    def break_off(self, reason: str) -> None:
+        """End the attempt under way: it has failed."""
+        if self._run is not None:
+            self._run.end(reason)
 
     def fail(self, reason: str) -> None:
         """It is over, for a reason that is not the link's."""

@@ -11,6 +11,8 @@ messages flow (`_prepare`), and what becomes of each message (`_envelope`, `_cha
   when the destination has confirmed it, on-publish when it was given to the destination's
   connection. What the destination refuses goes back into its queue.
 - Properties and body pass as bytes, but for what the link changes.
+- What the destination refuses goes back after a pause, which grows while nothing is taken: a full
+  queue is asked again now and then, not as fast as two brokers can.
 - Memory is bounded: what is taken and not settled by the prefetch; in any case, and where there is
   no prefetch (no-ack), the source is not read while `wants_source` is false.
 - A link that is to end for a reason of ours takes nothing more (`retire`), and ends when all it has
@@ -37,7 +39,7 @@ from amqpd.links.client import (
     Unblocked,
 )
 from amqpd.links.methods import unchecked
-from amqpd.links.reading import Confirmed, Delivery
+from amqpd.links.reading import Confirmed, Delivery, Returned
 
 AckMode = Literal["no-ack", "on-publish", "on-confirm"]
 
@@ -47,11 +49,20 @@ UNSENT_MAX: Final = 1024 * 1024
 """Octets that wait for the destination to read above which nothing more is taken."""
 TAKEN_MAX: Final = 65535
 """Messages taken and not settled, where the prefetch sets no limit."""
+BACKLOG_BYTES_MAX: Final = 1024 * 1024
+"""Octets taken and not passed on above which nothing more is taken."""
+ANSWER_S: Final = 60.0
+"""Longest wait for an answer while preparing; then the attempt is over."""
+REFUSAL_PAUSE_S: Final = 0.1
+"""From a refusal until the message goes back; twice as long each time, up to so long:"""
+REFUSAL_PAUSE_MAX_S: Final = 30.0
 ENVELOPES_MAX: Final = 1024
 LAG_EVERY_S: Final = 5.0
 """Between two looks at how many messages wait at the source, for links that look."""
 REWRITTEN_MAX: Final = 1024
 """Lists of properties whose changed form is kept: most messages look like others."""
+REWRITTEN_BYTES_MAX: Final = 1024
+"""Longer ones are not kept."""
 
 
 class LinkFailed(Exception):
@@ -80,6 +91,8 @@ class Link(ABC):
     SOURCE: ClassVar[str]
     """What the two sides are called in reasons."""
     DESTINATION: ClassVar[str]
+    MANDATORY: ClassVar[bool] = False
+    """A message that the destination cannot route ends the attempt."""
 
     def __init__(
         self,
@@ -106,11 +119,20 @@ class Link(ABC):
         self.forwarded = 0
         self._consumer_tag = ""
         """Under which the source is consumed; empty while it is not."""
+        self._look_at = 0.0
+        """When to look next how many messages wait at the source."""
         self._backlog: deque[Delivery] = deque()
+        self._backlog_bytes = 0
         self._waiting: dict[int, int] = {}
         """Publish number -> delivery tag, oldest first, of what is not confirmed yet."""
         self._done_tags: list[int] = []
         """Delivery tags to be acknowledged at the end of the chunk."""
+        self._refused: list[int] = []
+        """Delivery tags of what the destination refused, and what is to go back."""
+        self._give_back_at: float | None = None
+        self._refusal_pause_s = REFUSAL_PAUSE_S
+        self._answer_by: float | None = None
+        """When the preparations are given up."""
         self._opened = 0
         self._script = self._prepare()
         self._asked: Step | None = None
@@ -141,15 +163,39 @@ class Link(ABC):
     def _started(self) -> None:  # noqa: B027
         """The preparations are made."""
 
-    def deadline(self) -> float | None:
-        """When `handle_timer` has to be called."""
-        return None
+    def _look_due(self) -> float | None:
+        """When `_look` has to be called."""
+        return self._look_at if self.running else None
 
-    def handle_timer(self, now: float) -> None:  # noqa: B027
-        """Do what is due."""
+    @abstractmethod
+    def _look(self, now: float) -> None:
+        """See how things are at the source."""
 
     def leave(self) -> None:  # noqa: B027
         """The connections are about to be closed, if they are still open: the last word."""
+
+    # -- time
+
+    def deadline(self) -> float | None:
+        """When `handle_timer` has to be called."""
+        ends = (self._look_due(), self._give_back_at, self._answer_by)
+        return min((end for end in ends if end is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due. Raises LinkFailed."""
+        if self._answer_by is not None and now >= self._answer_by:
+            raise LinkFailed(self._unanswered())
+        if self._give_back_at is not None and now >= self._give_back_at:
+            self._give_back()
+        look_at = self._look_due()
+        if look_at is not None and now >= look_at:
+            self._look(now)
+
+    def _unanswered(self) -> str:
+        if self._asked is None:
+            return f"{self.SOURCE}: bindings were not answered in {ANSWER_S:g} s"
+        side, name = self._side(self._asked.client), self._asked.method.name
+        return f"{side}: {name} was not answered in {ANSWER_S:g} s"
 
     # -- state
 
@@ -164,12 +210,19 @@ class Link(ABC):
         return len(self._waiting)
 
     @property
+    def refused(self) -> int:
+        """Messages that the destination has refused, and that go back after a pause."""
+        return len(self._refused)
+
+    @property
     def wants_source(self) -> bool:
         """Whether to read what the source says; if not, until the destination has said more or
         has been sent what waits for it."""
+        taken = len(self._backlog) + len(self._waiting) + len(self._refused)
         return self.finished or not (
             self.destination.unsent_bytes > UNSENT_MAX
-            or len(self._backlog) + len(self._waiting) > self._taken_max
+            or self._backlog_bytes > BACKLOG_BYTES_MAX
+            or taken > self._taken_max
         )
 
     def retire(self) -> None:
@@ -195,13 +248,15 @@ class Link(ABC):
             raise LinkFailed(f"{self.SOURCE}: {error.reply_text}") from None
         if client.state is State.CLOSED and not self.finished:
             self._connection_closed(client)
+        if events and self._opened == 2:
+            self._answer_by = None if self.running else client.now + ANSWER_S
 
     def _act(self, client: LinkClient, events: list[Event]) -> None:
         from_source = client is self.source
         for event in events:
             kind = type(event)
             if kind is Delivery:
-                self._backlog.append(event)  # type: ignore[arg-type]
+                self._take(event)  # type: ignore[arg-type]
             elif kind is Confirmed:
                 self._confirm(event)  # type: ignore[arg-type]
             elif isinstance(event, Opened):
@@ -212,6 +267,8 @@ class Link(ABC):
                 self.blocked = True
             elif isinstance(event, Unblocked) and not from_source:
                 self.blocked = False
+            elif isinstance(event, Returned):
+                self._returned(event)
             elif isinstance(event, ChannelClosed):
                 self._channel_closed(client, event)
             elif isinstance(event, MethodCommand):
@@ -285,6 +342,16 @@ class Link(ABC):
 
     # -- messages
 
+    def _take(self, delivery: Delivery) -> None:
+        self._backlog.append(delivery)
+        self._backlog_bytes += len(delivery.properties) + len(delivery.body)
+
+    def _returned(self, returned: Returned) -> None:
+        """It came before the confirm of its message, which is not to be believed."""
+        if self._done_tags:
+            self._settle()
+        raise LinkFailed(f"{self.DESTINATION}: {returned.code} {returned.text}")
+
     def _may_forward(self) -> bool:
         """Whether one more message may be passed on; asked once for each."""
         return True
@@ -296,6 +363,7 @@ class Link(ABC):
             if not self._may_forward():
                 return
             delivery = backlog.popleft()
+            self._backlog_bytes -= len(delivery.properties) + len(delivery.body)
             properties = self._changed(delivery)
             if properties is None:
                 if self._settles:
@@ -304,7 +372,9 @@ class Link(ABC):
             envelope = self._envelopes.get(delivery.envelope)
             if envelope is None:
                 envelope = self._remember_envelope(delivery)
-            number = destination.publish(CHANNEL, envelope, properties, delivery.body)
+            number = destination.publish(
+                CHANNEL, envelope, properties, delivery.body, mandatory=self.MANDATORY
+            )
             self.forwarded += 1
             if self._confirms:
                 waiting[number] = delivery.delivery_tag
@@ -329,10 +399,26 @@ class Link(ABC):
         tags = [waiting.pop(settled) for settled in numbers]
         if confirmed.safe:
             self._done_tags += tags
-            return
-        for tag in tags:
-            self.source.nack(CHANNEL, tag)
+            if not (waiting or self._refused):
+                self._refusal_pause_s = REFUSAL_PAUSE_S
+        elif tags:
+            self._refuse(tags)
+
+    def _refuse(self, tags: list[int]) -> None:
+        """The destination did not take these."""
+        if self._give_back_at is None:
+            self._give_back_at = self.destination.now + self._refusal_pause_s
+        self._refused += tags
         self._count_refused(len(tags))
+
+    def _give_back(self) -> None:
+        """Into their queue, for another try."""
+        if self.source.state is State.OPEN:
+            for tag in self._refused:
+                self.source.nack(CHANNEL, tag)
+        self._refused = []
+        self._give_back_at = None
+        self._refusal_pause_s = min(2 * self._refusal_pause_s, REFUSAL_PAUSE_MAX_S)
 
     def _settle(self) -> None:
         """Acknowledge, in as few words as tell the truth."""
@@ -342,6 +428,9 @@ class Link(ABC):
         first_open = next(iter(self._waiting.values()), None)
         if first_open is None and self._backlog:
             first_open = self._backlog[0].delivery_tag
+        if self._refused:
+            refused = min(self._refused)
+            first_open = refused if first_open is None else min(first_open, refused)
         if first_open is None or done[-1] < first_open:
             source.ack(CHANNEL, done[-1], multiple=True)
         else:

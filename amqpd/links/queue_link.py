@@ -27,6 +27,7 @@ from amqpd.links.link import (
     CHANNEL,
     LAG_EVERY_S,
     NOT_FOUND,
+    REWRITTEN_BYTES_MAX,
     REWRITTEN_MAX,
     Link,
     LinkFailed,
@@ -63,6 +64,8 @@ class QueueLink(Link):
 
     SOURCE: ClassVar[str] = "upstream"
     DESTINATION: ClassVar[str] = "here"
+    MANDATORY: ClassVar[bool] = True
+    """The queue here may be gone before we hear of it: what came for it stays upstream."""
 
     def __init__(
         self,
@@ -70,7 +73,6 @@ class QueueLink(Link):
         queue: FederatedQueue,
         source: LinkClient,
         destination: LinkClient,
-        now: float,
         *,
         wanted: bool,
         shown_uri: str,
@@ -82,7 +84,6 @@ class QueueLink(Link):
         self.upstream = upstream
         self.queue = queue
         self._wanted = wanted
-        self._look_at = now
         self._entry: Arguments = {"uri": ("S", shown_uri), "queue": ("S", queue.name)}
         self._rewritten: dict[tuple[bytes, bytes, bool], bytes] = {}
         self._home = b"\x00" + short_string(queue.name)
@@ -139,12 +140,8 @@ class QueueLink(Link):
         if client is self.source and isinstance(command.method, Queue.DeclareOk):
             self.lag = command.method.message_count
 
-    def deadline(self) -> float | None:
-        """The next look at the upstream."""
-        return self._look_at if self.running else None
-
-    def handle_timer(self, now: float) -> None:
-        """Look how many messages wait upstream."""
+    def _look(self, now: float) -> None:
+        """How many messages wait upstream."""
         self._look_at = now + LAG_EVERY_S
         if self.source.state is State.OPEN:
             self.source.send(CHANNEL, look_for_queue(self.upstream.queue))
@@ -156,6 +153,8 @@ class QueueLink(Link):
 
     def _changed(self, delivery: Delivery) -> bytes:
         known = self._rewritten
+        if len(delivery.properties) > REWRITTEN_BYTES_MAX:
+            return self._rewrite(delivery)
         key = (delivery.properties, delivery.envelope, delivery.redelivered)
         if key not in known:
             if len(known) >= REWRITTEN_MAX:

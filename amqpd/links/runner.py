@@ -106,7 +106,7 @@ class LinkRun:
         """Let the link settle what it has taken, and end."""
         self.link.retire()
         if self.link.finished:
-            self._end(None)
+            self.end(None)
         self.wake()
 
     def _hear(self, side: Side, data: bytes) -> None:
@@ -122,15 +122,16 @@ class LinkRun:
         try:
             self.link.hear(side.client, side.client.receive(data, self._now()))
         except LinkFailed as failure:
-            self._end(str(failure))
+            self.end(str(failure))
         else:
             if self.link.running and self._on_running is not None:
                 self._on_running()
                 self._on_running = None
             if self.link.finished:
-                self._end(None)
+                self.end(None)
 
-    def _end(self, failure: str | None) -> None:
+    def end(self, failure: str | None) -> None:
+        """No more of this: it has failed, or None if all is done."""
         if not self._scope.cancel_called:
             self._failure = failure
             self._scope.cancel()
@@ -202,7 +203,7 @@ class LinkRun:
             try:
                 self.link.handle_timer(now)
             except LinkFailed as failure:
-                self._end(str(failure))
+                self.end(str(failure))
 
     async def _hurry(self) -> None:
         """When the link ends, what is being sent has a while to go out, and no longer."""

@@ -79,7 +79,6 @@ class Shovel(Link):
         """Messages still to be settled; None for no end. At 0 the shovel is to be deleted."""
         self._queue = ""
         """That is consumed, once it is known."""
-        self._look_at = 0.0
         self._to_forward: int | None = None
         """Messages still to be sent."""
         self._entry: Field = ("F", forward_entry)
@@ -141,7 +140,8 @@ class Shovel(Link):
         if definition.src_predeclared and exchange:
             yield from _require_exchange(source, exchange)
         answer = yield Step(source, unchecked(Queue.Declare, queue="", exclusive=True))
-        assert isinstance(answer, Queue.DeclareOk)
+        if not isinstance(answer, Queue.DeclareOk):
+            raise LinkFailed(f"a queue for exchange '{exchange}': {described(answer)}")
         queue = answer.queue or ""
         key = definition.src_exchange_key
         bind = unchecked(Queue.Bind, queue=queue, exchange=exchange, routing_key=key)
@@ -154,12 +154,8 @@ class Shovel(Link):
         if client is self.source and isinstance(command.method, Queue.DeclareOk):
             self.lag = command.method.message_count
 
-    def deadline(self) -> float | None:
-        """The next look at the source."""
-        return self._look_at if self.running else None
-
-    def handle_timer(self, now: float) -> None:
-        """Look how many messages wait there."""
+    def _look(self, now: float) -> None:
+        """How many messages wait there."""
         self._look_at = now + LAG_EVERY_S
         if self.source.state is State.OPEN:
             self.source.send(CHANNEL, look_for_queue(self._queue))

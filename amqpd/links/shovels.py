@@ -253,6 +253,7 @@ def _status(keeper: ShovelKeeper, node: str) -> dict[str, Any]:
             "remaining_unacked": shovel.unconfirmed,
             "pending": shovel.pending,
             "forwarded": shovel.forwarded,
+            "refused": shovel.refused,
             "blocked_status": "blocked" if shovel.blocked else "running",
         }
         if shovel.lag is not None:

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from amqpd.links.keeper import Keeper
+from amqpd.links.keeper import INTERNAL_ERROR, Keeper
 from amqpd.links.runner import GOODBYE_S, Surroundings
 
 K = TypeVar("K", bound=Keeper)
@@ -57,9 +57,9 @@ class Tending(Generic[K]):
         entry = self._entries[key] = _Entry(keeper)
         self._start(entry, previous)
 
-    def drop(self, key: Hashable) -> None:
-        """It is not wanted any more."""
-        self._stop(key)
+    def drop(self, key: Hashable, *, at_once: bool = False) -> None:
+        """It is not wanted any more. It settles what it has taken, or `at_once` leaves it."""
+        self._stop(key, at_once=at_once)
 
     async def run(self, surroundings: Surroundings) -> None:
         """Keep the links going until cancelled."""
@@ -79,10 +79,10 @@ class Tending(Generic[K]):
             entry.done = anyio.Event()
             self._tasks.start_soon(self._keep, entry, previous)
 
-    def _stop(self, key: Hashable) -> _Entry[K] | None:
+    def _stop(self, key: Hashable, *, at_once: bool = False) -> _Entry[K] | None:
         entry = self._entries.pop(key, None)
         if entry is not None and entry.scope is not None:
-            if entry.keeper.retire() and self._tasks is not None:
+            if entry.keeper.retire() and self._tasks is not None and not at_once:
                 self._tasks.start_soon(self._lose_patience, entry.scope)
             else:
                 entry.scope.cancel()
@@ -108,7 +108,7 @@ class Tending(Generic[K]):
         except Exception:
             # A bug of ours: it ends this link, and nothing else.
             self._logger.exception("internal error", extra={"link": keeper.name})
-            keeper.fail("internal error: see the log")
+            keeper.fail(INTERNAL_ERROR)
         finally:
             entry.done.set()
         if finished and entry in self._entries.values():

@@ -9,6 +9,9 @@ import pytest
 
 from amqpd.broker.alarms import Alarm
 from amqpd.broker.handlers import exchange as exchange_handlers
+from amqpd.links.client import FRAME_BYTES_MAX
+from amqpd.links.exchange_link import ExchangeLink
+from amqpd.links.link import LinkFailed
 from amqpd.wire.properties import USER_ID, read_headers, read_property
 from tests.conversation import PERSISTENT, properties
 from tests.links.network import Network, Site, network
@@ -300,6 +303,126 @@ async def test_another_form_of_the_same_link_keeps_its_queue_and_repeats_nothing
         assert len(up.internal_exchanges()) == 1
 
 
+async def test_what_is_wanted_no_more_right_after_it_was_wanted_otherwise_is_taken_away() -> None:
+    """The link that goes had left its queue to the one that was to come."""
+    async with network("up", "down") as net:
+        up, down = await federated(net)
+        down.upstream("up", prefetch_count=5)
+        down.upstream("up", prefetch_count=6)
+        down.clear_policy()
+        await net.settle()
+        assert (up.queues(), up.internal_exchanges()) == ([], [])
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_binding_may_say_anything_of_where_it_came_from(running: bool) -> None:
+    """Who binds is a client; and what it says is stored."""
+    async with network("up", "down") as net:
+        up, down = await federated(net)
+        if not running:
+            up.away = True
+            net.cut("up")
+            await net.settle()
+        for said in ([5], ["here", {"hops": "many"}], 5, {"hops": 1}):
+            down.channel.queue_bind("q", "x", f"c.{said}", arguments={"x-bound-from": said})
+        up.away = False
+        await net.pass_time(6)
+        assert down.link()["status"] == "running"
+        up.channel.publish("x", "c.[5]", b"m")
+        await net.settle()
+        assert down.channel.drain("q") == [b"m"]
+        down.channel.queue_delete("q")
+        await net.settle()
+        assert down.link()["status"] == "running"
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), LinkFailed("upstream: bug")])
+async def test_what_becomes_of_a_link_is_no_matter_of_who_binds(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network("up", "down") as net:
+        up, down = await federated(net)
+        failing = [error]
+        tell = ExchangeLink._tell_changes
+
+        def fail_once(link: ExchangeLink) -> None:
+            if failing:
+                raise failing.pop()
+            tell(link)
+
+        monkeypatch.setattr(ExchangeLink, "_tell_changes", fail_once)
+        down.channel.queue_bind("q", "x", "c")
+        await net.settle()
+        assert down.link()["status"] == "error"
+        await net.pass_time(6)
+        up.channel.publish("x", "c", b"m")
+        await net.settle()
+        assert down.channel.drain("q") == [b"m"]
+
+
+async def test_a_binding_that_fits_no_frame_upstream_stays_here() -> None:
+    async with network("up", "down") as net:
+        up, down = await federated(net)
+        large = {"x": "x" * (FRAME_BYTES_MAX - 500)}
+        down.channel.queue_bind("q", "x", "c", arguments=large)
+        down.channel.queue_bind("q", "x", "d")
+        net.cut("up")
+        await net.pass_time(6)
+        assert down.link()["status"] == "running"
+        assert [key for _, key in up.bindings_of("x")] == ["a.*", "d"]
+
+
+async def test_what_one_of_two_queues_refuses_comes_to_the_other_now_and_then() -> None:
+    """Not as often as two brokers can."""
+    async with network("up", "down") as net:
+        up, down = await federated(net)
+        limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        down.channel.queue_declare("full", arguments=limits)
+        down.channel.queue_bind("full", "x", "a.*")
+        for body in BODIES:
+            up.channel.publish("x", "a.b", body)
+        await net.pass_time(60)
+        assert down.link()["refused"] == 49
+        copies, _ = down.channel.counts("q")
+        assert 5 * 49 < copies < 20 * 49
+        down.channel.queue_unbind("full", "x", "a.*")
+        await net.pass_time(31)
+        assert down.link()["refused"] == 0
+        assert up.channel.counts(QUEUE) == (0, 1)
+        assert set(down.channel.drain("q")) == set(BODIES)
+
+
+async def test_what_is_refused_now_and_then_is_acknowledged_by_itself() -> None:
+    """An acknowledgement of all that came before would be one of what was refused, too."""
+    async with network("up", "down") as net:
+        up, down = await federated(net)
+        limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        down.channel.queue_declare("full", arguments=limits)
+        down.channel.queue_bind("full", "x", "a.full")
+        for body in BODIES:
+            up.channel.publish("x", "a.full" if int(body) % 10 == 9 else "a.b", body)
+        await net.settle()
+        assert down.link()["refused"] == 4
+        assert up.channel.counts(QUEUE) == (0, 1)
+        up.away = True
+        net.cut("up")
+        await net.settle()
+        assert up.channel.counts(QUEUE) == (4, 0)
+
+
+async def test_properties_that_are_long_are_not_kept() -> None:
+    async with network("up", "down") as net:
+        up, down = await federated(net)
+        for number in range(20):
+            headers = {"number": number, "long": "x" * 2000}
+            up.channel.publish("x", "a.b", b"m", properties(headers=headers))
+        await net.settle()
+        assert down.channel.counts("q") == (20, 0)
+        (link,) = [keeper.link for keeper in down.keepers()]
+        assert isinstance(link, ExchangeLink)
+        assert not link._rewritten
+
+
 async def test_an_upstream_that_moves_takes_nothing_with_it() -> None:
     async with network("up", "down", "other") as net:
         up, down = await federated(net)
@@ -393,6 +516,7 @@ async def test_the_status_says_all_there_is() -> None:
             "forwarded": 1,
             "unconfirmed": 0,
             "blocked": False,
+            "refused": 0,
             "lag": 0,
         }
         up.away = True

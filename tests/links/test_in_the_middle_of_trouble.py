@@ -15,6 +15,8 @@ import pytest
 
 from amqpd.broker.alarms import Alarm
 from amqpd.broker.passwords import SHA256, hash_password
+from amqpd.links.link import Link
+from amqpd.links.reading import Delivery
 from amqpd.links.shovels import shovel_statuses
 from tests.conversation import PERSISTENT
 from tests.links.network import Network, Site, network
@@ -223,3 +225,26 @@ async def test_both_sides_restart_at_once(kind: str) -> None:
         await net.pass_time(20)
         assert both.state() == "running"
         await both.expect_all()
+
+
+async def test_a_bug_ends_an_attempt_and_not_the_link(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ours, or one of the other end's that brings us to it."""
+    async with network("up", "down", journaling=True) as net:
+        both = await joined(net, kind)
+        failing = [KeyError("bug")]
+        take = Link._take
+
+        def fail_once(link: Link, delivery: Delivery) -> None:
+            if failing:
+                raise failing.pop()
+            take(link, delivery)
+
+        monkeypatch.setattr(Link, "_take", fail_once)
+        both.publish()
+        await both.expect_all()
+        assert not failing
+        assert both.state() == "running"
+        assert both.last_error() == "internal error: see the log"
+        assert "KeyError: 'bug'" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 
 from amqpd.wire.properties import read_headers
@@ -97,6 +98,31 @@ async def test_nothing_is_left_behind_by_small_windows(prefetch: int) -> None:
         channel.qos(prefetch)
         channel.consume("q")
         assert await drained(net, channel) == [BODIES]
+
+
+@pytest.mark.parametrize("ending", [False, True])
+async def test_what_comes_too_late_for_a_deleted_queue_stays_upstream(ending: bool) -> None:
+    """However much of it is under way; `ending`: so is the link, and was left to it."""
+    partly = 0
+    for steps in range(0, 400, 10):
+        async with network("up", "down") as net:
+            net.pieces = (100,)
+            up, down = await federated(net)
+            channel = down.client().channel()
+            channel.consume("q")
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            if ending:
+                down.clear_policy()
+                for _ in range(10):
+                    await anyio.lowlevel.checkpoint()
+            arrived = len(channel.deliveries()) + down.channel.counts("q")[0]
+            down.channel.queue_delete("q")
+            await net.pass_time(10)
+            left, held = up.channel.counts("q")
+            assert (left + arrived >= 50, held) == (True, 0), steps
+            partly += 0 < arrived < 50
+    assert partly
 
 
 async def test_consumers_upstream_come_first() -> None:

@@ -130,6 +130,17 @@ async def test_a_broker_that_is_away_for_an_hour() -> None:
     assert world.channel.drain("to") == [b"m"]
 
 
+async def test_no_delay_is_so_short_that_attempts_never_end() -> None:
+    world = World()
+    world.away = True
+    world.while_asleep = lambda: setattr(world, "away", len(world.slept) < 3)
+    world.channel.queue_declare("from", durable=True)
+    world.channel.publish("", "from", b"m")
+    shovel = keeper(world, src_delete_after=1, reconnect_delay=0.00001)
+    assert await shovel.run(world.surroundings)
+    assert world.slept == [0.1] * 3
+
+
 async def test_zero_delay_is_no_reconnection() -> None:
     world = World()
     world.away = True

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from amqpd.broker.alarms import Alarm
+from amqpd.links.client import State
 from amqpd.links.link import LinkFailed
 from amqpd.links.shovel_definition import ShovelDefinition, check_definition, read_definition
 from amqpd.wire.properties import read_headers, read_property
@@ -154,6 +155,41 @@ def test_without_a_prefetch_the_source_is_not_read_while_much_waits() -> None:
     assert not shovel.shovel.wants_source
     shovel.settle()
     assert shovel.shovel.wants_source
+
+
+def test_the_source_is_not_read_while_much_waits_for_a_blocked_destination() -> None:
+    brokers = Brokers([b"first"])
+    shovel = brokers.shovel(ack_mode="no-ack")
+    shovel.settle()
+    brokers.destination.core.set_alarm(Alarm.MEMORY, True)
+    brokers.fill([b"second"])
+    shovel.settle()
+    assert shovel.shovel.blocked
+    brokers.fill([bytes(1 << 20)])
+    shovel.settle()
+    assert not shovel.shovel.wants_source
+    brokers.destination.core.set_alarm(Alarm.MEMORY, False)
+    brokers.destination.turn()
+    shovel.settle()
+    assert shovel.shovel.wants_source
+    assert brokers.there.drain("to") == [b"first", b"second", bytes(1 << 20)]
+
+
+def test_who_does_not_answer_while_it_is_prepared_is_given_up() -> None:
+    brokers = Brokers()
+    shovel = brokers.shovel()
+    link = shovel.shovel
+    for wire in (shovel.source, shovel.destination):
+        while wire.link.state is not State.OPEN:
+            link.hear(wire.link, wire.move() or [])
+    asked_at = brokers.destination.now
+    assert link.deadline() == asked_at + 60
+    link.handle_timer(asked_at + 59)
+    with pytest.raises(LinkFailed, match=r"destination: Channel\.Open was not answered in 60 s"):
+        link.handle_timer(asked_at + 60)
+    shovel.settle()
+    assert link.running
+    link.handle_timer(asked_at + 60)
 
 
 def test_properties_pass_as_they_are() -> None:
