@@ -20,7 +20,8 @@ from amqpd.bench.tally import Tally
 from amqpd.bench.topology import Topology
 from amqpd.exit_codes import EX_FORCED, EX_UNAVAILABLE
 from amqpd.links.client import LinkClient
-from amqpd.links.transport import server_name_of, tls_context
+from amqpd.links.tls_contexts import tls_context
+from amqpd.links.uri import server_name_of
 
 OPENED_AT_ONCE: Final = 100
 """Connections that are being opened; more would wait in the broker's backlog anyway."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from amqpd.broker.erlang_terms import term
 from amqpd.broker.parameter_validation import check_integer, check_number
-from amqpd.links.uri import InvalidURI, parse_uri
+from amqpd.links.uri import InvalidURI, parse_uri, tls_problem
 
 PREFETCH_MAX: Final = 65535
 DELAY_MAX_S: Final = 86400
@@ -83,10 +83,10 @@ def check_uris(name: str, value: Any) -> list[str]:
     """A URI, or a list of them."""
     if isinstance(value, str):
         try:
-            parse_uri(value)
-        except InvalidURI as reason:
-            return [f'"{_without_password(value)}" not a valid URI: {reason}']
-        return []
+            reason = tls_problem(parse_uri(value))
+        except InvalidURI as invalid:
+            reason = str(invalid)
+        return [f'"{_without_password(value)}" not a valid URI: {reason}'] if reason else []
     if not isinstance(value, list):
         return [f"{name} should be list, actually was {term(value)}"]
     if not 0 < len(value) <= URIS_MAX:

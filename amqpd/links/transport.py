@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Final, Protocol
 
 import anyio
 from anyio.streams.tls import TLSStream
 
-from amqpd.links.uri import LinkURI
+from amqpd.links.happy_eyeballs import first_to_connect
+from amqpd.links.name_resolution import NameResolution
+from amqpd.links.tls_contexts import TLSContexts
+from amqpd.links.uri import LinkURI, server_name_of, tls_problem
 
 CHUNK_BYTES: Final = 256 * 1024
-NO_SERVER_NAME: Final = "disable"
 
 
 class Transport(Protocol):
@@ -56,42 +57,44 @@ class StreamTransport:
         await self._stream.aclose()
 
 
-async def connect(uri: LinkURI) -> Transport:
-    """A connection to another broker. Raises OSError (TLS: ssl.SSLError), TimeoutError."""
-    with anyio.fail_after(uri.connection_timeout_s or None):
-        stream = await anyio.connect_tcp(uri.host, uri.port)
-        if not uri.tls:
+class Connector:
+    """Connects to other brokers."""
+
+    def __init__(self) -> None:
+        """Within an event loop, for that loop."""
+        self._names = NameResolution()
+        self._contexts = TLSContexts()
+
+    async def connect(self, uri: LinkURI) -> Transport:
+        """A connection to another broker, for no longer than the URI says. Raises OSError (TLS:
+        ssl.SSLError), TimeoutError; anyio.EndOfStream or anyio.BrokenResourceError where the
+        broker hangs up before TLS."""
+        try:
+            with anyio.fail_after(uri.connection_timeout_s or None):
+                return await self._connect(uri)
+        except OSError:
+            raise
+        except ValueError as error:
+            # What is no name or path to the libraries, whatever the checks say.
+            raise OSError(f"the URI cannot be used: {error}") from None
+
+    async def _connect(self, uri: LinkURI) -> Transport:
+        problem = tls_problem(uri)
+        if problem:
+            raise OSError(problem)
+        # Before the socket: nobody is called who would then be left waiting.
+        context = await self._contexts.context(uri) if uri.tls else None
+        stream = await first_to_connect(
+            await self._names.addresses(uri.host),
+            lambda address: anyio.connect_tcp(address, uri.port),
+        )
+        if context is None:
             return StreamTransport(stream)
         try:
             secured = await TLSStream.wrap(
-                stream,
-                server_side=False,
-                hostname=server_name_of(uri),
-                ssl_context=tls_context(uri),
+                stream, server_side=False, hostname=server_name_of(uri), ssl_context=context
             )
         except BaseException:
             await anyio.aclose_forcefully(stream)
             raise
         return StreamTransport(secured)
-
-
-def server_name_of(uri: LinkURI) -> str | None:
-    """For SNI and the certificate's name; None if there is to be no name."""
-    return None if uri.server_name == NO_SERVER_NAME else uri.server_name or uri.host
-
-
-def tls_context(uri: LinkURI) -> ssl.SSLContext:
-    """Certificates and their verification. Raises OSError, ssl.SSLError for unusable files."""
-    context = ssl.create_default_context(cafile=uri.cacertfile)
-    # Brokers hang up without a word of TLS.
-    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    # Without a name to compare there is nothing to compare with.
-    if uri.verify == "verify_none" or server_name_of(uri) is None:
-        context.check_hostname = False
-    if uri.verify == "verify_none":
-        context.verify_mode = ssl.CERT_NONE
-    if uri.certfile is not None:
-        # Never ask on the terminal.
-        password = uri.key_password or ""
-        context.load_cert_chain(uri.certfile, uri.keyfile, password=lambda: password)
-    return context

@@ -41,6 +41,8 @@ NUMBERS_MAX: Final = {
     "frame_max": 4_294_967_295,
 }
 
+NO_SERVER_NAME: Final = "disable"
+
 Verify = Literal["verify_peer", "verify_none"]
 
 
@@ -129,6 +131,25 @@ def parse_uri(text: str) -> LinkURI:
         names_port=port is not None,
         **_query(given, tls),  # type: ignore[arg-type]
     )
+
+
+def server_name_of(uri: LinkURI) -> str | None:
+    """For SNI and the certificate's name; None if there is to be no name."""
+    return None if uri.server_name == NO_SERVER_NAME else uri.server_name or uri.host
+
+
+def tls_problem(uri: LinkURI) -> str:
+    """What of its TLS parameters can never be used, whatever files there are; empty if nothing.
+
+    `parse_uri` lets it pass: what has once been accepted as a parameter must be read again.
+    """
+    files = {"cacertfile": uri.cacertfile, "certfile": uri.certfile, "keyfile": uri.keyfile}
+    for name, path in files.items():
+        if path is not None and "\0" in path:
+            return f"{name} cannot be the name of a file: it has a NUL"
+    if not is_host(server_name_of(uri) or ""):
+        return "server_name_indication cannot be the name of a host"
+    return ""
 
 
 def _query(given: list[tuple[str, str]], tls: bool) -> dict[str, object]:

@@ -11,7 +11,7 @@ from amqpd.links.link import LinkFailed
 from amqpd.links.runner import Surroundings, wait_until
 from amqpd.links.shovel_definition import COMPONENT
 from amqpd.links.shovels import Shovels
-from amqpd.links.transport import Transport, connect
+from amqpd.links.transport import Connector, Transport
 from amqpd.links.uri import LinkURI
 from amqpd.runtime.local_client import LocalClient
 
@@ -23,9 +23,12 @@ async def run_links(server: Server) -> None:
     """Keep shovels and links of federation going until cancelled."""
     shovels = cast(Shovels, server.broker.parameters.component(COMPONENT))
     federation = cast(Federation, server.broker.federation)
+    connector = Connector()
 
     async def reach(uri: LinkURI, vhost: str) -> Transport:
-        return connect_locally(server, uri, vhost) if uri.is_local else await connect(uri)
+        if uri.is_local:
+            return connect_locally(server, uri, vhost)
+        return await connector.connect(uri)
 
     surroundings = Surroundings(
         connect=reach,

@@ -33,6 +33,10 @@ RIGHT: dict[str, Any] = {"src-uri": "amqp://", "dest-uri": "amqp://", "src-queue
             "\"amqps://***@h?x=1\" not a valid URI: unknown parameter 'x'",
         ),
         (
+            {"src-uri": ["amqps://me:secret@h?certfile=%00"]},
+            '"amqps://***@h?certfile=%00" not a valid URI: certfile cannot be the name of a file',
+        ),
+        (
             {"ack-mode": "sometimes"},
             'ack-mode should be one of [<<"no-ack">>,<<"on-publish">>,<<"on-confirm">>], actually'
             ' was <<"sometimes">>',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from amqpd.links.uri import InvalidURI, LinkURI, parse_uri
+from amqpd.links.uri import InvalidURI, LinkURI, parse_uri, tls_problem
 
 
 def test_everything_that_a_uri_can_say() -> None:
@@ -80,3 +80,22 @@ def test_without_tls_its_parameters_mean_nothing() -> None:
 def test_what_is_refused(text: str, reason: str) -> None:
     with pytest.raises(InvalidURI, match=reason):
         parse_uri(text)
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("cacertfile=/a%00b", "cacertfile cannot be the name of a file"),
+        ("certfile=/a%00b", "certfile cannot be the name of a file"),
+        ("keyfile=/a%00b", "keyfile cannot be the name of a file"),
+        ("server_name_indication=.example", "server_name_indication cannot be the name of a host"),
+        ("server_name_indication=a%00b", "server_name_indication cannot be the name of a host"),
+        ("server_name_indication=disable", ""),
+        ("server_name_indication=", ""),
+        ("cacertfile=/any/path&certfile=&server_name_indication=broker", ""),
+    ],
+)
+def test_what_can_be_read_but_never_used(query: str, problem: str) -> None:
+    found = tls_problem(parse_uri(f"amqps://broker?{query}"))
+    assert found.startswith(problem)
+    assert bool(found) is bool(problem)
