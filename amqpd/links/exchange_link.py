@@ -202,23 +202,27 @@ class ExchangeLink(Link):
             self._tell_changes()
 
     def _tell_changes(self) -> None:
-        """As many as may be under way."""
-        while self._changes and self._under_way < BINDINGS_UNDER_WAY_MAX:
+        """As many as may be under way. Where the upstream is not to answer, one in so many is
+        answered all the same: others here have a turn meanwhile."""
+        nowait = self.upstream.bind_nowait
+        under_way_max = 1 if nowait else BINDINGS_UNDER_WAY_MAX
+        unanswered = 0
+        while self._changes and self._under_way < under_way_max:
             change = self._changes.pop(next(iter(self._changes)))
             arguments = self._upstream_arguments(change.arguments)
-            if arguments is None:
+            if arguments is None or not self._fits(arguments):
                 continue
-            nowait = self.upstream.bind_nowait
+            unanswered += nowait
+            is_answered = not nowait or unanswered == BINDINGS_UNDER_WAY_MAX
             method = unchecked(
                 Exchange.Bind if change.bind else Exchange.Unbind,
                 source=self.upstream.exchange,
                 destination=self._internal,
                 routing_key=change.routing_key,
-                nowait=nowait,
+                nowait=not is_answered,
             )
-            if self._fits(arguments):
-                self._send(method, arguments)
-                self._under_way += not nowait
+            self._send(method, arguments)
+            self._under_way += is_answered
 
     def _fits(self, arguments: Arguments) -> bool:
         """Whether they go into a frame: here they did, without where they come from."""

@@ -10,7 +10,7 @@ import pytest
 from amqpd.broker.alarms import Alarm
 from amqpd.broker.handlers import exchange as exchange_handlers
 from amqpd.links.client import FRAME_BYTES_MAX
-from amqpd.links.exchange_link import ExchangeLink
+from amqpd.links.exchange_link import BINDINGS_UNDER_WAY_MAX, ExchangeLink
 from amqpd.links.link import LinkFailed
 from amqpd.wire.properties import USER_ID, read_headers, read_property
 from tests.conversation import PERSISTENT, properties
@@ -625,7 +625,19 @@ async def test_the_internal_exchange_is_missed() -> None:
 
 @pytest.mark.parametrize("mode", ["multiple", "single"])
 @pytest.mark.parametrize("nowait", [False, True])
-async def test_thousands_of_bindings(mode: str, nowait: bool) -> None:
+async def test_thousands_of_bindings(
+    mode: str, nowait: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In portions, whether the upstream answers or not."""
+    told: list[int] = []
+    tell = ExchangeLink._tell_changes
+
+    def count(link: ExchangeLink) -> None:
+        before = len(link._changes)
+        tell(link)
+        told.append(before - len(link._changes))
+
+    monkeypatch.setattr(ExchangeLink, "_tell_changes", count)
     async with network("up", "down") as net:
         up, down = net["up"], net["down"]
         down.channel.exchange_declare("x", "direct")
@@ -645,6 +657,7 @@ async def test_thousands_of_bindings(mode: str, nowait: bool) -> None:
         up.channel.publish("x", "5000", b"m")
         await net.settle()
         assert down.channel.drain("q") == [b"m"]
+        assert max(told) == BINDINGS_UNDER_WAY_MAX
 
 
 async def test_a_link_within_one_broker() -> None:
