@@ -139,6 +139,7 @@ def test_a_client_that_ends_in_the_midst_of_a_body_is_the_transports_to_see(
             break
     assert wire.reading
     assert not client.peer.closed
+    client.connection_lost(None)
 
 
 def test_a_reset_in_the_midst_of_a_body_ends_the_connection(
@@ -155,3 +156,4 @@ def test_a_reset_in_the_midst_of_a_body_ends_the_connection(
             break
     assert wire.aborted
     assert client.peer.connection.end_reason == "socket error: Connection reset by peer"
+    client.connection_lost(None)
