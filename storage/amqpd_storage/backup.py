@@ -4,7 +4,8 @@ A copy is what one read transaction sees, through SQLite's backup API: a broker 
 meanwhile, and the copy is the store as it was when the copying began. The log grows until the
 transaction ends, since its beginning is still needed.
 
-A file appears whole or not at all: written under a temporary name, checked, flushed, renamed.
+A file appears whole or not at all: written under a temporary name, checked, flushed, renamed. Where
+a symlink stands, what it points to is replaced: it may lead to the volume that backups are kept on.
 """
 
 from __future__ import annotations
@@ -145,8 +146,9 @@ def _check_copy(temporary: Path, path: Path) -> None:
 @contextlib.contextmanager
 def _appearing(file: Path) -> Iterator[Path]:
     """A temporary file that becomes `file`, flushed, if all goes well."""
+    place = Path(os.path.realpath(file))
     try:
-        fd, name = tempfile.mkstemp(prefix=f"{file.name}.", suffix=".part", dir=file.parent)
+        fd, name = tempfile.mkstemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent)
         os.close(fd)
     except OSError as error:
         raise StoreUnwritable(file, error.strerror or str(error)) from error
@@ -155,8 +157,8 @@ def _appearing(file: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.rename(file)
-        sync_directory(file.parent)
+        temporary.rename(place)
+        sync_directory(place.parent)
     except OSError as error:
         raise StoreUnwritable(file, error.strerror or str(error)) from error
     finally:
@@ -198,9 +200,9 @@ def _source_error(path: Path, error: sqlite3.Error) -> DamagedStore | StoreUnrea
 
 
 def _check_target(directory: Path, file: Path, force: bool) -> None:
-    store = directory.resolve() / FILE_NAME
+    store = Path(os.path.realpath(directory)) / FILE_NAME
     kept = {store, log_of(store), store.with_name(f"{FILE_NAME}-shm"), store.with_name(LOCK_NAME)}
-    if file.resolve() in kept:
+    if Path(os.path.realpath(file)) in kept:
         raise TargetTaken(file, "is the store itself", "name another file")
     try:
         mode = file.stat().st_mode
@@ -210,6 +212,8 @@ def _check_target(directory: Path, file: Path, force: bool) -> None:
         raise StoreUnwritable(file, error.strerror or str(error)) from error
     if stat.S_ISDIR(mode):
         raise TargetTaken(file, "is a directory", "name a file in it")
+    if not stat.S_ISREG(mode):  # renaming the copy to it would remove a device or a pipe
+        raise TargetTaken(file, "is no regular file", "name another file")
     if not force:
         raise TargetTaken(file, "exists", "name another file, or overwrite it with --force")
 

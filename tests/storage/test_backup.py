@@ -108,6 +108,47 @@ def test_nothing_is_overwritten_unless_told(data: Path, file: Path) -> None:
     assert names(file.parent) == {"monday"}
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_regular_file_is_never_replaced(data: Path, file: Path, force: bool) -> None:
+    os.mkfifo(file)
+    link = file.with_name("link")
+    link.symlink_to(file)
+
+    for target in (file, link):
+        with pytest.raises(TargetTaken, match="is no regular file: name another file"):
+            back_up(data, target, force=force)
+
+    assert stat.S_ISFIFO(file.stat().st_mode)
+    assert link.is_symlink()
+    assert names(file.parent) == {"monday", "link"}
+
+
+def test_a_link_to_another_place_stays_and_leads_to_the_backup(
+    data: Path, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "volume").mkdir()
+    there = tmp_path / "volume" / "latest"
+    file.symlink_to(there)
+
+    back_up(data, file)
+    there.write_text("an older one")
+    with pytest.raises(TargetTaken, match="--force"):
+        back_up(data, file)
+    back_up(data, file, force=True)
+
+    assert file.is_symlink()
+    assert there.read_bytes().startswith(b"SQLite format 3")
+    assert names(there.parent) == {"latest"}
+    assert names(file.parent) == {"monday"}
+
+
+def test_a_link_to_itself_is_no_target(data: Path, file: Path) -> None:
+    file.symlink_to(file)
+
+    with pytest.raises(StoreUnwritable, match="symbolic links"):
+        back_up(data, file, force=True)
+
+
 @pytest.mark.parametrize("name", ["amqpd.sqlite3", "amqpd.sqlite3-wal", "amqpd.lock"])
 def test_store_itself_is_never_the_target(data: Path, name: str) -> None:
     before = (data / "amqpd.sqlite3").read_bytes()
