@@ -6,7 +6,6 @@ A payload is text where its octets are UTF-8, or base64; `payload_encoding` says
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -53,6 +52,8 @@ TEXTS: Final = {
 }
 SPECIAL: Final = (wire.HEADERS, wire.REPLY_TO, wire.EXPIRATION, wire.USER_ID)
 BASIC_REJECT: Final = (60, 90)
+WITHOUT_SPACE: Final = str.maketrans("", "", " \t\r\n")
+"""Encoders break their lines, and what is between the digits of base64 says nothing."""
 
 ACKMODES: Final = {
     "ack_requeue_true": REQUEUE,
@@ -104,15 +105,15 @@ def decoded(payload: object, encoding: object) -> bytes:
     if encoding != "base64":
         raise bad_request(["unsupported_encoding", encoding])
     try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
+        return base64.b64decode(payload.translate(WITHOUT_SPACE), validate=True)
+    except ValueError:
         raise bad_request(["not_base64", payload]) from None
 
 
 def encoded_properties(call: Call, given: object) -> bytes:
     """A property list of JSON's names and values; unknown names are passed over. Raises 400.
 
-    An empty list stands for an empty object, as in what is fetched.
+    An empty list stands for an empty object, of headers too, as in what is fetched.
     """
     if given is None or given == []:
         return NO_PROPERTIES
@@ -129,9 +130,10 @@ def encoded_properties(call: Call, given: object) -> bytes:
                 raise bad_request(["not_string", name])
             properties = _set(properties, TEXTS[name], value, name)
         elif name == HEADERS:
-            if not isinstance(value, dict):
+            headers = {} if value == [] else value
+            if not isinstance(headers, dict):
                 raise bad_request(["not_a_map", name])
-            properties = wire.with_headers(properties, amqp.field_table(call, value, name))
+            properties = wire.with_headers(properties, amqp.field_table(call, headers, name))
     return properties
 
 

@@ -2,14 +2,15 @@
 
     ?sort=message_stats.publish&sort_reverse=true&columns=name,messages&page=2&page_size=50&name=a
 
-Names in `sort` and `columns` lead into objects with dots. Without `page` the reply is a bare list.
+Names in `sort` and `columns` lead into objects with dots, those in `columns` into each object of a
+list. Without `page` the reply is a bare list.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from amqpd.broker.patterns import compile_filter
 from amqpd.management.call import Answer
@@ -19,6 +20,9 @@ from amqpd.management.listing import Listing, Steps
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 500
 UNREADABLE: Final = "Pagination parameters are invalid"
+
+Columns: TypeAlias = "dict[str, Columns | None]"
+"""The members that are wanted, and of each the members that are; None: all of it."""
 
 
 def apply(answer: Answer, query: Mapping[str, str]) -> Steps[Any]:
@@ -62,13 +66,27 @@ def apply(answer: Answer, query: Mapping[str, str]) -> Steps[Any]:
     }
 
 
-def _columns(query: Mapping[str, str]) -> list[list[str]] | None:
+def _columns(query: Mapping[str, str]) -> Columns | None:
     if "columns" not in query:
         return None
-    return [name.split(".") for name in query["columns"].split(",") if name]
+    columns: Columns = {}
+    for path in query["columns"].split(","):
+        if path:
+            _add(columns, path.split("."))
+    return columns
 
 
-def _reduced(value: Any, columns: list[list[str]] | None) -> Any:
+def _add(columns: Columns, path: list[str]) -> None:
+    *leading, last = path
+    for name in leading:
+        inner = columns.setdefault(name, {})
+        if inner is None:  # the whole member is wanted already
+            return
+        columns = inner
+    columns[last] = None
+
+
+def _reduced(value: Any, columns: Columns | None) -> Any:
     """The object, or each object of the list, with these members alone."""
     if columns is None:
         return value
@@ -77,20 +95,10 @@ def _reduced(value: Any, columns: list[list[str]] | None) -> Any:
     if not isinstance(value, dict):
         return value
     kept: dict[str, Any] = {}
-    for path in columns:
-        _copy(value, kept, path)
+    for name, inner in columns.items():
+        if name in value and (inner is None or isinstance(value[name], (dict, list))):
+            kept[name] = _reduced(value[name], inner)
     return kept
-
-
-def _copy(value: dict[str, Any], kept: dict[str, Any], path: list[str]) -> None:
-    name, *rest = path
-    if name not in value:
-        return
-    inner = value[name]
-    if not rest:
-        kept[name] = inner
-    elif isinstance(inner, dict):
-        _copy(inner, kept.setdefault(name, {}), rest)
 
 
 def _at(value: Any, path: list[str]) -> Any:

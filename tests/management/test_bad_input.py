@@ -240,7 +240,7 @@ def test_whatever_is_asked_it_is_answered(asked: list[tuple[str, bytes, bytes]])
     st.lists(segments, max_size=6).map(b"/".join) | st.binary(max_size=30),
     st.binary(max_size=10),
     st.sampled_from(
-        [GUEST, "", "Basic", "Basic !", "Basic Z3Vlc3Q=", "Bearer x", "Basic /////w=="]
+        [GUEST, "", "Basic", "Basic !", "Basic Z3Vlc3Q=", "Bearer x", "Basic /////w==", "Basic é"]
     ),
 )
 def test_paths_and_logins_that_make_no_sense(
@@ -248,6 +248,12 @@ def test_paths_and_logins_that_make_no_sense(
 ) -> None:
     status, _ = ask(furnished(), method, b"/" + path, body, authorization=authorization)
     assert status in (200, 201, 204, 400, 401, 404, 405)
+
+
+@pytest.mark.parametrize("said", ["Basic é", "Basic !", "Basic /////w==", "Basic Z3Vlc3Q="])
+def test_a_login_that_cannot_be_read_fails(said: str) -> None:
+    status, body = ask(api(), "GET", b"/whoami", authorization=said)
+    assert (status, body["reason"]) == (401, "Login failed")
 
 
 forms = st.builds(

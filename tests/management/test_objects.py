@@ -337,6 +337,7 @@ def test_a_full_queue_that_refuses(broker: Api) -> None:
         ({"properties": {"expiration": 5}}, ["not_string", "expiration"]),
         ({"properties": {"priority": 256}}, "priority: 256 does not fit into 1 octets"),
         ({"properties": {"headers": 5}}, ["not_a_map", "headers"]),
+        ({"properties": {"headers": [1]}}, ["not_a_map", "headers"]),
         ({"properties": "x"}, ["not_a_map", "properties"]),
         ({"properties": {"user_id": "other"}}, None),
     ],
@@ -402,6 +403,20 @@ def test_octets_that_are_no_text(queue: Api) -> None:
     send(queue, payload="text")
     *_, found = queue.does(200, "POST", "/queues/%2F/q/get", GET | {"encoding": "base64"})
     assert (found["payload"], found["payload_encoding"]) == ("dGV4dA==", "base64")
+
+
+@pytest.mark.parametrize("payload", ["YWJj", "YWJj\n", "Y W\r\nJ\tj"])
+def test_base64_may_be_broken_into_lines(queue: Api, payload: str) -> None:
+    send(queue, payload=payload, payload_encoding="base64")
+    (found,) = queue.does(200, "POST", "/queues/%2F/q/get", GET)
+    assert found["payload"] == "abc"
+
+
+def test_an_empty_list_stands_for_no_headers(queue: Api) -> None:
+    send(queue, properties={"headers": [], "type": "t"})
+    send(queue, properties={"headers": {}, "type": "t"})
+    listed, mapped = queue.does(200, "POST", "/queues/%2F/q/get", GET)
+    assert listed["properties"] == mapped["properties"]
 
 
 def test_properties_that_are_no_text(queue: Api) -> None:

@@ -35,6 +35,21 @@ def test_a_connection_is_shown_and_closed_with_a_reason(broker: Api) -> None:
     client.expect_closed(CONNECTION_FORCED, "CONNECTION_FORCED - for a test", (0, 0))
 
 
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [("naïve ☃".encode(), "naïve ☃"), (b"na\xefve", "na\ufffdve")],
+    ids=["UTF-8", "something else"],
+)
+def test_a_reason_is_read_as_utf_8(broker: Api, reason: bytes, text: str) -> None:
+    client, other = broker.broker.client(), broker.broker.client()
+    (shown, _) = broker.get("/connections")
+    place = f"/connections/{path_of(shown['name'])}"
+    broker.does(204, "DELETE", place, headers={"X-Reason": reason})
+    client.expect_closed(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}", (0, 0))
+    broker.does(204, "DELETE", "/connections/username/guest", headers={"X-Reason": reason})
+    other.expect_closed(CONNECTION_FORCED, f"CONNECTION_FORCED - {text}", (0, 0))
+
+
 def test_somebody_elses_connection(broker: Api) -> None:
     broker.broker.add_user("ann", "management")
     broker.broker.permit("ann", ".*", ".*", ".*")
@@ -89,6 +104,9 @@ def test_parameters(broker: Api) -> None:
     broker.does(204, "DELETE", "/global-parameters/g")
     broker.does(404, "GET", "/global-parameters/g")
     broker.does(204, "PUT", "/cluster-name", {"name": "east"})
+    assert broker.get("/cluster-name") == {"name": "east"}
+    said = broker.does(400, "PUT", "/cluster-name", {"name": "x" * 100_000})
+    assert said["error"] == "bad_request"
     assert broker.get("/cluster-name") == {"name": "east"}
 
 

@@ -43,6 +43,29 @@ def test_columns(broker: Api) -> None:
     }
 
 
+def test_columns_lead_into_each_object_of_a_list() -> None:
+    broker = api()
+    channel = broker.broker.client().channel()
+    channel.queue_declare("q")
+    channel.consume("q", tag="one")
+    columns = "name,consumer_details.consumer_tag,consumer_details.queue.name,arguments.x"
+    assert broker.get(f"/queues/%2F/q?columns={columns}") == {
+        "name": "q",
+        "consumer_details": [{"consumer_tag": "one", "queue": {"name": "q"}}],
+        "arguments": {},
+    }
+    assert broker.get("/overview?columns=listeners.port,node") == {
+        "listeners": [{"port": 5672}, {"port": 15672}],
+        "node": "amqpd@localhost",
+    }
+    assert broker.get("/definitions/%2F?columns=queues.name") == {"queues": [{"name": "q"}]}
+
+
+@pytest.mark.parametrize("columns", ["listeners,listeners.port", "listeners.port,listeners"])
+def test_a_whole_column_wins_over_a_part_of_it(broker: Api, columns: str) -> None:
+    assert broker.get(f"/overview?columns={columns}") == broker.get("/overview?columns=listeners")
+
+
 def test_pages(broker: Api) -> None:
     page = broker.get("/queues?page=2&columns=name")
     assert names(page.pop("items")) == [f"q{number:03}" for number in range(100, 200)]

@@ -75,14 +75,20 @@ def show(call: Call) -> Answer:
 
 def close(call: Call) -> Answer:
     """connection.close to a client: 320, with the reason in the header X-Reason."""
-    close_connection(call.broker, _find(call), call.headers.get("x-reason") or CLOSE_REASON)
+    close_connection(call.broker, _find(call), _reason(call))
     return done()
+
+
+def _reason(call: Call) -> str:
+    given = call.headers.get("x-reason") or CLOSE_REASON
+    # Headers come as Latin-1, whatever they are; clients write UTF-8, as RabbitMQ takes it.
+    return given.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def close_all_of_user(call: Call) -> Answer:
     """The same for every connection of a user."""
     require_own(call, call["user"])
-    reason = call.headers.get("x-reason") or CLOSE_REASON
+    reason = _reason(call)
     for session in list(call.broker.sessions):
         if session.user == call["user"]:
             close_connection(call.broker, session, reason)

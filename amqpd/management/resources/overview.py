@@ -10,6 +10,7 @@ from amqpd.management.auth import administrators, anybody, visible_virtual_hosts
 from amqpd.management.call import Answer, Call, done
 from amqpd.management.errors import bad_request
 from amqpd.management.node import Node
+from amqpd.management.resources.parameters import refusing
 from amqpd.management.routing import Table
 from amqpd.management.statistics import OVERVIEW
 from amqpd_exchanges.router import KINDS
@@ -167,7 +168,11 @@ def register(table: Table) -> None:
     """The paths."""
     table.add("/overview", GET=(overview, anybody))
     table.add("/whoami", GET=(who_am_i, anybody))
-    table.add("/cluster-name", GET=(cluster_name, anybody), PUT=(put_cluster_name, administrators))
+    table.add(
+        "/cluster-name",
+        GET=(cluster_name, anybody),
+        PUT=(refusing(put_cluster_name), administrators),
+    )
     table.add("/login", GET=(log_in, anybody), POST=(log_in, anybody))
     table.add("/extensions", GET=(extensions, anybody))
     table.add("/version", GET=(version, anybody))
