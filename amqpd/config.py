@@ -129,6 +129,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """From the end of the head of an HTTP request to the end of its body."""
     http_get_messages_max: Count = 10_000
     """Messages that one HTTP request fetches from a queue."""
+    http_get_bytes_max: Bytes = 64 * MIB
+    """Octets of messages after which one HTTP request fetches no further one."""
     shutdown_s: Seconds = 5.0
     """Longest wait for clients to close when the broker stops."""
 

@@ -7,6 +7,7 @@ sent when it is on disk, as AMQP's `-ok` is.
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -122,8 +123,11 @@ class Application:
                 await node.end_turn(wait=method not in READING)
             if answer is None:
                 await at_hand.wait()
-        shown = method == "GET" and answer.status == OK
-        content = await _in_turns(options.apply(answer, query)) if shown else answer.body
+        content = answer.body
+        if method == "GET" and answer.status == OK:
+            content = await _in_turns(options.apply(answer, query))
+        elif isinstance(content, Generator):
+            content = await _in_turns(content)
         return _response(answer.status, content, dict(answer.headers))
 
     async def _body(self, request: Request) -> bytes:

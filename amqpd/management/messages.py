@@ -9,6 +9,8 @@ import base64
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from amqpd.broker.channel import Channel
 from amqpd.broker.confirms import Confirms
 from amqpd.broker.handlers import handle
@@ -27,7 +29,9 @@ from amqpd.commands import (
 from amqpd.errors import NOT_FOUND, AMQPException
 from amqpd.management import amqp
 from amqpd.management.call import Call
+from amqpd.management.encoding import encode
 from amqpd.management.errors import bad_request, from_amqp, not_found
+from amqpd.management.listing import ROWS_A_STEP, Steps
 from amqpd.wire import properties as wire
 from amqpd.wire.tables import plain
 
@@ -62,6 +66,8 @@ ACKMODES: Final = {
     "ack_requeue_false": None,
 }
 """What becomes of what was fetched; None: it counts as acknowledged."""
+STEP_BYTES: Final = 256 * 1024
+"""Of messages that are made into JSON in one step, unless one alone has more."""
 
 
 # -- publishing
@@ -212,15 +218,37 @@ def as_base64(payload: bytes) -> tuple[str, str]:
     return base64.b64encode(payload).decode(), "base64"
 
 
-def get(call: Call, name: str, wanted: Wanted) -> list[dict[str, Any]]:
-    """Up to that many messages from the front of a queue: those that are in memory.
+class Fetched(NamedTuple):
+    """A message as it was when it was fetched, without what is not to be shown of its body."""
+
+    redelivered: bool
+    message_count: int
+    """Those behind it."""
+    target: Target
+    properties: bytes
+    body: bytes
+    body_bytes: int
+    """Of the whole body."""
+
+    @property
+    def shown_bytes(self) -> int:
+        """What of the broker's memory is shown."""
+        return len(self.body) + len(self.properties)
+
+
+def get(call: Call, name: str, wanted: Wanted) -> list[Fetched]:
+    """Up to that many messages from the front of a queue: those that are in memory, and no more
+    than one answer should hold.
 
     Raises ApiError; Postponed when there are messages, and all of them on disk.
     """
-    most = min(wanted.most, call.broker.limits.http_get_messages_max)
+    limits = call.broker.limits
+    most = min(wanted.most, limits.http_get_messages_max)
+    found: list[Fetched] = []
+    size = 0
     with amqp.channel_for(call) as (channel, outlet):
         method = amqp.frame(Basic.Get, queue=name, no_ack=wanted.outcome is None)
-        for number in range(most):
+        while len(found) < most and size < limits.http_get_bytes_max:
             try:
                 handle(channel, MethodCommand(amqp.CHANNEL_NUMBER, method, {}))
             except AMQPException as error:
@@ -228,14 +256,24 @@ def get(call: Call, name: str, wanted: Wanted) -> list[dict[str, Any]]:
                     raise not_found(error.reply_text) from error
                 raise from_amqp(error, declaring=True) from error
             except Postponed:
-                if not outlet.got:
+                if not found:
                     raise
                 break
-            if len(outlet.got) == number:
+            if not outlet.got:
                 break
+            fetched = _cut(wanted, *outlet.got.pop()[1:])
+            found.append(fetched)
+            size += fetched.shown_bytes
         # Together and at the end: what is requeued at once would be fetched again.
         _settle(channel, wanted.outcome)
-    return [_fetched(wanted, *fetched[1:]) for fetched in outlet.got]
+    return found
+
+
+def _cut(wanted: Wanted, redelivered: bool, message_count: int, message: Message) -> Fetched:
+    """What of it the answer needs: a body that is cut is not kept whole for it."""
+    whole = message.body
+    body = message.keep() if wanted.truncate is None else bytes(whole[: wanted.truncate])
+    return Fetched(redelivered, message_count, message.target, message.properties, body, len(whole))
 
 
 def _settle(channel: Channel, outcome: int | None) -> None:
@@ -245,18 +283,31 @@ def _settle(channel: Channel, outcome: int | None) -> None:
         channel.settle(Settle(amqp.CHANNEL_NUMBER, delivery_tag, False, outcome, BASIC_REJECT))
 
 
-def _fetched(
-    wanted: Wanted, redelivered: bool, message_count: int, message: Message
-) -> dict[str, Any]:
-    payload, encoding = wanted.encode(message.keep()[: wanted.truncate])
+def shown(wanted: Wanted, found: list[Fetched]) -> Steps[list[msgspec.Raw]]:
+    """The messages as JSON, and `found` is empty then: a body is not kept beside its text."""
+    rows: list[msgspec.Raw] = []
+    size = 0
+    found.reverse()
+    while found:
+        fetched = found.pop()
+        rows.append(msgspec.Raw(encode(_row(wanted, fetched))))
+        size += fetched.shown_bytes
+        if size >= STEP_BYTES or not len(rows) % ROWS_A_STEP:
+            size = 0
+            yield
+    return rows
+
+
+def _row(wanted: Wanted, fetched: Fetched) -> dict[str, Any]:
+    payload, encoding = wanted.encode(fetched.body)
     return {
-        "payload_bytes": len(message.body),
-        "redelivered": redelivered,
-        "exchange": message.target.exchange,
-        "routing_key": message.target.routing_key,
-        "message_count": message_count,
+        "payload_bytes": fetched.body_bytes,
+        "redelivered": fetched.redelivered,
+        "exchange": fetched.target.exchange,
+        "routing_key": fetched.target.routing_key,
+        "message_count": fetched.message_count,
         # An empty object is a list, as in RabbitMQ.
-        "properties": shown_properties(message.properties) or [],
+        "properties": shown_properties(fetched.properties) or [],
         "payload": payload,
         "payload_encoding": encoding,
     }

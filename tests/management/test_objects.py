@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from amqpd.config import Limits
+from amqpd.management.listing import ROWS_A_STEP
+from amqpd.management.messages import STEP_BYTES
 from tests.conversation import properties
 from tests.management.api import Api, api
 
@@ -453,6 +455,57 @@ def test_how_many_one_request_gets_at_most() -> None:
         send(broker)
     for count in (3, -1):
         assert len(broker.does(200, "POST", "/queues/%2F/q/get", GET | {"count": count})) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "count"),
+    [
+        (400, {}, 8),
+        (1000, {}, 3),  # each has 16 octets of properties
+        (1000, {"truncate": 484}, 6),
+        (5000, {}, 1),
+    ],
+)
+@pytest.mark.parametrize("ackmode", ["ack_requeue_true", "ack_requeue_false"])
+def test_how_much_one_request_gets_at_most(
+    size: int, changes: Any, count: int, ackmode: str
+) -> None:
+    """The others stay where they are, and come with the next."""
+    broker = api(Limits(http_get_bytes_max=3000))
+    broker.does(201, "PUT", "/queues/%2F/q", {})
+    channel = broker.broker.client().channel()
+    for number in range(10):
+        channel.publish("", "q", b"%d" % number * size, properties(message_id="x" * 13))
+    sent = GET | {"count": 10, "ackmode": ackmode} | changes
+    found = broker.does(200, "POST", "/queues/%2F/q/get", sent)
+    assert [row["payload"][0] for row in found] == list("0123456789")[:count]
+    assert {row["payload_bytes"] for row in found} == {size}
+    left = 10 if ackmode == "ack_requeue_true" else 10 - count
+    assert broker.get("/queues/%2F/q")["messages"] == left
+    (following,) = broker.does(200, "POST", "/queues/%2F/q/get", sent | {"count": 1})
+    assert following["payload"][0] == str(10 - left)
+
+
+def test_others_have_turns_while_an_answer_is_made(broker: Api) -> None:
+    broker.does(201, "PUT", "/queues/%2F/q", {})
+    channel = broker.broker.client().channel()
+    for _ in range(4 * ROWS_A_STEP):
+        channel.publish("", "q", b"x")
+    for _ in range(4):
+        channel.publish("", "q", b"x" * STEP_BYTES)
+
+    async def turns_meanwhile(count: int) -> int:
+        sent = GET | {"count": count}
+        asked = asyncio.create_task(broker.ask("POST", "/queues/%2F/q/get", sent))
+        turns = 0
+        while not asked.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len((await asked).json()) == count
+        return turns
+
+    for_one, for_all = (asyncio.run(turns_meanwhile(n)) for n in (1, 4 * ROWS_A_STEP + 4))
+    assert for_all >= for_one + 8
 
 
 def test_a_body_that_is_too_large() -> None:

@@ -113,7 +113,7 @@ def get(call: Call) -> Answer:
     if call["name"] not in virtual_host.queues:
         reason = f"no queue '{call['name']}' in vhost '{virtual_host.name}'"
         raise not_found(f"NOT_FOUND - {reason}")
-    return Answer(body=messages.get(call, call["name"], wanted))
+    return Answer(body=messages.shown(wanted, messages.get(call, call["name"], wanted)))
 
 
 def bindings(call: Call) -> Answer:
