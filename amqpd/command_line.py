@@ -204,7 +204,7 @@ def export(data_dir: str | None, vhost: str | None, file: str, force: bool) -> N
 @click.option("--dry-run", is_flag=True, help="Check FILE and say what would change.")
 @click.argument("file", callback=named)
 def import_(data_dir: str | None, vhost: str | None, dry_run: bool, file: str) -> None:
-    """Add what FILE has, wholly or not at all; nothing is deleted."""
+    """Add what FILE has, wholly or not at all; nothing is deleted. `-` is standard input."""
     from amqpd.runtime.definitions_command import import_ as read
 
     sys.exit(read(data_dir, vhost, file, dry_run=dry_run))

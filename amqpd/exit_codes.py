@@ -22,3 +22,5 @@ EX_CONFIG: Final = 78
 """A setting cannot be used."""
 EX_FORCED: Final = 130
 """Ended at once by a signal, as shells show Ctrl-C."""
+EX_PIPE: Final = 141
+"""Nobody reads what it says any more, as shells show SIGPIPE."""

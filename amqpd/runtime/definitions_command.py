@@ -7,6 +7,7 @@ error, with an exit code of sysexits.h.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -25,17 +26,13 @@ from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError, load_definitions
 from amqpd.runtime.definitions_import import DefinitionsImport
 from amqpd.runtime.journal_writer import JournalWriter
-from amqpd.runtime.maintenance import (
-    directory_of,
-    explained,
-    store_in,
-)
+from amqpd.runtime.maintenance import STANDARD_OUTPUT, directory_of, explained, store_in
 from amqpd.runtime.recovery import recover
 from amqpd.runtime.server import make_broker
 from amqpd.runtime.settings import read_config
 from amqpd_storage.sqlite_engine import SQLiteStore, open_store
 
-STANDARD_OUTPUT: Final = "-"
+STANDARD_INPUT: Final = "-"
 
 
 def export(data_dir: str | None, vhost: str | None, file: str, *, force: bool = False) -> int:
@@ -48,7 +45,24 @@ def export(data_dir: str | None, vhost: str | None, file: str, *, force: bool = 
 
 def import_(data_dir: str | None, vhost: str | None, file: str, *, dry_run: bool) -> int:
     """Apply a definitions file to a store, wholly or not at all, or say what that would change."""
-    return explained(lambda: anyio.run(partial(_import, dry_run=dry_run), data_dir, vhost, file))
+
+    def run() -> int:
+        try:
+            text = _standard_input() if file == STANDARD_INPUT else Path(file).read_bytes()
+        except OSError as error:
+            what = f"cannot read {file} ({error.strerror})"
+            print(f"amqpd: {what}: give another FILE", file=sys.stderr)
+            return EX_NOINPUT
+        name = "standard input" if file == STANDARD_INPUT else file
+        return anyio.run(partial(_import, dry_run=dry_run), data_dir, vhost, name, text)
+
+    return explained(run)
+
+
+def _standard_input() -> bytes:
+    # By its number: Python has no `sys.stdin` where it is closed.
+    with open(0, "rb", closefd=False) as stream:
+        return stream.read()
 
 
 @asynccontextmanager
@@ -89,11 +103,12 @@ async def _export(data_dir: str | None, vhost: str | None, file: str) -> int:
 def write_for_owner(path: Path, text: str) -> None:
     """A file that nobody else reads, whole or not at all: it has the hashes of passwords.
 
-    Raises OSError.
+    Where a symlink stands, it is made where that leads to. Raises OSError.
     """
     if path.exists() and not path.is_file():  # a device or a pipe is written to, not replaced
         path.write_text(text, encoding="utf-8")
         return
+    path = Path(os.path.realpath(path))
     # mkstemp makes it with mode 0600.
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     unfinished = Path(name)
@@ -105,12 +120,9 @@ def write_for_owner(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-async def _import(data_dir: str | None, vhost: str | None, name: str, *, dry_run: bool) -> int:
-    try:
-        text = await anyio.Path(name).read_bytes()
-    except OSError as error:
-        print(f"amqpd: cannot read {name} ({error.strerror}): give another FILE", file=sys.stderr)
-        return EX_NOINPUT
+async def _import(
+    data_dir: str | None, vhost: str | None, name: str, text: bytes, *, dry_run: bool
+) -> int:
     async with _opened(data_dir) as (broker, store):
         try:
             file = load_definitions(text, name, broker.config.default_vhost, vhost)

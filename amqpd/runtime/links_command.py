@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from amqpd.exit_codes import EX_UNAVAILABLE, EX_USAGE
 from amqpd.host_name import is_host
+from amqpd.runtime.command_output import printable, written
 
 TIMEOUT_S: Final = 10.0
 WORKING: Final = ("running", "starting", "flow")
@@ -34,12 +35,16 @@ class CannotAsk(Exception):
 
 def show(url: str, user: str, password: str, *, as_json: bool) -> int:
     """Print them; the exit code: 0 if all work, 1 if any does not, 69 if nobody answers, 64 for
-    a URL that is none."""
+    a URL that is none, 74 or 141 if they cannot be printed."""
+    return written(lambda: _show(url, user, password, as_json=as_json))
+
+
+def _show(url: str, user: str, password: str, *, as_json: bool) -> int:
     try:
         federation: list[dict[str, Any]] = _ask(url, "/api/federation-links", user, password)
         shovels: list[dict[str, Any]] = _ask(url, "/api/shovels", user, password)
     except CannotAsk as reason:
-        print(f"amqpd: {reason}", file=sys.stderr)
+        print(printable(f"amqpd: {reason}"), file=sys.stderr)
         return reason.exit_code
     if as_json:
         print(json.dumps({"federation_links": federation, "shovels": shovels}, indent=2))
@@ -133,7 +138,9 @@ def _duration(milliseconds: int | None) -> str:
     return f"{seconds} s"
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(table: list[tuple[str, ...]]) -> str:
+    """Names are others': none may look like another row, or speak to the terminal."""
+    rows = [[printable(cell) for cell in row] for row in table]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -6,7 +6,6 @@ error, with an exit code of sysexits.h. None of them changes the store it is ask
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 from collections import Counter
@@ -15,7 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from amqpd.broker.definitions import ExchangeRecord, QueueRecord, encode
-from amqpd.exit_codes import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_TEMPFAIL
+from amqpd.exit_codes import (
+    EX_CANTCREAT,
+    EX_CONFIG,
+    EX_DATAERR,
+    EX_NOINPUT,
+    EX_TEMPFAIL,
+    EX_USAGE,
+)
+from amqpd.runtime.command_output import written
 from amqpd.runtime.definitions_check import (
     DefinitionsCheck,
     check_records,
@@ -63,6 +70,8 @@ EXITS: Final[tuple[tuple[type[StoreError], int], ...]] = (
     (StoreError, EX_CANTCREAT),
 )
 
+STANDARD_OUTPUT: Final = "-"
+
 KINDS: Final = {
     "vhost": "virtual host",
     "user": "user",
@@ -93,6 +102,10 @@ def recover(data_dir: str | None, into: str) -> int:
 
 def backup(data_dir: str | None, file: str, *, force: bool) -> int:
     """Copy a store, of a running broker or a stopped one, into a file."""
+    if file == STANDARD_OUTPUT:
+        why = "a backup is checked before it is there, which standard output cannot be"
+        print(f"amqpd: {why}: name a FILE", file=sys.stderr)
+        return EX_USAGE
 
     def run() -> int:
         directory = directory_of(data_dir)
@@ -123,20 +136,18 @@ def restore(file: str, data_dir: str) -> int:
 
 def explained(run: Callable[[], int]) -> int:
     """Run a command; what keeps it from its work becomes a line on standard error."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have what this terminal has not
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return run()
-    except ConfigError as error:
-        print(f"amqpd: {error}", file=sys.stderr)
-        return error.exit_code
-    except StoreError as error:
-        print(f"amqpd: {error}", file=sys.stderr)
-        return next(code for kind, code in EXITS if isinstance(error, kind))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"amqpd: {where}{error.strerror or error}: check the disk", file=sys.stderr)
-        return EX_IOERR
+
+    def explaining() -> int:
+        try:
+            return run()
+        except ConfigError as error:
+            print(f"amqpd: {error}", file=sys.stderr)
+            return error.exit_code
+        except StoreError as error:
+            print(f"amqpd: {error}", file=sys.stderr)
+            return next(code for kind, code in EXITS if isinstance(error, kind))
+
+    return written(explaining)
 
 
 def directory_of(data_dir: str | None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from amqpd.broker.definitions import QueueRecord
+from amqpd.runtime.command_output import printable
 from amqpd.runtime.definitions_check import describe
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX
 from amqpd_storage.salvage import KEY_MAX, LostKeys, LostNames
@@ -110,11 +111,6 @@ def found_again(count: int) -> str:
         f"{count} rows are on pages that no index leads to; messages among them may have been "
         "acknowledged before"
     )
-
-
-def printable(line: str) -> str:
-    """The line without anything that a terminal would obey."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def show_name(name: str) -> str:

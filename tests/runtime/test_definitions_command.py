@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from amqpd.config import Config
+from amqpd.exit_codes import EX_PIPE
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_command import _keep, export, import_
 from amqpd.runtime.server import make_broker
@@ -133,6 +134,29 @@ def test_an_export_is_for_its_owner_and_overwrites_nothing(
     assert not Path("/dev/null").is_file()
 
 
+def test_an_export_goes_where_a_link_leads(store: str, tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    there, link = tmp_path / "volume" / "latest.json", tmp_path / "link"
+    link.symlink_to(there)
+    assert export(store, None, str(link)) == 0
+    there.write_text("an older one")
+    assert export(store, None, str(link), force=True) == 0
+    assert link.is_symlink()
+    assert json.loads(there.read_text())["vhosts"]
+
+
+def test_a_pipe_is_written_to(store: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert export(store, None, str(pipe), force=True) == 0
+        assert json.loads(os.read(descriptor, 65536))["vhosts"]
+    finally:
+        os.close(descriptor)
+    assert pipe.is_fifo()
+
+
 def test_without_a_subcommand_there_is_help(tmp_path: Path) -> None:
     done = run_command(tmp_path, "definitions")
     assert (done.returncode, done.stdout) == (os.EX_USAGE, "")
@@ -150,3 +174,51 @@ def test_the_command_line(store: str, tmp_path: Path) -> None:
     ):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
         assert said in done.stdout
+
+
+def test_standard_input(store: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "amqpd", "definitions", "import", "--data-dir", store, "-"]
+
+    def said(given: str) -> tuple[int, str, str]:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert said(json.dumps({"vhosts": [{"name": "v"}]})) == (0, "create vhost 'v'\n", "")
+    code, _, complaint = said("{]")
+    assert code == os.EX_DATAERR
+    assert complaint.startswith("amqpd: standard input: line 1, column 2")
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (
+        os.EX_NOINPUT,
+        "amqpd: cannot read - (Bad file descriptor): give another FILE\n",
+    )
+
+
+def test_an_export_that_nobody_reads_to_its_end(store: str, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "amqpd", "definitions", "export", "--data-dir", store],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (EX_PIPE, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_an_export_to_where_nothing_fits(store: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "amqpd", "definitions", "export", "--data-dir", store],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == os.EX_IOERR
+    assert done.stderr == b"amqpd: No space left on device: check the disk\n"

@@ -596,6 +596,21 @@ def test_backup_and_restore_say_what_keeps_them(data: Path, tmp_path: Path) -> N
         assert command.stderr.count("\n") == 1
 
 
+def test_a_backup_does_not_go_to_standard_output(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    said = Said(maintenance.backup(str(data), "-", force=True), capsys)
+
+    assert (said.code, said.out) == (os.EX_USAGE, "")
+    assert said.err == (
+        "amqpd: a backup is checked before it is there, which standard output cannot be:"
+        " name a FILE\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_a_broker_starts_without_any_of_it() -> None:
     code = (
         "import sys, amqpd.command_line, amqpd.runtime.serve\n"
