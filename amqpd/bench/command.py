@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import uuid
@@ -20,6 +21,7 @@ CONNECT_S: Final = 10.0
 COUNT: Final = click.IntRange(min=0)
 SOME: Final = click.IntRange(min=1)
 RATE: Final = click.FloatRange(min=0)
+NUMBER: Final = re.compile(r"-?[0-9]{1,99}")
 
 
 @click.command(
@@ -182,7 +184,9 @@ def _arguments(text: str) -> Arguments:
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise click.ClickException(f"--queue-args {part}: give KEY=VALUE,KEY=VALUE.")
-        if value.lstrip("-").isdigit():
+        if NUMBER.fullmatch(value):
+            if not -(1 << 63) <= int(value) < 1 << 63:
+                raise click.ClickException(f"--queue-args {part}: AMQP's numbers have 64 bits.")
             found[key] = ("l", int(value))
         elif value in ("true", "false"):
             found[key] = ("t", value == "true")

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from amqpd.commands import Arguments
 from amqpd.links.uri import LinkURI
+from amqpd.short_string import SHORT_STRING_OCTETS_MAX, SHOWN, fits_short_string
 
 BODY_BYTES_MIN: Final = 12
 """A body begins with its number and the time of sending, as PerfTest's do."""
@@ -81,6 +82,21 @@ class Plan(Struct, frozen=True, kw_only=True):
             raise InvalidPlan("--queue-pattern-from and --queue-pattern-to are no range of queues")
         if self.predeclared and self.consumers and not self.queues:
             raise InvalidPlan("--predeclared needs a queue to consume from: give -u")
+        for option, text in (
+            ("--uri with virtual host", self.uri.vhost or ""),
+            ("--queue", self.queue),
+            # Of many, the last has the longest name.
+            ("--queue-pattern", self.queue_pattern.replace("%d", str(self.queue_to))),
+            *(("--queue-args", name) for name in self.queue_arguments),
+            ("--exchange", self.exchange),
+            ("--type", self.exchange_type),
+            ("--routing-key", self.routing_key),
+        ):
+            if not fits_short_string(text):
+                raise InvalidPlan(
+                    f"{option} {text[:SHOWN]}... is too long: AMQP carries"
+                    f" {SHORT_STRING_OCTETS_MAX} octets"
+                )
 
     @property
     def queues(self) -> tuple[str, ...]:

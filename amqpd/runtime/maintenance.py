@@ -237,14 +237,18 @@ def _print_contents(
     contents: dict[int, QueueContent],
     records: Mapping[int, QueueRecord | ExchangeRecord],
 ) -> None:
-    """A table of what each of them holds."""
+    """A table of what each of them holds. A queue with priorities has an id for each level."""
     if not records:
         return
+    sums = {(record.vhost, record.name): [0, 0] for record in records.values()}
+    for number, record in records.items():
+        if content := contents.get(number):
+            held = sums[record.vhost, record.name]
+            held[0] += content.messages
+            held[1] += content.body_bytes
     rows = [(title, "vhost", "messages", "bytes")]
-    for number, record in sorted(records.items(), key=lambda item: (item[1].vhost, item[1].name)):
-        content = contents.get(number)
-        count, size = (content.messages, content.body_bytes) if content is not None else (0, 0)
-        rows.append((show_name(record.name), show_name(record.vhost), str(count), str(size)))
+    for (vhost, name), (count, size) in sorted(sums.items()):
+        rows.append((show_name(name), show_name(vhost), str(count), str(size)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = zip(row, "<<>>", widths, strict=True)
@@ -282,7 +286,8 @@ def _recover(directory: Path, into: Path) -> int:
             salvage.close()
     lost = mended.lost()
     count = sum(rescued.queues.values()) + rescued.placeless
-    messages, queues = count_of(count, "message"), count_of(len(mended.check.queues), "queue")
+    kinds = Counter(type(record).KIND for record in mended.check.records)
+    messages, queues = count_of(count, "message"), count_of(kinds["queue"], "queue")
     waiting = sum(rescued.delays.values())
     delayed = f", {count_of(waiting, 'delayed message')}" if waiting else ""
     print(f"{into}: {messages} in {queues}{delayed}")

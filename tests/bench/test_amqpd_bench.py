@@ -205,12 +205,36 @@ def plan(*arguments: str) -> Plan:
         (("-h", "amqp://"), "names no host"),
         (("-h", "amqp://a..b/"), "'a..b' cannot be the name of a host"),
         (("-x", "-1"), "-1 is not in the range"),
+        (("-qa", "x-expires=9223372036854775808"), "numbers have 64 bits"),
+        (("-qa", f"{'x' * 256}=1"), "--queue-args xxx"),
+        (("-h", f"amqp://h/{'v' * 256}"), "--uri with virtual host vvv"),
+        (("-u", "é" * 128), "ééé... is too long: AMQP carries 255 octets"),
+        (("-qp", f"{'x' * 254}%d", "-qpt", "10"), "--queue-pattern xxx"),
+        (("-e", "x" * 256), "--exchange xxx"),
+        (("-t", "x" * 256), "--type xxx"),
+        (("-k", "x" * 256), "--routing-key xxx"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(arguments: tuple[str, ...], problem: str) -> None:
     with pytest.raises(click.ClickException) as refused:
         plan(*arguments)
     assert problem in refused.value.format_message()
+
+
+def test_names_may_be_as_long_as_amqp_carries_them() -> None:
+    long = "x" * 255
+    assert plan("-u", long, "-e", long, "-t", long, "-k", long, "-qa", f"{long}=1").queue == long
+    assert plan("-qp", f"{'x' * 253}%d", "-qpt", "10").queues[-1] == "x" * 253 + "10"
+    assert plan("-qa", "x=-9223372036854775808").queue_arguments == {"x": ("l", -(1 << 63))}
+
+
+def test_what_is_too_long_is_one_line(tmp_path: Path) -> None:
+    done = amqpd("-u", "x" * 300, directory=tmp_path)
+    assert done.returncode == 64
+    assert done.stderr == (
+        f"amqpd: --queue {'x' * 32}... is too long: AMQP carries 255 octets."
+        " See amqpd bench --help\n"
+    )
 
 
 def test_letters_mean_what_they_mean_to_perftest() -> None:

@@ -151,6 +151,29 @@ def test_doctor_of_a_whole_store(data: Path, capsys: pytest.CaptureFixture[str])
     assert said.lines[7:] == ["whole: nothing is wrong with this store"]
 
 
+def test_a_queue_with_priorities_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its levels have an id each."""
+    levels = QueueRecord("/", "levels", False, encode_table({"x-max-priority": ("I", 5)}), 10, 6)
+    fill_store(
+        tmp_path / "data",
+        *map(encode, (*RECORDS, levels)),
+        *messages(),
+        *(enqueue(queue_id, 1, b"four") for queue_id in (10, 12, 15)),
+    )
+
+    said = doctor(tmp_path / "data", capsys)
+
+    assert said.code == 0, said.out
+    assert [line.split() for line in said.lines[4:8]] == [
+        ["jobs", "/", "200", "80000"],
+        ["levels", "/", "3", "12"],
+        [r"'news\n'", "/", "1", "6"],
+        ["jobs", "other", "2", "10"],
+    ]
+    said = recover(tmp_path / "data", tmp_path / "new", capsys)
+    assert said.lines[0] == f"{tmp_path}/new: 206 messages in 4 queues"
+
+
 def test_doctor_of_a_damaged_store(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damage_page(data / "amqpd.sqlite3", b"0100" * 100)
 
