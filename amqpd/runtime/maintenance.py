@@ -167,7 +167,7 @@ def store_in(directory: Path) -> Path:
         if not (path.exists() or log_of(path).exists()):
             raise StoreMissing(path, "name the broker's data directory with --data-dir")
     except OSError as error:
-        raise StoreUnreadable(path, error.strerror or str(error)) from error
+        raise StoreUnreadable(path, error) from error
     return path
 
 

@@ -69,8 +69,11 @@ def restore(file: Path, directory: Path) -> int:
     Raises StoreError, and then there is no store in the directory.
     """
     try:
-        if not file.is_file():
+        if not file.exists():
             raise StoreMissing(file, "name a file that `amqpd backup` wrote")
+        if not file.is_file():  # nobody may ever write to a pipe
+            todo = "name a file that `amqpd backup` wrote"
+            raise StoreUnreadable(file, "it is no regular file", todo)
         problem = examine(file).first_problem
         if problem is not None:
             raise DamagedStore(file, problem)
@@ -84,7 +87,7 @@ def restore(file: Path, directory: Path) -> int:
             f"{FILE_NAME} and run `amqpd recover` on that",
         ) from error
     except OSError as error:
-        raise StoreUnreadable(file, error.strerror or str(error)) from error
+        raise StoreUnreadable(file, error) from error
     return path.stat().st_size
 
 
@@ -177,7 +180,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             raise DamagedStore(path, "the file is gone, but its log is there") from None
         raise StoreMissing(path, "name the broker's data directory with --data-dir") from None
     except OSError as error:
-        raise StoreUnreadable(path, error.strerror or str(error)) from error
+        raise StoreUnreadable(path, error) from error
     try:
         with contextlib.closing(
             sqlite3.connect(

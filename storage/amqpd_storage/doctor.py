@@ -140,7 +140,7 @@ def _structure(examination: Examination) -> None:
     except sqlite3.Error as error:
         problems.append(str(error))
     except OSError as error:
-        raise StoreUnreadable(path, error.strerror or str(error)) from error
+        raise StoreUnreadable(path, error) from error
 
 
 def _length(examination: Examination, connection: sqlite3.Connection) -> None:

@@ -64,10 +64,16 @@ class StoreMissing(StoreError):
 
 
 class StoreUnreadable(StoreError):
-    """The system does not let the store be read."""
+    """The system does not let the store be read, or what was named can be none."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"can not read {path} ({reason}): run this as the broker's user")
+    def __init__(self, path: Path, reason: str | OSError, todo: str | None = None) -> None:
+        if todo is None:
+            todo = "run this as the broker's user"
+            if isinstance(reason, NotADirectoryError):
+                todo = "name the broker's data directory with --data-dir"
+        if isinstance(reason, OSError):
+            reason = reason.strerror or str(reason)
+        super().__init__(f"can not read {path} ({reason}): {todo}")
         self.path = path
 
 

@@ -77,14 +77,14 @@ def unowned(directory: Path) -> Iterator[None]:
         yield
         return
     except OSError as error:
-        raise StoreUnreadable(path, error.strerror or str(error)) from error
+        raise StoreUnreadable(path, error) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreLocked(directory, _read_pid(fd)) from None
         except OSError as error:
-            raise StoreUnreadable(path, error.strerror or str(error)) from error
+            raise StoreUnreadable(path, error) from error
         yield
     finally:
         os.close(fd)

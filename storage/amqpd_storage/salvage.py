@@ -175,7 +175,7 @@ class Salvage:
         try:
             self.pages = PageFile(path)
         except OSError as error:
-            raise StoreUnreadable(path, error.strerror or str(error)) from error
+            raise StoreUnreadable(path, error) from error
         self.path = path
         self.lost: list[LostKeys | LostNames] = []
         self.found_again = 0

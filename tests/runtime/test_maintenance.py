@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,22 @@ def test_doctor_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     assert said.code == os.EX_NOINPUT
     assert "--data-dir" in said.err
+
+
+def test_a_data_directory_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = str(tmp_path / "file")
+
+    for command in (
+        partial(maintenance.doctor, wrong),
+        partial(maintenance.recover, wrong, str(tmp_path / "new")),
+        partial(maintenance.backup, wrong, str(tmp_path / "monday"), force=False),
+    ):
+        said = Said(command(), capsys)
+        assert said.code == os.EX_NOINPUT
+        assert said.err.endswith(
+            "(Not a directory): name the broker's data directory with --data-dir\n"
+        )
 
 
 def test_doctor_of_a_newer_store(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,6 +247,16 @@ def test_no_backup_there(tmp_path: Path) -> None:
         restore(tmp_path / "nothing", tmp_path / "new")
 
 
+def test_what_is_no_file_is_no_backup(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for wrong in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(StoreUnreadable, match="it is no regular file"):
+            restore(wrong, tmp_path / "new")
+
+    assert not (tmp_path / "new").exists()
+
+
 # -- before an upgrade
 
 
