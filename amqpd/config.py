@@ -127,6 +127,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """From the connection, or from the first octet of a later request, to the end of its head."""
     http_body_timeout_s: SomeSeconds = 120.0
     """From the end of the head of an HTTP request to the end of its body."""
+    http_answer_timeout_s: SomeSeconds = 60.0
+    """Longest that an HTTP client takes nothing of the answers that wait for it."""
     http_get_messages_max: Count = 10_000
     """Messages that one HTTP request fetches from a queue."""
     http_get_bytes_max: Bytes = 64 * MIB

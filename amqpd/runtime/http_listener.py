@@ -61,6 +61,14 @@ def shown(listening: socket.socket) -> str:
     return show_address(str(host), int(port))
 
 
+def _log_in_our_form() -> None:
+    """uvicorn's errors, as ours. Its warnings are of what strangers send, and are told to them."""
+    ours, theirs = logging.getLogger("amqpd"), logging.getLogger("uvicorn.error")
+    theirs.handlers[:] = ours.handlers
+    theirs.propagate = False
+    theirs.setLevel(logging.ERROR)
+
+
 async def run(server: Server, sockets: list[socket.socket], directory: Path | None) -> None:
     """Answer HTTP requests until cancelled."""
     import uvicorn
@@ -81,6 +89,7 @@ async def run(server: Server, sockets: list[socket.socket], directory: Path | No
             while not await self.on_tick(0):  # noqa: ASYNC110
                 await anyio.sleep(TICK_S)
 
+    _log_in_our_form()
     limits = server.limits
     application = Application(ServerNode(server, directory), limits.http_body_bytes_max)
     listener = Listener(

@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import select
 import socket
 import subprocess
@@ -177,6 +178,44 @@ def test_far_above_the_limit_connections_hold_no_descriptors(broker: BrokerProce
     for connection in silent:
         connection.close()
     wait_until(lambda: ask_text(broker, "/auth")[0] == 200)
+
+
+UPGRADE: Final = (
+    b"GET /api/auth HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+)
+
+
+def test_what_strangers_send_leaves_no_line_in_the_log(broker: BrokerProcess) -> None:
+    address = start_limited(broker)
+    for said, status in ((b"\x16\x03\x01 no HTTP\r\n\r\n", b"400"), (UPGRADE, b"200")):
+        with socket.create_connection(address, timeout=PATIENCE_S) as stranger:
+            stranger.sendall(said)
+            assert stranger.recv(1000).split()[1] == status
+    assert broker.stop() == 0
+    ours = re.compile(r"\d{4}-\d\d-\d\d .* \[info\] ")
+    assert [line for line in broker.log.splitlines() if not ours.match(line)] == []
+
+
+def test_who_takes_nothing_of_an_answer_holds_no_connection(broker: BrokerProcess) -> None:
+    address = start_limited(broker, http_connections_max=1, http_answer_timeout_s=0.2)
+    with Client(broker.address) as client:
+        client.declare("q")
+        client.publish("", "q", b"x" * 16_000_000)  # more than sockets keep
+        client.close()
+    body = b'{"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"}'
+    head = b"POST /api/queues/%%2F/q/get HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(body)
+    deaf: list[socket.socket] = []
+
+    def is_answered() -> bool:
+        deaf.append(socket.create_connection(address, timeout=PATIENCE_S))
+        deaf[-1].sendall(head + BASIC + b"\r\n" + body)
+        return deaf[-1].recv(12) == b"HTTP/1.1 200"
+
+    wait_until(is_answered)
+    wait_until(lambda: ask_text(broker, "/auth")[0] == 200)
+    for connection in deaf:
+        connection.close()
+    assert "Traceback" not in broker.log
 
 
 def ask_text(broker: BrokerProcess, path: str) -> tuple[int, bytes]:
