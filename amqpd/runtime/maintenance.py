@@ -55,6 +55,7 @@ from amqpd_storage.errors import (
     TargetTaken,
 )
 from amqpd_storage.ownership import unowned
+from amqpd_storage.presence import is_there
 from amqpd_storage.rescue import new_store, place, put_definitions, rescue
 from amqpd_storage.salvage import Salvage
 from amqpd_storage.sqlite_file import FILE_NAME
@@ -164,7 +165,7 @@ def store_in(directory: Path) -> Path:
     """The store's file. Raises StoreMissing, StoreUnreadable."""
     path = directory / FILE_NAME
     try:
-        if not (path.exists() or log_of(path).exists()):
+        if not (is_there(path) or is_there(log_of(path))):
             raise StoreMissing(path, "name the broker's data directory with --data-dir")
     except OSError as error:
         raise StoreUnreadable(path, error) from error

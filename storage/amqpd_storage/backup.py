@@ -28,6 +28,7 @@ from amqpd_storage.errors import (
     TargetTaken,
 )
 from amqpd_storage.ownership import LOCK_NAME, DirectoryLock
+from amqpd_storage.presence import is_there
 from amqpd_storage.sqlite_file import (
     BUSY_TIMEOUT_S,
     FILE_NAME,
@@ -69,7 +70,7 @@ def restore(file: Path, directory: Path) -> int:
     Raises StoreError, and then there is no store in the directory.
     """
     try:
-        if not file.exists():
+        if not is_there(file):
             raise StoreMissing(file, "name a file that `amqpd backup` wrote")
         if not file.is_file():  # nobody may ever write to a pipe
             todo = "name a file that `amqpd backup` wrote"
@@ -176,7 +177,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             if file.read(len(MAGIC)) != MAGIC:
                 raise DamagedStore(path, "it is not an SQLite database")
     except FileNotFoundError:
-        if log_of(path).exists():
+        if is_there(log_of(path)):
             raise DamagedStore(path, "the file is gone, but its log is there") from None
         raise StoreMissing(path, "name the broker's data directory with --data-dir") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from typing import Final
 
 from amqpd_storage.entries import POSITION_BITS
 from amqpd_storage.errors import DamagedStore, StoreUnreadable
+from amqpd_storage.presence import is_there
 from amqpd_storage.records import decode_record
 from amqpd_storage.runs import wrong_runs
 from amqpd_storage.salvage import (
@@ -109,7 +110,7 @@ def examine(path: Path) -> Examination:
 
 def _structure(examination: Examination) -> None:
     path, problems = examination.path, examination.problems
-    if not path.exists():
+    if not is_there(path):
         problems.append("the file is gone, but its write-ahead log is there")
         return
     examination.file_bytes = path.stat().st_size

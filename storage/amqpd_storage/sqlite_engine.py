@@ -43,6 +43,7 @@ from amqpd_storage.errors import (
 )
 from amqpd_storage.journal import Batch
 from amqpd_storage.ownership import DirectoryLock
+from amqpd_storage.presence import is_there
 from amqpd_storage.sqlite_file import FILE_NAME, Durability
 from amqpd_storage.sqlite_owner import OwnersConnection
 from amqpd_storage.sqlite_writing import write_batch
@@ -206,7 +207,7 @@ class SQLiteStore:
 
     def _read_failure(self, reason: str) -> ReadFailed | StoreMissing:
         try:
-            there = self.path.exists()
+            there = is_there(self.path)
         except OSError:
             there = True  # for all one knows
         if not there:

@@ -50,6 +50,7 @@ from amqpd_storage.errors import (
     StoreTooNew,
     StoreUnwritable,
 )
+from amqpd_storage.presence import is_there
 from amqpd_storage.sqlite_log import CHECKPOINT_PAGES, close_connection, is_full, log_of, renew_log
 from amqpd_storage.sqlite_reading import fill_backlogs
 
@@ -174,7 +175,7 @@ def open_connection(
     The connection may be used from any one thread at a time.
     """
     with explained(path):
-        if not path.exists():
+        if not is_there(path):
             if again:
                 raise StoreMissing(path, BRING_IT_BACK)
             _create(path)
@@ -210,7 +211,7 @@ def open_in_memory() -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    if log_of(path).exists():
+    if is_there(log_of(path)):
         # Without its database a write-ahead log can't be read, and SQLite would delete it.
         raise DamagedStore(path, "the file is gone, but its write-ahead log is there")
     unfinished = path.with_name(path.name + ".new")
@@ -278,7 +279,7 @@ def _check_head(path: Path) -> None:
 def _has_log(path: Path) -> bool:
     """Whether there is a write-ahead log of SQLite's. One of somebody else it would delete."""
     log = log_of(path)
-    if not log.exists():
+    if not is_there(log):
         return False
     with log.open("rb") as file:
         return file.read(len(LOG_MAGIC)) == LOG_MAGIC

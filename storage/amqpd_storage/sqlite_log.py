@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from amqpd_storage.journal import Batch
+from amqpd_storage.presence import is_there
 
 CHECKPOINT_PAGES: Final = 2048
 """16 MB of log, then it is written back: 25 to 35 ms, where 64 MB took 100 and 4 MB did it four
@@ -125,7 +126,7 @@ def renew_log(path: Path, *, alone: bool = False) -> bool:
     have been made of the log after the failure.
     """
     log = log_of(path)
-    if not log.exists() or not log.stat().st_size:
+    if not is_there(log) or not log.stat().st_size:
         return False
     with path.open("r+b") as database:
         try:

@@ -368,11 +368,6 @@ class DiskPath:
         """A file beside it."""
         return DiskPath(self.disk, self._number, name)
 
-    def exists(self) -> bool:
-        """Whether it is there."""
-        self.disk.require_power()
-        return self.name in self.disk.names
-
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove it."""
         if self.name in self.disk.names:
@@ -394,8 +389,10 @@ class DiskPath:
             return BytesIO(self.disk.read(file, 0, len(file.volatile)))
 
     def stat(self) -> Any:
-        """Its size."""
+        """Its size. Raises FileNotFoundError."""
         self.disk.require_power()
+        if self.name not in self.disk.names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.name)
         size = len(self.disk.names[self.name].volatile)
         return SimpleNamespace(st_size=size, st_mode=0o600, st_uid=0, st_gid=0)
 
