@@ -24,7 +24,8 @@ K = TypeVar("K", bound=Keeper)
 class _Entry(Generic[K]):
     """A link, and what it takes to end it."""
 
-    def __init__(self, keeper: K) -> None:
+    def __init__(self, key: Hashable, keeper: K) -> None:
+        self.key = key
         self.keeper = keeper
         self.scope: anyio.CancelScope | None = None
         self.done: anyio.Event | None = None
@@ -39,6 +40,8 @@ class Tending(Generic[K]):
         self._logger = logger
         self._on_finished = on_finished
         self._entries: dict[Hashable, _Entry[K]] = {}
+        self._ending: dict[Hashable, _Entry[K]] = {}
+        """Those that were dropped last, and have not said their last word."""
         self._surroundings: Surroundings | None = None
         self._tasks: TaskGroup | None = None
 
@@ -52,9 +55,10 @@ class Tending(Generic[K]):
         return None if entry is None else entry.keeper
 
     def put(self, key: Hashable, keeper: K) -> None:
-        """A link is wanted, in the place of the one with its key."""
-        previous = self._stop(key)
-        entry = self._entries[key] = _Entry(keeper)
+        """A link is wanted, in the place of the one with its key, even if that was dropped: it may
+        be about to take away what is the new one's."""
+        previous = self._stop(key) or self._ending.get(key)
+        entry = self._entries[key] = _Entry(key, keeper)
         self._start(entry, previous)
 
     def drop(self, key: Hashable, *, at_once: bool = False) -> None:
@@ -82,6 +86,7 @@ class Tending(Generic[K]):
     def _stop(self, key: Hashable, *, at_once: bool = False) -> _Entry[K] | None:
         entry = self._entries.pop(key, None)
         if entry is not None and entry.scope is not None:
+            self._ending[key] = entry
             if entry.keeper.retire() and self._tasks is not None and not at_once:
                 self._tasks.start_soon(self._lose_patience, entry.scope)
             else:
@@ -111,5 +116,7 @@ class Tending(Generic[K]):
             keeper.fail(INTERNAL_ERROR)
         finally:
             entry.done.set()
+            if self._ending.get(entry.key) is entry:
+                del self._ending[entry.key]
         if finished and entry in self._entries.values():
             self._on_finished(keeper)

@@ -314,6 +314,28 @@ async def test_what_is_wanted_no_more_right_after_it_was_wanted_otherwise_is_tak
         assert (up.queues(), up.internal_exchanges()) == ([], [])
 
 
+async def test_a_link_begins_when_the_one_before_has_taken_its_queue_away() -> None:
+    async with network("up", "down", journaling=True) as net:
+        up, down = await federated(net)
+        net.commits = False
+        up.channel.publish("x", "a.b", b"held", PERSISTENT)
+        up.journal.commit()
+        await net.settle()
+        down.clear_policy()
+        await net.settle()
+        down.policy("^x$", {"federation-upstream": "up"})
+        await net.settle()
+        assert down.link()["status"] == "starting"
+        net.commits = True
+        down.journal.commit()
+        await net.settle()
+        assert down.link()["status"] == "running"
+        for body in BODIES:
+            up.channel.publish("x", "a.b", body, PERSISTENT)
+        await net.pass_time(10)
+        assert down.channel.drain("q") == [b"held", *BODIES]
+
+
 @pytest.mark.parametrize("running", [True, False])
 async def test_a_binding_may_say_anything_of_where_it_came_from(running: bool) -> None:
     """Who binds is a client; and what it says is stored."""
