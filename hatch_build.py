@@ -8,9 +8,8 @@ The modules are compiled as they are: a wheel has their sources beside them, and
 on both. An editable installation is never compiled, so that what is edited is what runs.
 
 Everything that a message passes is compiled together, as one library made of a C file for each
-module. A class and those that
-extend it have to be on the same side: what is left out here has no part in the way of a message,
-or is a definition by msgspec, which mypyc does not know.
+module. A class and those that extend it have to be on the same side: what is left out here has no
+part in the way of a message, or is a definition by msgspec, which mypyc does not know.
 """
 
 from __future__ import annotations

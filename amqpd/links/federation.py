@@ -22,7 +22,7 @@ from amqpd.broker.exchange import BrokerExchange
 from amqpd.broker.federation import FederationListener
 from amqpd.commands import Arguments
 from amqpd.links.exchange_link import ExchangeLink, FederatedExchange, UnknownExchangeType
-from amqpd.links.keeper import INTERNAL_ERROR, Keeper, hang_up
+from amqpd.links.keeper import Keeper, hang_up
 from amqpd.links.link import LinkFailed
 from amqpd.links.queue_link import FederatedQueue, QueueLink
 from amqpd.links.runner import Side, Surroundings
@@ -88,8 +88,6 @@ class FederationKeeper(Keeper):
         self.upstream = upstream
         self.uri = upstream.uris[0]
         self.local_connection = ""
-        self.former: FederationKeeper | None = None
-        """In whose place this one is put, until that one has said its last word."""
         self.policy = policy
         self._tell = tell
 
@@ -102,15 +100,7 @@ class FederationKeeper(Keeper):
     def end_for_good(self) -> None:
         """Nobody wants it any more: what it declared upstream goes with it."""
 
-    def lineage(self) -> Iterator[FederationKeeper]:
-        """It, and those before it that may not have said their last word."""
-        keeper: FederationKeeper | None = self
-        while keeper is not None:
-            yield keeper
-            keeper = keeper.former
-
     async def _connect_both(self, around: Surroundings, attempt: int) -> tuple[Side, Side]:
-        self.former = None  # it is gone by now
         upstream = self.upstream
         self.uri = upstream.uris[attempt % len(upstream.uris)]
         name = f"Federation link (upstream: {upstream.name}, policy: {self.policy})"
@@ -195,8 +185,7 @@ class ExchangeKeeper(FederationKeeper):
         except LinkFailed as failure:
             self.break_off(str(failure))
         except Exception:
-            logger.exception("internal error", extra={"link": self.name})
-            self.break_off(INTERNAL_ERROR)
+            self.break_off(self.internal_error())
         self.wake()
 
     async def _attempt(self, around: Surroundings) -> None:
@@ -284,7 +273,7 @@ class Federation(FederationListener):
     def __init__(self, broker: Broker) -> None:
         """To be made, and told to the broker (`broker.federation`), before anything is declared."""
         self._broker = broker
-        self._tending: Tending[FederationKeeper] = Tending(logger, lambda keeper: None)
+        self._tending: Tending[FederationKeeper] = Tending(lambda keeper: None)
         self._links: dict[tuple[str, str, str], dict[LinkKey, FederationKeeper]] = {}
         """Of each federated thing, by its kind, virtual host and name."""
         self._finish_turn: Callable[[], None] = lambda: None
@@ -422,7 +411,7 @@ class Federation(FederationListener):
     def _put(self, keeper: FederationKeeper) -> None:
         key = keeper.key
         links = self._links[key.kind, key.vhost, key.name]
-        former = keeper.former = links.get(key)
+        former = links.get(key)
         if former is not None and _is_elsewhere(former.upstream, keeper.upstream):
             former.end_for_good()
         links[key] = keeper
@@ -437,7 +426,7 @@ class Federation(FederationListener):
         self, links: dict[LinkKey, FederationKeeper], key: LinkKey, *, at_once: bool = False
     ) -> None:
         keeper = links.pop(key)
-        for each in keeper.lineage():
+        for each in self._tending.lineage(key):
             each.end_for_good()
         self._tending.drop(key, at_once=at_once)
         self._broker.events.emit("federation.link.removed", keeper.identity())

@@ -24,7 +24,6 @@ from amqpd.links.uri import LinkURI
 
 RECONNECT_DELAY_MIN_S: Final = 0.1
 """However short a delay was asked for: attempts without end leave no processor to others."""
-INTERNAL_ERROR: Final = "internal error: see the log"
 
 
 class Keeper(ABC):
@@ -98,8 +97,7 @@ class Keeper(ABC):
                 self._failed(str(failure))
             except Exception:
                 # A bug of ours, or the other end's with one: the next attempt may fare better.
-                self._logger.exception("internal error", extra={"link": self.name})
-                self._failed(INTERNAL_ERROR)
+                self._failed(self.internal_error())
             else:
                 return not self._retired
             finally:
@@ -128,6 +126,11 @@ class Keeper(ABC):
         """End the attempt under way: it has failed."""
         if self._run is not None:
             self._run.end(reason)
+
+    def internal_error(self) -> str:
+        """Log the exception that is being handled, which is a bug; what to say of it."""
+        self._logger.exception("internal error", extra={"link": self.name})
+        return "internal error: see the log"
 
     def fail(self, reason: str) -> None:
         """It is over, for a reason that is not the link's."""

@@ -9,10 +9,10 @@ messages flow (`_prepare`), and what becomes of each message (`_envelope`, `_cha
 
 - A message is acknowledged at the source when its ack-mode says so, and never before: on-confirm
   when the destination has confirmed it, on-publish when it was given to the destination's
-  connection. What the destination refuses goes back into its queue.
+  connection.
+- What the destination refuses goes back into its queue, after a pause that grows while nothing is
+  taken: a full queue is asked again now and then, not as fast as two brokers can.
 - Properties and body pass as bytes, but for what the link changes.
-- What the destination refuses goes back after a pause, which grows while nothing is taken: a full
-  queue is asked again now and then, not as fast as two brokers can.
 - Memory is bounded: what is taken and not settled by the prefetch; in any case, and where there is
   no prefetch (no-ack), the source is not read while `wants_source` is false.
 - A link that is to end for a reason of ours takes nothing more (`retire`), and ends when all it has

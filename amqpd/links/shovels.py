@@ -136,7 +136,7 @@ class Shovels:
     ) -> None:
         """`static` are those of the configuration, by name, which `check_static` has passed."""
         self._broker = broker
-        self._tending: Tending[ShovelKeeper] = Tending(logger, self._finished)
+        self._tending: Tending[ShovelKeeper] = Tending(self._finished)
         self._finish_turn: Callable[[], None] = lambda: None
         for name, value in static.items():
             vhost = value.get("vhost", broker.config.default_vhost)

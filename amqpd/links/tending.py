@@ -7,7 +7,6 @@ are not to be held by two.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
@@ -15,7 +14,7 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from amqpd.links.keeper import INTERNAL_ERROR, Keeper
+from amqpd.links.keeper import Keeper
 from amqpd.links.runner import GOODBYE_S, Surroundings
 
 K = TypeVar("K", bound=Keeper)
@@ -24,9 +23,11 @@ K = TypeVar("K", bound=Keeper)
 class _Entry(Generic[K]):
     """A link, and what it takes to end it."""
 
-    def __init__(self, key: Hashable, keeper: K) -> None:
+    def __init__(self, key: Hashable, keeper: K, previous: _Entry[K] | None) -> None:
         self.key = key
         self.keeper = keeper
+        self.previous = previous
+        """In whose place it is, until that one's last word is said."""
         self.scope: anyio.CancelScope | None = None
         self.done: anyio.Event | None = None
         """Set when its last word is said; None if it never ran."""
@@ -35,13 +36,12 @@ class _Entry(Generic[K]):
 class Tending(Generic[K]):
     """Links by their keys."""
 
-    def __init__(self, logger: logging.Logger, on_finished: Callable[[K], None]) -> None:
+    def __init__(self, on_finished: Callable[[K], None]) -> None:
         """`on_finished` is called of a link that has done all that it was to do."""
-        self._logger = logger
         self._on_finished = on_finished
         self._entries: dict[Hashable, _Entry[K]] = {}
         self._ending: dict[Hashable, _Entry[K]] = {}
-        """Those that were dropped last, and have not said their last word."""
+        """The last of each key that was stopped, and has not said its last word."""
         self._surroundings: Surroundings | None = None
         self._tasks: TaskGroup | None = None
 
@@ -54,12 +54,19 @@ class Tending(Generic[K]):
         entry = self._entries.get(key)
         return None if entry is None else entry.keeper
 
+    def lineage(self, key: Hashable) -> Iterator[K]:
+        """The one with this key, and those before it that have not said their last word."""
+        entry = self._entries.get(key)
+        while entry is not None:
+            yield entry.keeper
+            entry = entry.previous
+
     def put(self, key: Hashable, keeper: K) -> None:
         """A link is wanted, in the place of the one with its key, even if that was dropped: it may
         be about to take away what is the new one's."""
-        previous = self._stop(key) or self._ending.get(key)
-        entry = self._entries[key] = _Entry(key, keeper)
-        self._start(entry, previous)
+        self._stop(key)
+        entry = self._entries[key] = _Entry(key, keeper, self._ending.get(key))
+        self._start(entry)
 
     def drop(self, key: Hashable, *, at_once: bool = False) -> None:
         """It is not wanted any more. It settles what it has taken, or `at_once` leaves it."""
@@ -72,18 +79,18 @@ class Tending(Generic[K]):
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 for entry in self._entries.values():
-                    self._start(entry, None)
+                    self._start(entry)
                 await anyio.sleep(math.inf)
         finally:
             self._tasks = None
 
-    def _start(self, entry: _Entry[K], previous: _Entry[K] | None) -> None:
+    def _start(self, entry: _Entry[K]) -> None:
         if self._tasks is not None:
             entry.scope = anyio.CancelScope()
             entry.done = anyio.Event()
-            self._tasks.start_soon(self._keep, entry, previous)
+            self._tasks.start_soon(self._keep, entry)
 
-    def _stop(self, key: Hashable, *, at_once: bool = False) -> _Entry[K] | None:
+    def _stop(self, key: Hashable, *, at_once: bool = False) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None and entry.scope is not None:
             self._ending[key] = entry
@@ -91,7 +98,6 @@ class Tending(Generic[K]):
                 self._tasks.start_soon(self._lose_patience, entry.scope)
             else:
                 entry.scope.cancel()
-        return entry
 
     async def _lose_patience(self, scope: anyio.CancelScope) -> None:
         """With a link that is to end and waits for somebody."""
@@ -99,21 +105,22 @@ class Tending(Generic[K]):
         await self._surroundings.sleep(GOODBYE_S)
         scope.cancel()
 
-    async def _keep(self, entry: _Entry[K], previous: _Entry[K] | None) -> None:
+    async def _keep(self, entry: _Entry[K]) -> None:
         assert entry.scope is not None
         assert entry.done is not None
         assert self._surroundings is not None
         keeper, finished = entry.keeper, False
         try:
-            if previous is not None and previous.done is not None:
+            if entry.previous is not None:
+                assert entry.previous.done is not None
                 with anyio.CancelScope(shield=True):
-                    await previous.done.wait()
+                    await entry.previous.done.wait()
+                entry.previous = None
             with entry.scope:
                 finished = await keeper.run(self._surroundings)
         except Exception:
             # A bug of ours: it ends this link, and nothing else.
-            self._logger.exception("internal error", extra={"link": keeper.name})
-            keeper.fail(INTERNAL_ERROR)
+            keeper.fail(keeper.internal_error())
         finally:
             entry.done.set()
             if self._ending.get(entry.key) is entry:

@@ -6,6 +6,7 @@ certificates alone are 26 ms of work and 850 KB.
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from stat import S_ISREG
@@ -122,16 +123,19 @@ def _files(demand: Demand) -> tuple[FileState | None, ...]:
     states: list[FileState | None] = []
     if demand.cacertfile is None and demand.verifies:
         system = ssl.get_default_verify_paths()
-        states += [_state(path) if path else None for path in (system.cafile, system.capath)]
+        states += [
+            _state(Path(path).stat()) if path else None for path in (system.cafile, system.capath)
+        ]
     named = (demand.cacertfile, demand.certfile, demand.keyfile)
     return (*states, *(None if path is None else _readable(path) for path in named))
 
 
 def _readable(path: str) -> FileState:
     """Before anybody opens it: to open a pipe may take for ever, and to read a device too."""
-    if not S_ISREG(Path(path).stat().st_mode):
+    found = Path(path).stat()
+    if not S_ISREG(found.st_mode):
         raise OSError(f"'{path}' is not a regular file")
-    state = _state(path)
+    state = _state(found)
     # What the kernel makes up as it is read has no size, and may be waited for.
     if not state.size:
         raise OSError(f"'{path}' is empty")
@@ -140,8 +144,7 @@ def _readable(path: str) -> FileState:
     return state
 
 
-def _state(path: str) -> FileState:
-    found = Path(path).stat()
+def _state(found: os.stat_result) -> FileState:
     return FileState(
         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )

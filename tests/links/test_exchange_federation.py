@@ -36,6 +36,13 @@ async def federated(
     return up, down
 
 
+def refuse_all_but_one(site: Site, key: str) -> None:
+    """Of what comes to exchange x by that key: queue `full` takes no more."""
+    limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    site.channel.queue_declare("full", arguments=limits)
+    site.channel.queue_bind("full", "x", key)
+
+
 async def test_what_is_published_upstream_arrives_here() -> None:
     async with network("up", "down") as net:
         up, down = await federated(net)
@@ -398,9 +405,7 @@ async def test_what_one_of_two_queues_refuses_comes_to_the_other_now_and_then() 
     """Not as often as two brokers can."""
     async with network("up", "down") as net:
         up, down = await federated(net)
-        limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
-        down.channel.queue_declare("full", arguments=limits)
-        down.channel.queue_bind("full", "x", "a.*")
+        refuse_all_but_one(down, "a.*")
         for body in BODIES:
             up.channel.publish("x", "a.b", body)
         await net.pass_time(60)
@@ -418,9 +423,7 @@ async def test_what_is_refused_now_and_then_is_acknowledged_by_itself() -> None:
     """An acknowledgement of all that came before would be one of what was refused, too."""
     async with network("up", "down") as net:
         up, down = await federated(net)
-        limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
-        down.channel.queue_declare("full", arguments=limits)
-        down.channel.queue_bind("full", "x", "a.full")
+        refuse_all_but_one(down, "a.full")
         for body in BODIES:
             up.channel.publish("x", "a.full" if int(body) % 10 == 9 else "a.b", body)
         await net.settle()
