@@ -32,6 +32,11 @@ class _Entry(Generic[K]):
         self.done: anyio.Event | None = None
         """Set when its last word is said; None if it never ran."""
 
+    @property
+    def ended(self) -> bool:
+        """Its last word is said."""
+        return self.done is not None and self.done.is_set()
+
 
 class Tending(Generic[K]):
     """Links by their keys."""
@@ -92,7 +97,7 @@ class Tending(Generic[K]):
 
     def _stop(self, key: Hashable, *, at_once: bool = False) -> None:
         entry = self._entries.pop(key, None)
-        if entry is not None and entry.scope is not None:
+        if entry is not None and entry.scope is not None and not entry.ended:
             self._ending[key] = entry
             if entry.keeper.retire() and self._tasks is not None and not at_once:
                 self._tasks.start_soon(self._lose_patience, entry.scope)

@@ -181,6 +181,24 @@ async def test_a_shovel_that_has_been_there_long_enough_is_deleted(away: bool) -
         assert moved + left == [b"%d" % number for number in range(101)]
 
 
+async def test_shovels_that_have_done_their_work_are_forgotten() -> None:
+    """Whoever moves messages by them gives each another name."""
+    async with network("here") as net:
+        here = net["here"]
+        here.channel.queue_declare("from", durable=True)
+        for number in range(3):
+            here.channel.publish("", "from", b"m")
+            fields = value(src_uri="amqp://", dest_uri="amqp://", src_delete_after=1)
+            here.core.parameters.set("/", "shovel", f"s{number}", fields)
+            here.turn()
+            await net.pass_time(10)
+        assert here.channel.counts("to") == (3, 0)
+        shovels = here.core.parameters.component("shovel")
+        assert isinstance(shovels, Shovels)
+        assert list(shovels._tending) == []
+        assert shovels._tending._ending == {}
+
+
 async def test_the_lag_is_what_waits_at_the_source_and_the_log_says_so_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
