@@ -228,10 +228,12 @@ class ExchangeLink(Link):
         """Whether they go into a frame: here they did, without where they come from."""
         if len(encode_table(arguments)) <= self.source.frame_bytes_max - COMMAND_OVERHEAD:
             return True
-        self.warnings.append(
+        warning = (
             f"a binding of exchange '{self.exchange.name}' has too many arguments for a frame of"
             " the upstream's: what it asks for does not come from there"
         )
+        if warning not in self.warnings:  # clients may bind for ever
+            self.warnings.append(warning)
         return False
 
     def _upstream_arguments(self, arguments: Arguments) -> Arguments | None:

@@ -399,6 +399,13 @@ async def test_a_binding_that_fits_no_frame_upstream_stays_here() -> None:
         await net.pass_time(6)
         assert down.link()["status"] == "running"
         assert [key for _, key in up.bindings_of("x")] == ["a.*", "d"]
+        for _ in range(3):
+            down.channel.queue_unbind("q", "x", "c", arguments=large)
+            down.channel.queue_bind("q", "x", "c", arguments=large)
+        await net.settle()
+        (link,) = [keeper.link for keeper in down.keepers()]
+        assert link is not None
+        assert len(link.warnings) == 1
 
 
 async def test_what_one_of_two_queues_refuses_comes_to_the_other_now_and_then() -> None:
