@@ -20,9 +20,11 @@ from tests.runtime.client import Client
 from tests.runtime.process import BrokerProcess, wait_until
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(
+    condition: Callable[[], bool], complaint: Callable[[], str] = lambda: "it never came true"
+) -> None:
     """Poll, no faster than a broker's HTTP API should be asked."""
-    wait_until(condition, poll_s=0.02)
+    wait_until(condition, complaint, poll_s=0.02)
 
 
 class Unavailable(Exception):

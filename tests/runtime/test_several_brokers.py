@@ -123,7 +123,11 @@ class Broker:
     def holds_anything(self) -> bool:
         """Whether there is a message in any queue that is not the end of a way."""
         ends = ("ring.got", "near.got", "archive")
-        return any(count for queue, count in self._count(self.site).items() if queue not in ends)
+        return any(count for queue, count in self.counts().items() if queue not in ends)
+
+    def counts(self) -> dict[str, int]:
+        """Of the messages in each queue, ready or not acknowledged."""
+        return self._count(self.site)
 
     def drain(self, queue: str) -> list[Message]:
         """What is in a queue now."""
@@ -268,9 +272,9 @@ class Brokers:
 
         def arrived() -> bool:
             self.collect()
-            return self.missing() == 0
+            return not any(self.missing().values())
 
-        until(arrived)
+        until(arrived, self.complaint)
         consumer = self.by_name["south"]
         while left := len(self.wanted("work") - self.work.keys()):
             self.work.update(consumer.take(left))
@@ -280,13 +284,25 @@ class Brokers:
         until(lambda: not any(broker.holds_anything() for broker in self))
         self.collect()
 
-    def missing(self) -> int:
-        """Messages that have not arrived at the end of exchange federation or shovels."""
-        count = len(self.wanted("out") - set(self.archive))
+    def missing(self) -> dict[str, set[Message]]:
+        """What has not arrived, by the end of exchange federation or shovels where it should."""
+        found = {"archive": self.wanted("out") - set(self.archive)}
         for before, name in zip(RING[-1:] + RING[:-1], RING, strict=True):
-            count += len(self.wanted("ring") - self.ring[name].keys())
-            count += len(self.wanted("near", before, name) - self.near[name].keys())
-        return count
+            found[f"ring at {name}"] = self.wanted("ring") - self.ring[name].keys()
+            found[f"near at {name}"] = self.wanted("near", before, name) - self.near[name].keys()
+        return found
+
+    def complaint(self) -> str:
+        """What has not arrived, and where it may be."""
+        lines = [
+            f"{where} misses {sorted(messages)}"
+            for where, messages in self.missing().items()
+            if messages
+        ]
+        for broker in self:
+            lines.append(f"{broker.name} holds {broker.counts()}; its links:")
+            lines += map(str, broker.site.links() + broker.site.ask("GET", "/shovels"))
+        return "\n".join(lines)
 
     def check_sources(self) -> None:
         """Nothing came from nowhere, and nothing went farther than it may."""

@@ -147,11 +147,11 @@ class Impatient(Bug):
         """It settles nothing first."""
         stop = Tending._stop
 
-        def cut_off(self: Tending[Any], key: Any) -> Any:
-            entry = stop(self, key)
+        def cut_off(self: Tending[Any], key: Any, **how: Any) -> None:
+            entry = self._entries.get(key)
+            stop(self, key, **how)
             if entry is not None and entry.scope is not None:
                 entry.scope.cancel()
-            return entry
 
         with patch.object(Tending, "_stop", cut_off):
             yield
