@@ -73,20 +73,22 @@ class Site:
         self.policy("p", pattern, "all")
 
     def links(self) -> list[dict[str, Any]]:
-        """Of federation."""
-        rows: list[dict[str, Any]] = self.ask("GET", "/federation-links")
+        """Of federation; once it can tell, as RabbitMQ cannot while one of its own ends."""
+        rows: list[dict[str, Any]] = []
+
+        def told() -> bool:
+            try:
+                rows[:] = self.ask("GET", "/federation-links")
+            except Unavailable:
+                return False
+            return True
+
+        until(told)
         return rows
 
     def await_running(self, count: int = 1) -> None:
         """Until there are so many links, and all of them run."""
-        until(lambda: self._statuses() == ["running"] * count)
-
-    def _statuses(self) -> list[str]:
-        """Of links; RabbitMQ cannot tell while one of its own ends."""
-        try:
-            return [row["status"] for row in self.links()]
-        except Unavailable:
-            return []
+        until(lambda: [row["status"] for row in self.links()] == ["running"] * count)
 
     def bindings_from(self, exchange: str) -> set[str]:
         """Routing keys of the bindings from an exchange."""

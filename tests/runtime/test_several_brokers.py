@@ -10,6 +10,12 @@ Each broker is reached through a proxy that cuts connections after any number of
 killed (SIGKILL) and started again while messages flow. In the end nothing that was confirmed to a
 publisher is missing, anywhere where it should be; nothing is where it should not be; and what was
 sent while nothing broke is there once. `make several-brokers` runs this alone, and tells of it.
+
+One link may lose something, RabbitMQ's own from the exchanges in the north. When it begins again it
+first deletes the internal exchange that it is about to declare (rabbit_federation_exchange_link:
+ensure_internal_exchange): cut off twice on the way, or killed before it has written down which of
+the two was the last, it leaves no bindings upstream until it runs again. What is published amid
+trouble is expected behind that link only if it came over it.
 """
 
 from __future__ import annotations
@@ -40,6 +46,8 @@ BATCH: Final = 25
 TAKEN: Final = 20
 """Messages that a consumer takes amid trouble, before it leaves."""
 PREFETCH: Final = 40
+OWN_LINK: Final = "rabbitmq"
+"""The broker whose link from the one before it is not ours."""
 LINKS: Final = 5
 """Of federation, of each broker: two exchanges with one upstream each, a queue with three."""
 
@@ -120,6 +128,10 @@ class Broker:
         self._unconfirmed = {}
         return messages
 
+    def link_connections(self) -> set[str]:
+        """What the links of federation that run are connected to it by."""
+        return {row["local_connection"] for row in self.site.links() if row["status"] == "running"}
+
     def holds_anything(self) -> bool:
         """Whether there is a message in any queue that is not the end of a way."""
         ends = ("ring.got", "near.got", "archive")
@@ -158,6 +170,8 @@ class Brokers:
         self.by_name: dict[str, Broker] = {}
         self.said: set[Message] = set()
         self.confirmed: set[Message] = set()
+        self.calm: set[Message] = set()
+        """What was published while nothing broke."""
         self.ring: dict[str, Counter[Message]] = {name: Counter() for name in RING}
         self.near: dict[str, Counter[Message]] = {name: Counter() for name in RING}
         self.work: Counter[Message] = Counter()
@@ -225,6 +239,17 @@ class Brokers:
         for exchange, broker in itertools.product(("ring", "near"), self):
             until(lambda: len(self._bindings(broker, exchange)) >= 2)  # noqa: B023
 
+    def renew_links(self) -> int:
+        """Cut all connections once more, and wait until no link runs over a former one; how many
+        there were."""
+        self.await_links()
+        former = {broker.name: broker.link_connections() for broker in self}
+        cuts = sum(broker.proxy.cut() for broker in self)
+        for broker in self:
+            until(lambda: not broker.link_connections() & former[broker.name])  # noqa: B023
+        self.await_links()
+        return cuts
+
     def shovel_states(self, name: str) -> list[str]:
         """Of the shovels of a broker."""
         return [row["state"] for row in self.by_name[name].site.ask("GET", "/shovels")]
@@ -288,9 +313,24 @@ class Brokers:
         """What has not arrived, by the end of exchange federation or shovels where it should."""
         found = {"archive": self.wanted("out") - set(self.archive)}
         for before, name in zip(RING[-1:] + RING[:-1], RING, strict=True):
-            found[f"ring at {name}"] = self.wanted("ring") - self.ring[name].keys()
-            found[f"near at {name}"] = self.wanted("near", before, name) - self.near[name].keys()
+            ring, near = self.wanted("ring", name), self.wanted("near", name)
+            if name == OWN_LINK:
+                ring |= self.wanted("ring") & self.calm
+                near |= self.wanted("near", before) & self.calm
+            else:
+                # Where a message was, it went on from.
+                ring |= self.wanted("ring") & self.ring[before].keys()
+                near |= self.wanted("near", before)
+            found[f"ring at {name}"] = ring - self.ring[name].keys()
+            found[f"near at {name}"] = near - self.near[name].keys()
         return found
+
+    def lost_by_rabbitmq(self) -> int:
+        """Messages that its own link has not brought, amid trouble."""
+        before = RING[RING.index(OWN_LINK) - 1]
+        came = self.wanted("ring") & self.ring[before].keys()
+        near = self.wanted("near", before) - self.near[OWN_LINK].keys()
+        return len(came - self.ring[OWN_LINK].keys()) + len(near)
 
     def complaint(self) -> str:
         """What has not arrived, and where it may be."""
@@ -372,6 +412,7 @@ def test_nothing_confirmed_is_lost_through_cuts_kills_and_loops(brokers: Brokers
     brokers.publish(BATCH)
     brokers.await_confirms()
     calm = frozenset(brokers.said)
+    brokers.calm |= calm
     assert brokers.confirmed == calm
     brokers.await_all()
     brokers.await_quiet()
@@ -407,12 +448,14 @@ def test_nothing_confirmed_is_lost_through_cuts_kills_and_loops(brokers: Brokers
     cuts += sum(broker.proxy.cuts for broker in brokers)
     for broker in brokers:
         broker.proxy.lifetime = lambda: float("inf")
-        broker.proxy.cut()
-    brokers.await_links()
+    cuts += brokers.renew_links()
+    amid_trouble = frozenset(brokers.said)
     brokers.publish(BATCH)
+    brokers.calm |= brokers.said - amid_trouble
     brokers.await_confirms()
     brokers.await_all()
     brokers.check_sources()
     assert cuts >= 10  # the first time alone: all links ran
     assert len(brokers.confirmed - calm) > 1000
-    print(f"{len(brokers.confirmed)} messages confirmed, nothing lost; {cuts} connections cut")
+    print(f"{len(brokers.confirmed)} messages confirmed, {cuts} connections cut; nothing lost")
+    print(f"except {brokers.lost_by_rabbitmq()} on the way from the north over RabbitMQ's own link")
