@@ -12,6 +12,7 @@ import click
 from msgspec import structs
 
 from amqpd.bench.plan import DIRECT, InvalidPlan, Plan
+from amqpd.command_output import written
 from amqpd.commands import Arguments
 from amqpd.links.uri import InvalidURI, parse_uri
 
@@ -117,7 +118,8 @@ def command(as_json: bool, **flags: Any) -> None:
     """
     from amqpd.bench.run import bench
 
-    sys.exit(bench(plan_of(**flags), as_json=as_json))
+    plan = plan_of(**flags)
+    sys.exit(written(lambda: bench(plan, as_json=as_json)))
 
 
 def plan_of(

@@ -20,7 +20,7 @@ from amqpd.bench.tally import Tally
 from amqpd.bench.topology import Topology
 from amqpd.exit_codes import EX_FORCED, EX_UNAVAILABLE
 from amqpd.links.client import LinkClient
-from amqpd.links.tls_contexts import tls_context
+from amqpd.links.tls_contexts import TLSContexts
 from amqpd.links.uri import server_name_of
 
 OPENED_AT_ONCE: Final = 100
@@ -35,13 +35,13 @@ VHOST: Final = "/"
 
 def bench(plan: Plan, *, as_json: bool) -> int:
     """Run it; the exit code: 0, 69 if the broker cannot be reached or breaks off, or 130 if a
-    signal came before there was anything to sum up."""
+    signal came before there was anything to sum up. Raises OSError for what cannot be said."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             summary = runner.run(_Run(plan, quiet=as_json).run())
-    except (BrokerLost, OSError, TimeoutError) as error:
+    except BrokerLost as error:
         where = f"{plan.uri.host}:{plan.uri.port}"
-        print(f"amqpd: bench of {where}: {_reason(error)}", file=sys.stderr)
+        print(f"amqpd: bench of {where}: {error}", file=sys.stderr)
         return EX_UNAVAILABLE
     except (asyncio.CancelledError, KeyboardInterrupt):
         return EX_FORCED
@@ -57,7 +57,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: OSError | ValueError) -> str:
+    """Why there is no connection."""
     if isinstance(error, TimeoutError):
         return "it did not answer in time. Is there a broker?"
     if isinstance(error, ConnectionRefusedError):
@@ -74,13 +75,14 @@ class _Run:
         self._connections: list[BenchConnection] = []
         self._producers: list[Producer] = []
         self._consumers: list[Consumer] = []
+        self._contexts = TLSContexts()
         self._lost: str | None = None
         self._stopped = False
         self._preparing: asyncio.Task[object] | None = None
         """Who connects, until everybody is ready."""
 
     async def run(self) -> Summary:
-        """All of it. Raises BrokerLost, OSError, TimeoutError."""
+        """All of it. Raises BrokerLost, and OSError for lines that cannot be said."""
         plan = self._plan
         self._preparing = asyncio.current_task()
         try:
@@ -147,24 +149,26 @@ class _Run:
     async def _connect(
         self, role: str, index: int, speakers: Callable[[LinkClient, int], Sequence[Speaker]]
     ) -> BenchConnection:
-        """One connection, its speakers ready."""
+        """One connection, its speakers ready. Raises BrokerLost."""
         loop, uri = asyncio.get_running_loop(), self._plan.uri
         name = f"amqpd bench {self._plan.id}: {role} {index}"
         client = LinkClient(uri, VHOST, name, loop.time())
         made = BenchConnection(client, speakers(client, index), self._tally, self._lose)
         self._connections.append(made)
-        context = tls_context(uri) if uri.tls else None
         server_name = server_name_of(uri) if uri.tls else None
-        async with asyncio.timeout(uri.connection_timeout_s or None):
-            await loop.create_connection(
-                lambda: made, uri.host, uri.port, ssl=context, server_hostname=server_name
-            )
-            try:
+        try:
+            async with asyncio.timeout(uri.connection_timeout_s or None):
+                context = await self._contexts.context(uri) if uri.tls else None
+                await loop.create_connection(
+                    lambda: made, uri.host, uri.port, ssl=context, server_hostname=server_name
+                )
                 await asyncio.shield(made.ready)
-            except asyncio.CancelledError:
-                if self._lost is None:
-                    raise
-                raise BrokerLost(self._lost) from None
+        except asyncio.CancelledError:
+            if self._lost is None:
+                raise
+            raise BrokerLost(self._lost) from None
+        except (OSError, ValueError) as error:
+            raise BrokerLost(_reason(error)) from None
         return made
 
     def _lose(self, why: str) -> None:

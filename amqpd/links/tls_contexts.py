@@ -74,11 +74,6 @@ class TLSContexts:
         return kept.context
 
 
-def tls_context(uri: LinkURI) -> ssl.SSLContext:
-    """A new one, at once: reads files, and so may block. Raises as `TLSContexts.context`."""
-    return up_to_date(demand_of(uri), None).context
-
-
 def demand_of(uri: LinkURI) -> Demand:
     """What the URI says, without what makes no difference."""
     verifies = uri.verify != "verify_none"

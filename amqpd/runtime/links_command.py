@@ -14,9 +14,9 @@ import sys
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from amqpd.command_output import printable, written
 from amqpd.exit_codes import EX_UNAVAILABLE, EX_USAGE
 from amqpd.host_name import is_host
-from amqpd.runtime.command_output import printable, written
 
 TIMEOUT_S: Final = 10.0
 WORKING: Final = ("running", "starting", "flow")

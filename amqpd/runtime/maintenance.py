@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from amqpd.broker.definitions import ExchangeRecord, QueueRecord, encode
+from amqpd.command_output import written
 from amqpd.exit_codes import (
     EX_CANTCREAT,
     EX_CONFIG,
@@ -22,7 +23,6 @@ from amqpd.exit_codes import (
     EX_TEMPFAIL,
     EX_USAGE,
 )
-from amqpd.runtime.command_output import written
 from amqpd.runtime.definitions_check import (
     DefinitionsCheck,
     check_records,

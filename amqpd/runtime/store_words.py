@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from amqpd.broker.definitions import QueueRecord
-from amqpd.runtime.command_output import printable
+from amqpd.command_output import printable
 from amqpd.runtime.definitions_check import describe
 from amqpd_storage.entries import POSITION_BITS, POSITION_MAX
 from amqpd_storage.salvage import KEY_MAX, LostKeys, LostNames

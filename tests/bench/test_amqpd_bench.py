@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 
 import click
 import pytest
+import trustme
 
 from amqpd import __version__
 from amqpd.bench.command import command, plan_of
 from amqpd.bench.plan import Plan
+from amqpd.exit_codes import EX_PIPE
 from tests.patience import PATIENCE_S
 from tests.runtime.process import BrokerProcess, bare_environment
 
@@ -157,6 +160,51 @@ def test_no_broker_is_told(tmp_path: Path) -> None:
     assert done.returncode == 69
     assert done.stderr.count("\n") == 1
     assert "connection refused" in done.stderr
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """The certificates are read once, for a hundred connections as for one."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    chain, key, trusted = (tmp_path / name for name in ("chain.pem", "key.pem", "ca.pem"))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(chain))
+    issued.private_key_pem.write_to_path(str(key))
+    authority.cert_pem.write_to_path(str(trusted))
+    broker = BrokerProcess(tmp_path)
+    options = ("--tls-listen", "127.0.0.1:0", "--tls-certificate", str(chain))
+    broker.start("--management", "off", *options, "--tls-key", str(key))
+    try:
+        (address,) = broker.ready["amqps"]
+        uri = f"amqps://{address}?server_name_indication=localhost&cacertfile="
+        counts = ("-x", "10", "-y", "10", "-C", "30", "-D", "30", "-u", "tls", "--json")
+        done = amqpd("-h", f"{uri}{trusted}", *counts, directory=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["received"] == 300
+        missing = amqpd("-h", f"{uri}{tmp_path}/none.pem", *counts, directory=tmp_path)
+        wrong = amqpd("-h", f"{uri}{key}", *counts, directory=tmp_path)
+    finally:
+        broker.kill()
+    for refused in (missing, wrong):
+        assert (refused.returncode, refused.stdout) == (69, "")
+        assert refused.stderr.count("\n") == 1
+        assert "Traceback" not in refused.stderr
+    assert "No such file or directory" in missing.stderr
+
+
+def test_a_run_that_nobody_reads_to_its_end(broker: BrokerProcess) -> None:
+    """`| head`: it ends with the next line, and complains of nothing."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with subprocess.Popen(
+        [sys.executable, "-m", "amqpd", "bench", "-h", f"amqp://{broker.address}", "-i", "0.1"],
+        env=bare_environment(broker.directory, None),
+        cwd=Path(__file__).parents[2],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    ) as bench:
+        os.close(writing)
+        _, said = bench.communicate(timeout=PATIENCE_S)
+    assert (bench.returncode, said) == (EX_PIPE, b"")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
