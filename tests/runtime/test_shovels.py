@@ -169,7 +169,10 @@ def test_static_shovels_are_those_of_the_file(tmp_path: Path) -> None:
         dynamic = {"value": {"src-uri": "amqp://", "src-queue": "a", "dest-uri": "amqp://"}}
         assert ask(broker, "PUT", "/parameters/shovel/%2F/s", dynamic)[0] == 201
         assert len(ask(broker, "GET", "/shovels")[1]) == 2
-        assert ask(broker, "DELETE", "/parameters/shovel/%2F/s")[0] == 204
+        # Of two with one name, the path is of the one that can be deleted.
+        assert ask(broker, "GET", "/shovels/vhost/%2F/s")[1]["type"] == "dynamic"
+        assert ask(broker, "DELETE", "/shovels/vhost/%2F/s")[0] == 204
+        assert ask(broker, "GET", "/shovels/vhost/%2F/s")[1]["type"] == "static"
         status, answer = ask(broker, "DELETE", "/shovels/vhost/%2F/s")
         assert (status, "configuration" in answer["reason"]) == (400, True)
         assert ask(broker, "DELETE", "/shovels/vhost/%2F/s/restart")[0] == 204

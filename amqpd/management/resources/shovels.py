@@ -44,10 +44,12 @@ def restart(call: Call) -> Answer:
 
 
 def _status(call: Call) -> dict[str, Any]:
-    for row in _visible(call):
-        if (row["vhost"], row["name"]) == (call["vhost"], call["name"]):
-            return row
-    raise not_found()
+    """Of the dynamic one, where one of the configuration has the same name."""
+    sought = (call["vhost"], call["name"])
+    found = [row for row in _visible(call) if (row["vhost"], row["name"]) == sought]
+    if not found:
+        raise not_found()
+    return min(found, key=lambda row: row["type"] == "static")
 
 
 def _visible(call: Call) -> list[dict[str, Any]]:
