@@ -18,6 +18,7 @@ from typing import Final
 
 from tests.bench import load, routing, sockets, strain, wire
 from tests.bench.client import Address, Connection
+from tests.bench.flushes import flushes
 from tests.bench.http_api import http_api
 from tests.bench.load import Gate, Limit, Role
 from tests.bench.report import Figure
@@ -142,6 +143,7 @@ SCENARIOS: Final = (
     Scenario("100k-queues", strain.hundred_thousand_queues),
     Scenario("topic-100k", routing.topic_100k),
     Scenario("tail", tail),
+    Scenario("flushes", flushes),
     Scenario("churn", strain.churn),
     Scenario("http-api", http_api),
 )

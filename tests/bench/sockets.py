@@ -8,10 +8,12 @@ the broker being woken, and not its load.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from tests.bench import wire
@@ -62,3 +64,16 @@ def _said(data: bytes) -> bytes:
     if not data:
         raise wire.ProtocolError("the broker closed the socket")
     return data
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of one connection, over loopback as a broker's."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as one,
+        listener.accept()[0] as other,
+    ):
+        for end in (one, other):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield one, other

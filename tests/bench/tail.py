@@ -12,9 +12,7 @@ garbage, checkpoint its log, tidy its memory. It is measured three times:
 
 from __future__ import annotations
 
-import contextlib
 import select
-import socket
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -24,7 +22,7 @@ from tests.bench.client import Connection, declare_arguments
 from tests.bench.load import Gate, Limit, Role
 from tests.bench.report import Figure
 from tests.bench.site import QUEUE, Site
-from tests.bench.sockets import RECEIVE_OCTETS
+from tests.bench.sockets import RECEIVE_OCTETS, joined
 from tests.bench.trips import travel_times
 
 PER_SECOND: Final = 10_000
@@ -66,7 +64,7 @@ def _figures(name: str, taken: Sequence[int]) -> list[Figure]:
 def through_relay(limit: Limit) -> list[int]:
     """Nanoseconds from sending to receiving where nothing but a relay is between both."""
     message = wire.publish("", QUEUE, b"x" * BODY_OCTETS, wire.TRANSIENT)
-    with _joined() as (sender, source), _joined() as (sink, receiver):
+    with joined() as (sender, source), joined() as (sink, receiver):
 
         def relay(gate: Gate) -> None:
             gate.wait()
@@ -87,16 +85,3 @@ def through_relay(limit: Limit) -> list[int]:
                 part.await_ready()
                 part.go()
             return parts[1].result(limit.seconds + PATIENCE_SECONDS)
-
-
-@contextlib.contextmanager
-def _joined() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two ends of one connection, over loopback as a broker's."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_connection(listener.getsockname()) as one,
-        listener.accept()[0] as other,
-    ):
-        for end in (one, other):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield one, other
