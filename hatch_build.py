@@ -37,6 +37,7 @@ COMPILED: Final = (
     "amqpd/runtime/busy_wait.py",
     "amqpd/runtime/client_socket.py",
     "amqpd/runtime/commit_metrics.py",
+    "amqpd/runtime/giving_way.py",
     "amqpd/runtime/journal_writer.py",
     "amqpd/runtime/peer.py",
     "amqpd/runtime/trusted_peer.py",

@@ -271,7 +271,10 @@ class ClientSocket:
         if octets:
             peer.attend(step, self._turns.now())
             self._end_turn()
-            if peer.connection.reader.latest_body_bytes >= BULK_BODY_BYTES_MIN:
+            size = peer.connection.reader.latest_body_bytes
+            if size >= BULK_BODY_BYTES_MIN:
+                if size < BULK_BYTES // 2:  # others are read to their end as they come
+                    self._turns.let_others_go_first()
                 self._loop.call_soon(self._read_bulk, sock)
                 return
         self._end_bulk()  # the end of what it says is for the transport to see

@@ -37,13 +37,14 @@ from amqpd.exit_codes import (
     EX_TEMPFAIL,
     EX_UNAVAILABLE,
 )
-from amqpd.runtime import http_listener
+from amqpd.runtime import busy_wait, giving_way, http_listener
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.build import is_compiled
-from amqpd.runtime.busy_wait import BusyWait, is_possible
+from amqpd.runtime.busy_wait import BusyWait
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.delay_reader import DelayReader
+from amqpd.runtime.giving_way import GivingWay
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.links import run_links
 from amqpd.runtime.listen_advice import cannot_listen
@@ -179,6 +180,7 @@ async def run_server(
     server = Server(config, broker)
     directory = None if store is None else store.path.parent
     look_before_sleeping(server)
+    let_others_go_first(server)
     prepare(config, broker)
     async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
         # From here on a signal is an orderly stop. Before, it may end the process as it likes.
@@ -208,9 +210,15 @@ async def run_server(
 def look_before_sleeping(server: Server) -> None:
     """As the settings say, where other processes need not wait for that."""
     longest_s = server.limits.busy_wait_s
-    if longest_s and is_possible():
+    if longest_s and busy_wait.is_possible():
         loop = asyncio.get_running_loop()
         server.turns.busy_wait = BusyWait(loop, server.clock.now, longest_s)
+
+
+def let_others_go_first(server: Server) -> None:
+    """Where large bodies are waited for, if the system can do that."""
+    if giving_way.is_possible():
+        server.turns.giving_way = GivingWay(server.clock.now)
 
 
 def prepare(config: Config, broker: Broker) -> None:

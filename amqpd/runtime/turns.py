@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from amqpd.broker.broker import Broker
 from amqpd.protocol.connection import Connection
 from amqpd.runtime.busy_wait import BusyWait
+from amqpd.runtime.giving_way import GivingWay
 from amqpd_storage.entries import Entry
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Turns:
         """The same for what waiting rooms want to know."""
         self.busy_wait: BusyWait | None = None
         """None where the process sleeps at once."""
+        self.giving_way: GivingWay | None = None
+        """None where nobody is let go first."""
         self.journaled = False
         """The turn that ended last had something for the journal."""
         self.wake_at = math.inf
@@ -122,6 +125,12 @@ class Turns:
             effects.warnings.clear()
         if self.busy_wait is not None:
             self.busy_wait.turn_ended(writing=journal is not None and journal.busy)
+
+    def let_others_go_first(self) -> None:
+        """Other processes; the journal's writer has work of its own to do, and would have to wait
+        for the interpreter."""
+        if self.giving_way is not None and (self.journal is None or not self.journal.busy):
+            self.giving_way.let_others()
 
     def watch(self, client: AnyClient) -> None:
         """See to it that the client is asked at its deadline."""

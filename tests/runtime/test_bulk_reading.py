@@ -6,16 +6,22 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
+from pamqp import commands, frame, header
+from pamqp.body import ContentBody
 
 from amqpd.broker.alarms import Alarm
-from amqpd.runtime.client_socket import ClientSocket
+from amqpd.runtime.client_socket import BULK_BYTES, ClientSocket
+from amqpd.runtime.giving_way import GivingWay
+from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.server import Server
-from tests.runtime.test_client_socket import LOGIN, Wire, make_server, publish
+from tests.runtime.test_client_socket import LOGIN, SlowDisk, Wire, make_server, publish
 
 BODY = bytes(range(256)) * 500
 """One frame holds it."""
+FRAME_BODY_MAX = 131072 - 8
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +51,18 @@ def connect(server: Server, ours: socket.socket) -> tuple[ClientSocket, Wire]:
     for data in LOGIN:
         client.data_received(data)
     return client, wire
+
+
+def content(body: bytes) -> bytes:
+    """A message of any size, for nobody."""
+    pieces = [body[at : at + FRAME_BODY_MAX] for at in range(0, len(body), FRAME_BODY_MAX)]
+    return b"".join(
+        [
+            frame.marshal(commands.Basic.Publish(routing_key="nowhere"), 1),
+            frame.marshal(header.ContentHeader(0, len(body)), 1),
+            *(frame.marshal(ContentBody(piece), 1) for piece in pieces),
+        ]
+    )
 
 
 def turns(loop: asyncio.AbstractEventLoop, count: int = 3) -> None:
@@ -78,6 +96,36 @@ def test_the_rest_of_a_body_is_read_past_the_transport(
     turns(loop)
     assert wire.reading
     assert BODY in wire.written
+
+
+@pytest.mark.parametrize(
+    ("body", "writing", "go_first"),
+    [(BODY, False, True), (BODY, True, False), (bytes(BULK_BYTES // 2), False, False)],
+    ids=["others", "the journal's writer", "half a megabyte"],
+)
+def test_others_go_first_between_two_reads(
+    body: bytes,
+    writing: bool,
+    go_first: bool,
+    pair: tuple[socket.socket, socket.socket],
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    ours, theirs = pair
+    server = make_server(journaling=True)
+    disk = SlowDisk()
+    disk.busy = writing
+    server.turns.journal = cast(JournalWriter, disk)
+    given: list[None] = []
+    server.turns.giving_way = GivingWay(lambda: 7.0, lambda: given.append(None))
+    client, wire = connect(server, ours)
+    said = content(body)
+    before = client.peer.received_bytes
+    client.data_received(said[:50_000])
+    theirs.sendall(said[50_000:])
+    received(client, before + len(said), loop)
+    turns(loop)
+    assert wire.reading
+    assert bool(given) is go_first
 
 
 def test_a_body_that_does_not_go_on_is_left_to_the_transport(
