@@ -75,7 +75,7 @@ class _Run:
         self._connections: list[BenchConnection] = []
         self._producers: list[Producer] = []
         self._consumers: list[Consumer] = []
-        self._contexts = TLSContexts()
+        self._contexts: TLSContexts
         self._lost: str | None = None
         self._stopped = False
         self._preparing: asyncio.Task[object] | None = None
@@ -85,6 +85,7 @@ class _Run:
         """All of it. Raises BrokerLost, and OSError for lines that cannot be said."""
         plan = self._plan
         self._preparing = asyncio.current_task()
+        self._contexts = TLSContexts()
         try:
             with self._signals():
                 topology = await self._connect("topology", 0, self._declaring)

@@ -45,8 +45,10 @@ BULK_BYTES: Final = 1024 * 1024
 """Most that is read at a time of large bodies."""
 BULK_BODY_BYTES_MIN: Final = 32 * 1024
 """From this size on a body is large."""
-BULK_BEGIN_BYTES: Final = 64 * 1024
-"""What is read where a body of BULK_BYTES begins, or nearly that: its place is not known yet."""
+HUGE_BODY_BYTES_MIN: Final = BULK_BYTES // 2
+"""From this size on it has reads of its own, for its beginning and for the rest."""
+HUGE_BEGIN_BYTES: Final = 64 * 1024
+"""What is read where a huge body begins: its place is not known yet."""
 CALM_ENDS: Final = frozenset({"closed by the client", "closed by the broker"})
 
 
@@ -258,7 +260,7 @@ class ClientSocket:
                 step = partial(peer.receive_placed, octets)
             else:
                 size = peer.connection.reader.latest_body_bytes
-                data = sock.recv(BULK_BYTES if size < BULK_BYTES // 2 else BULK_BEGIN_BYTES)
+                data = sock.recv(BULK_BYTES if size < HUGE_BODY_BYTES_MIN else HUGE_BEGIN_BYTES)
                 octets = len(data)
                 step = partial(peer.receive, data)
         except (BlockingIOError, InterruptedError):
@@ -273,7 +275,7 @@ class ClientSocket:
             self._end_turn()
             size = peer.connection.reader.latest_body_bytes
             if size >= BULK_BODY_BYTES_MIN:
-                if size < BULK_BYTES // 2:  # others are read to their end as they come
+                if size < HUGE_BODY_BYTES_MIN:  # with huge ones it makes no difference
                     self._turns.let_others_go_first()
                 self._loop.call_soon(self._read_bulk, sock)
                 return

@@ -40,8 +40,8 @@ class GivingWay:
         self._left = 0
         """How often nobody goes first from now on."""
 
-    def let_others(self) -> None:
-        """Go first, if they have been quick."""
+    def let_others_go_first(self) -> None:
+        """If they have been quick."""
         if self._left:
             self._left -= 1
             return

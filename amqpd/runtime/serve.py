@@ -40,11 +40,9 @@ from amqpd.exit_codes import (
 from amqpd.runtime import busy_wait, giving_way, http_listener
 from amqpd.runtime.backoff import Backoff
 from amqpd.runtime.build import is_compiled
-from amqpd.runtime.busy_wait import BusyWait
 from amqpd.runtime.clock import MonotonicClock
 from amqpd.runtime.definitions_file import DefinitionsError
 from amqpd.runtime.delay_reader import DelayReader
-from amqpd.runtime.giving_way import GivingWay
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.links import run_links
 from amqpd.runtime.listen_advice import cannot_listen
@@ -180,7 +178,7 @@ async def run_server(
     server = Server(config, broker)
     directory = None if store is None else store.path.parent
     look_before_sleeping(server)
-    let_others_go_first(server)
+    give_way_between_reads(server)
     prepare(config, broker)
     async with anyio.create_task_group() as tasks, journaling(server, store, tasks):
         # From here on a signal is an orderly stop. Before, it may end the process as it likes.
@@ -212,13 +210,13 @@ def look_before_sleeping(server: Server) -> None:
     longest_s = server.limits.busy_wait_s
     if longest_s and busy_wait.is_possible():
         loop = asyncio.get_running_loop()
-        server.turns.busy_wait = BusyWait(loop, server.clock.now, longest_s)
+        server.turns.busy_wait = busy_wait.BusyWait(loop, server.clock.now, longest_s)
 
 
-def let_others_go_first(server: Server) -> None:
-    """Where large bodies are waited for, if the system can do that."""
+def give_way_between_reads(server: Server) -> None:
+    """Of large bodies, if the system can do that."""
     if giving_way.is_possible():
-        server.turns.giving_way = GivingWay(server.clock.now)
+        server.turns.giving_way = giving_way.GivingWay(server.clock.now)
 
 
 def prepare(config: Config, broker: Broker) -> None:

@@ -127,10 +127,10 @@ class Turns:
             self.busy_wait.turn_ended(writing=journal is not None and journal.busy)
 
     def let_others_go_first(self) -> None:
-        """Other processes; the journal's writer has work of its own to do, and would have to wait
-        for the interpreter."""
+        """Those that want the processor, unless the journal's writer is at work: it wants the
+        interpreter as well."""
         if self.giving_way is not None and (self.journal is None or not self.journal.busy):
-            self.giving_way.let_others()
+            self.giving_way.let_others_go_first()
 
     def watch(self, client: AnyClient) -> None:
         """See to it that the client is asked at its deadline."""

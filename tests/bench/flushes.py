@@ -86,14 +86,13 @@ def behind_a_socket(flush: Flush, limit: Limit) -> load.Published:
         def keep(gate: Gate) -> None:
             gate.wait()
             make_hot(keeper)
-            left = len(message)
             for number in itertools.count(1):
+                left = len(message)
                 while left:
                     data = keeper.recv(left)
                     if not data:
                         return
                     left -= len(data)
-                left = len(message)
                 flush()
                 keeper.sendall(wire.acks(number, first=number))
 
@@ -102,9 +101,5 @@ def behind_a_socket(flush: Flush, limit: Limit) -> load.Published:
             make_hot(publisher)
             return load.confirmed(publisher, message, limit, began, 1)
 
-        parts = Role("keeper", keep), Role("publisher", publish)
-        with load.roles(*parts):
-            for part in parts:
-                part.await_ready()
-                part.go()
-            return parts[1].result(limit.seconds + load.DRAIN_SECONDS)
+        patience = limit.seconds + load.DRAIN_SECONDS
+        return load.beside(Role("keeper", keep), Role("publisher", publish), patience)

@@ -465,6 +465,16 @@ def solo(part: Role[T], pids: Sequence[int], timeout: float) -> tuple[T, float]:
         part.stop()
 
 
+def beside(other: Role[Any], part: Role[T], timeout: float) -> T:
+    """The result of a role that has another one to talk to, which ends with it."""
+    parts = other, part
+    with roles(*parts):
+        for each in parts:
+            each.await_ready()
+            each.go()
+        return part.result(timeout)
+
+
 def open_inlets(
     address: Address, queues: Sequence[str], *, acks: bytes = b"", prefetch: int = 0
 ) -> list[Inlet]:

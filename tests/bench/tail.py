@@ -79,9 +79,5 @@ def through_relay(limit: Limit) -> list[int]:
             size = len(message)
             return travel_times(sender, receiver, message, limit, PER_SECOND, size=size)
 
-        parts = Role("relay", relay), Role("sender", travel)
-        with load.roles(*parts):
-            for part in parts:
-                part.await_ready()
-                part.go()
-            return parts[1].result(limit.seconds + PATIENCE_SECONDS)
+        patience = limit.seconds + PATIENCE_SECONDS
+        return load.beside(Role("relay", relay), Role("sender", travel), patience)

@@ -163,7 +163,7 @@ def test_no_broker_is_told(tmp_path: Path) -> None:
 
 
 def test_over_tls(tmp_path: Path) -> None:
-    """The certificates are read once, for a hundred connections as for one."""
+    """Many connections, and what is said of files that are of no use."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     chain, key, trusted = (tmp_path / name for name in ("chain.pem", "key.pem", "ca.pem"))

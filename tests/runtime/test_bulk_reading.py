@@ -13,7 +13,7 @@ from pamqp import commands, frame, header
 from pamqp.body import ContentBody
 
 from amqpd.broker.alarms import Alarm
-from amqpd.runtime.client_socket import BULK_BYTES, ClientSocket
+from amqpd.runtime.client_socket import HUGE_BODY_BYTES_MIN, ClientSocket
 from amqpd.runtime.giving_way import GivingWay
 from amqpd.runtime.journal_writer import JournalWriter
 from amqpd.runtime.server import Server
@@ -100,8 +100,8 @@ def test_the_rest_of_a_body_is_read_past_the_transport(
 
 @pytest.mark.parametrize(
     ("body", "writing", "go_first"),
-    [(BODY, False, True), (BODY, True, False), (bytes(BULK_BYTES // 2), False, False)],
-    ids=["others", "the journal's writer", "half a megabyte"],
+    [(BODY, False, True), (BODY, True, False), (bytes(HUGE_BODY_BYTES_MIN), False, False)],
+    ids=["others", "the journal's writer", "a huge body"],
 )
 def test_others_go_first_between_two_reads(
     body: bytes,

@@ -24,7 +24,7 @@ class Machine:
         """How often others went first, of so many times."""
         before = self.gave_way
         for _ in range(times):
-            self.way.let_others()
+            self.way.let_others_go_first()
         return self.gave_way - before
 
 
